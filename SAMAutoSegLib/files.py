@@ -1,0 +1,129 @@
+"""Files that are written whole or not at all, and the folders that belong to this program."""
+
+import errno
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.progress import Progress
+
+# Failures of the disk itself: they name no file, or one that says nothing to the user.
+_DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", -1)}
+
+# A disk with less than this is full: the libraries that write images and tensors report a
+# full disk as an unspecific error of their own.
+_FULL_DISK_BYTES = 1 << 20
+
+_BLOCK_BYTES = 1 << 20
+
+
+@contextmanager
+def replace_when_complete(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; it takes the place of ``path`` on success.
+
+    The temporary name ends like ``path``, so that writers choosing a format by suffix choose
+    the same one. Missing parent folders are made. When the body raises, the temporary file is
+    removed and whatever stood at ``path`` stays untouched.
+
+    Raises:
+        SAMAutoSegError: the folder is not writable, or the disk is full.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise SAMAutoSegError(f"cannot write {target}: it is a folder; name a file.")
+    temporary = target.with_name(f".partial-{secrets.token_hex(4)}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, target)
+    except SAMAutoSegError:
+        raise
+    except Exception as error:
+        reason = _why_not_written(error, temporary)
+        if reason is None:
+            raise
+        raise SAMAutoSegError(f"cannot write {target}: {reason}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def require_writable(path: str | os.PathLike[str]) -> None:
+    """Make sure, before a long computation, that ``path`` can be written at its end.
+
+    Raises:
+        SAMAutoSegError: ``path`` is a folder, or its folder cannot be made or written to.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise SAMAutoSegError(f"cannot write {target}: it is a folder; name a file.")
+    probe = target.with_name(f".partial-{secrets.token_hex(4)}-{target.name}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = _why_not_written(error, probe) or error.strerror
+        raise SAMAutoSegError(f"cannot write {target}: {reason}.") from error
+
+
+def sha256_of_file(path: str | os.PathLike[str], progress: Progress | None = None) -> str:
+    """Return the SHA-256 of a file as 64 lower-case hexadecimal digits.
+
+    Raises:
+        SAMAutoSegError: the file is missing or cannot be read.
+    """
+    source = Path(path)
+    digest = hashlib.sha256()
+    try:
+        size = max(source.stat().st_size, 1)
+        done = 0
+        with source.open("rb") as stream:
+            while block := stream.read(_BLOCK_BYTES):
+                digest.update(block)
+                done += len(block)
+                if progress is not None:
+                    progress(min(done / size, 1.0), f"checking {source.name}")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SAMAutoSegError(f"cannot read {source}: {reason}; check the path.") from error
+    return digest.hexdigest()
+
+
+def user_cache_dir() -> Path:
+    """Folder of what can be computed or downloaded again; ``SAMAUTOSEG_CACHE`` overrides it."""
+    return _user_dir("SAMAUTOSEG_CACHE", "user_cache_dir")
+
+
+def user_data_dir() -> Path:
+    """Folder of the user's models; ``SAMAUTOSEG_DATA`` overrides it."""
+    return _user_dir("SAMAUTOSEG_DATA", "user_data_dir")
+
+
+def _user_dir(variable: str, platform_function: str) -> Path:
+    chosen = os.environ.get(variable)
+    if chosen:
+        return Path(chosen).expanduser()
+    import platformdirs
+
+    folder = getattr(platformdirs, platform_function)("SAMAutoSeg", appauthor=False)
+    return Path(folder)
+
+
+def _why_not_written(error: Exception, temporary: Path) -> str | None:
+    """Say in words why a write failed, or None when the error is about something else."""
+    if isinstance(error, OSError):
+        if error.errno in _DISK_ERRORS:
+            return f"{error.strerror}; free some space or choose another folder"
+        # Other files may be read while this one is written: their errors are not ours.
+        named = {str(name) for name in (error.filename, error.filename2) if name is not None}
+        if named & {str(temporary), *map(str, temporary.parents)}:
+            return f"{error.strerror}; choose a folder you may write to"
+    folder = temporary.parent
+    if folder.is_dir() and shutil.disk_usage(folder).free < _FULL_DISK_BYTES:
+        return "the disk is full; free some space or choose another folder"
+    return None

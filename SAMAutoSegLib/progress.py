@@ -1,0 +1,90 @@
+"""Progress of long steps: one callback type, told to a console or to nobody."""
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from SAMAutoSegLib.errors import Cancelled
+
+Progress = Callable[[float, str], None]
+"""Called with the fraction done (0 to 1) and one line of text; raises Cancelled to stop."""
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+def silent(fraction: float, message: str) -> None:
+    """Progress that tells nobody."""
+
+
+@contextmanager
+def console_progress(stream: TextIO | None = None) -> Iterator[Progress]:
+    """Show progress on a console (standard error by default).
+
+    A terminal gets a bar; anything else gets at most one line in five seconds. The first
+    Ctrl-C makes the next progress call raise Cancelled, so that a long step stops where its
+    result so far can be kept; a second Ctrl-C interrupts at once.
+    """
+    console = sys.stderr if stream is None else stream
+    show, close = _bar(console) if console.isatty() else _lines(console)
+    with _interrupt_as_request(console) as requested:
+
+        def progress(fraction: float, message: str) -> None:
+            if requested.is_set():
+                raise Cancelled("cancelled.")
+            show(min(max(fraction, 0.0), 1.0), message)
+
+        try:
+            yield progress
+        finally:
+            close()
+
+
+def _bar(console: TextIO) -> tuple[Progress, Callable[[], None]]:
+    from tqdm import tqdm
+
+    layout = "{desc} {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining}"
+    bar = tqdm(total=1.0, file=console, leave=False, bar_format=layout, dynamic_ncols=True)
+
+    def show(fraction: float, message: str) -> None:
+        if fraction < bar.n:  # the next step of several begins
+            bar.reset()
+        bar.set_description_str(message, refresh=False)
+        bar.update(fraction - bar.n)
+
+    return show, bar.close
+
+
+def _lines(console: TextIO) -> tuple[Progress, Callable[[], None]]:
+    last = time.monotonic()
+
+    def show(fraction: float, message: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _SECONDS_BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{fraction:4.0%} {message}", file=console, flush=True)
+
+    return show, lambda: None
+
+
+@contextmanager
+def _interrupt_as_request(console: TextIO) -> Iterator[threading.Event]:
+    requested = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield requested  # only the main thread may handle signals
+        return
+
+    def on_interrupt(_number: int, _frame: object) -> None:
+        if requested.is_set():
+            raise KeyboardInterrupt
+        requested.set()
+        print("\nstopping at the next safe point (Ctrl-C again: at once)", file=console)
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield requested
+    finally:
+        signal.signal(signal.SIGINT, before)
