@@ -1,0 +1,1 @@
+"""Segment Anything backbones: checkpoints, image encoders, prompts and kept embeddings."""

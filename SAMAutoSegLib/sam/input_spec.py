@@ -1,0 +1,187 @@
+"""How a slice becomes the encoder's input, and how logits and prompts go back and forth."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+Normalization = Literal["sam", "unit"]
+Padding = Literal["bottom_right", "center"]
+Aspect = Literal["pixel", "physical"]
+Channels = Literal["repeat", "neighbors"]
+
+# Sam.pixel_mean and Sam.pixel_std of segment-anything, for RGB values 0..255.
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the resized slice lies in the S x S input: size and offset in input pixels."""
+
+    height: int
+    width: int
+    top: int
+    left: int
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """The input an encoder was trained with, stored in every adapted model.
+
+    Attributes:
+        side: S, the side of the square input in pixels.
+        normalization: 'sam' subtracts SAM's RGB mean and divides by its standard deviation;
+            'unit' divides 0..255 by 255 (LiteMedSAM and the BLO-SAM, AutoSAM, WeSAM files).
+        padding: where the zeros go, after normalizing: 'bottom_right' (SAM) or 'center' (WeSAM).
+        aspect: 'pixel' keeps the array's aspect ratio as SAM does, 'physical' the ratio in mm.
+        channels: 'repeat' gives the slice three times, 'neighbors' slices n-1, n, n+1.
+    """
+
+    side: int = 1024
+    normalization: Normalization = "sam"
+    padding: Padding = "bottom_right"
+    aspect: Aspect = "pixel"
+    channels: Channels = "repeat"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.side, int) or self.side < 16:
+            raise SAMAutoSegError(f"input side {self.side!r}: expected a whole number from 16")
+        for name, allowed in (
+            ("normalization", get_args(Normalization)),
+            ("padding", get_args(Padding)),
+            ("aspect", get_args(Aspect)),
+            ("channels", get_args(Channels)),
+        ):
+            value = getattr(self, name)
+            if value not in allowed:
+                raise SAMAutoSegError(
+                    f"input specification {name} {value!r}: expected one of {', '.join(allowed)}"
+                )
+
+    def to_json(self) -> dict[str, Any]:
+        """The specification as JSON values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "InputSpec":
+        """Read what `to_json` wrote.
+
+        Raises:
+            SAMAutoSegError: an unknown entry or a value that is not allowed.
+        """
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise SAMAutoSegError(
+                f"input specification entry {min(unknown)!r} is not known: update SAMAutoSeg"
+            )
+        return cls(**values)
+
+    def placement(
+        self, original: tuple[int, int], pixel_spacing: tuple[float, float] = (1.0, 1.0)
+    ) -> Placement:
+        """Where a slice of `original` (H, W) pixels with (row, column) spacing in mm is put."""
+        row_mm, column_mm = pixel_spacing if self.aspect == "physical" else (1.0, 1.0)
+        high, wide = original[0] * row_mm, original[1] * column_mm
+        scale = self.side * 1.0 / max(high, wide)
+        # The rounding of ResizeLongestSide.get_preprocess_shape; a very thin slice keeps one row.
+        height = max(1, int(high * scale + 0.5))
+        width = max(1, int(wide * scale + 0.5))
+        if self.padding == "center":
+            return Placement(height, width, (self.side - height) // 2, (self.side - width) // 2)
+        return Placement(height, width, 0, 0)
+
+    def gather(self, slices: Sequence[np.ndarray], n: int) -> np.ndarray:
+        """Slice n of [H, W] slices as `prepare` wants it: [H, W], or [H, W, 3] with neighbors.
+
+        The first and the last slice stand in for the neighbor they lack.
+        """
+        if self.channels == "repeat":
+            return slices[n]
+        last = len(slices) - 1
+        return np.stack([slices[max(n - 1, 0)], slices[n], slices[min(n + 1, last)]], axis=-1)
+
+    def prepare(
+        self, image: np.ndarray, pixel_spacing: tuple[float, float] = (1.0, 1.0)
+    ) -> torch.Tensor:
+        """The encoder's input [3, S, S], float32, of a uint8 slice [H, W] or [H, W, 3].
+
+        With aspect 'pixel' and normalization 'sam' this is bit for bit what
+        `SamPredictor.set_image` computes (Pillow's antialiased bilinear resampling).
+
+        Raises:
+            SAMAutoSegError: not uint8, or not one of the two shapes.
+        """
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.size == 0:
+            raise SAMAutoSegError(
+                f"slice of type {image.dtype} and shape {image.shape}: "
+                "expected uint8 [H, W] or [H, W, 3]"
+            )
+        if image.ndim == 3 and image.shape[2] != 3:
+            raise SAMAutoSegError(f"slice with {image.shape[2]} channels: expected 1 or 3")
+        place = self.placement((image.shape[0], image.shape[1]), pixel_spacing)
+        picture = Image.fromarray(np.ascontiguousarray(image))
+        resized = np.array(
+            picture.resize((place.width, place.height), Image.Resampling.BILINEAR)
+        )
+        pixels = torch.from_numpy(resized)
+        pixels = pixels.expand(3, -1, -1) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+        if self.normalization == "sam":
+            mean = torch.tensor(PIXEL_MEAN).view(-1, 1, 1)
+            std = torch.tensor(PIXEL_STD).view(-1, 1, 1)
+            values = (pixels - mean) / std
+        else:
+            values = pixels / 255.0
+        right = self.side - place.width - place.left
+        bottom = self.side - place.height - place.top
+        return F.pad(values, (place.left, right, place.top, bottom)).contiguous()
+
+    def logits_to_slice(
+        self,
+        low_res: torch.Tensor,
+        original: tuple[int, int],
+        pixel_spacing: tuple[float, float] = (1.0, 1.0),
+    ) -> torch.Tensor:
+        """Low-res logits [..., m, m] at the size of the slice: [..., H, W].
+
+        Up to S x S, padding cut off, then to H x W, both bilinear: `Sam.postprocess_masks`.
+        """
+        place = self.placement(original, pixel_spacing)
+        leading = low_res.shape[:-2]
+        maps = low_res.reshape(-1, 1, *low_res.shape[-2:])
+        maps = F.interpolate(maps, (self.side, self.side), mode="bilinear", align_corners=False)
+        maps = maps[
+            ..., place.top : place.top + place.height, place.left : place.left + place.width
+        ]
+        maps = F.interpolate(maps, original, mode="bilinear", align_corners=False)
+        return maps.reshape(*leading, *original)
+
+    def to_input_points(
+        self,
+        points: np.ndarray,
+        original: tuple[int, int],
+        pixel_spacing: tuple[float, float] = (1.0, 1.0),
+    ) -> np.ndarray:
+        """Points [..., 2] as (column, row) of the slice -> (x, y) in the encoder's input."""
+        place = self.placement(original, pixel_spacing)
+        moved = np.array(points, dtype=float)
+        moved[..., 0] = moved[..., 0] * (place.width / original[1]) + place.left
+        moved[..., 1] = moved[..., 1] * (place.height / original[0]) + place.top
+        return moved
+
+    def to_input_boxes(
+        self,
+        boxes: np.ndarray,
+        original: tuple[int, int],
+        pixel_spacing: tuple[float, float] = (1.0, 1.0),
+    ) -> np.ndarray:
+        """Boxes [..., 4] as (column0, row0, column1, row1) of the slice -> the input's pixels."""
+        boxes = np.asarray(boxes)
+        corners = boxes.reshape(*boxes.shape[:-1], 2, 2)
+        return self.to_input_points(corners, original, pixel_spacing).reshape(boxes.shape)
