@@ -1,8 +1,5 @@
 """Which device computes, and in which precision."""
 
-import functools
-import time
-
 import torch
 
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -44,32 +41,18 @@ def choose_device(name: str = "auto") -> torch.device:
 def choose_precision(device: torch.device) -> torch.dtype:
     """The type the image encoder computes in: bfloat16 where that is faster, else float32.
 
-    CUDA from compute capability 8.0 has bfloat16 matrix units. On a CPU it is measured once per
-    process: with AMX units bfloat16 is several times faster, without them it is often slower.
+    CUDA from compute capability 8.0 has bfloat16 matrix units, and so have x86 CPUs with AMX; on
+    other CPUs bfloat16 is emulated or no faster. The answer depends on the machine alone, not on
+    its load, so the same command computes the same masks every time.
     """
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
-        return torch.bfloat16 if fast else torch.float32
-    if device.type == "cpu" and _bfloat16_is_faster_on_cpu():
-        return torch.bfloat16
-    return torch.float32
+    else:
+        fast = device.type == "cpu" and _has_amx()
+    return torch.bfloat16 if fast else torch.float32
 
 
-@functools.cache
-def _bfloat16_is_faster_on_cpu() -> bool:
-    """Whether a matrix product of an encoder's size is at least 1.5 times faster in bfloat16."""
-    if torch.backends.mkldnn.is_available() and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return False
-
-    def seconds(dtype: torch.dtype) -> float:
-        tokens = torch.ones(1024, 384, dtype=dtype)
-        layer = torch.nn.Linear(384, 1152, dtype=dtype)
-        best = float("inf")
-        with torch.inference_mode():
-            for _ in range(4):  # the first one also packs the weights
-                start = time.perf_counter()
-                layer(tokens)
-                best = min(best, time.perf_counter() - start)
-        return best
-
-    return seconds(torch.float32) > 1.5 * seconds(torch.bfloat16)
+def _has_amx() -> bool:
+    # Not public in torch; where a release lacks it, float32 is always right.
+    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return supported is not None and bool(supported())

@@ -1,0 +1,97 @@
+"""A loaded SAM: its three networks, its input, and its image encoder on the fast path."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from SAMAutoSegLib.sam.architecture import Parts
+from SAMAutoSegLib.sam.image_encoder_fast import fast_encoder, use_reference_attention
+from SAMAutoSegLib.sam.input_spec import InputSpec
+
+Family = Literal["vit_b", "vit_l", "vit_h", "vit_t"]
+Attention = Literal["fast", "reference"]
+
+
+class Backbone:
+    """Image encoder, prompt encoder and mask decoder of one checkpoint.
+
+    Attributes:
+        family: 'vit_b', 'vit_l', 'vit_h' or 'vit_t'.
+        name: the checkpoint's name in the catalogue, or its file name.
+        sha256: of the checkpoint file.
+        license: SPDX name where the catalogue knows the file, else None.
+        spec: how a slice becomes the encoder's input.
+        image_encoder: the upstream module (float32); `encode` computes with a faster form of it.
+        prompt_encoder, mask_decoder: the upstream modules, float32, on `device`.
+        embedding_side: e; embeddings are [B, 256, e, e], low-res masks 4e x 4e.
+        precision: the type `encode` computes in.
+        attention: 'fast', or 'reference' for upstream's own operations bit for bit (float32).
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        *,
+        family: Family,
+        spec: InputSpec,
+        name: str = "",
+        sha256: str = "",
+        license: str | None = None,
+        device: torch.device | str = "cpu",
+        precision: torch.dtype = torch.float32,
+        attention: Attention = "fast",
+    ) -> None:
+        self.family = family
+        self.name = name
+        self.sha256 = sha256
+        self.license = license
+        self.spec = spec
+        self.image_encoder: nn.Module = parts.image_encoder.eval().requires_grad_(False)
+        self.prompt_encoder: nn.Module = parts.prompt_encoder.eval().requires_grad_(False)
+        self.mask_decoder: nn.Module = parts.mask_decoder.eval().requires_grad_(False)
+        self.embedding_side: int = self.prompt_encoder.image_embedding_size[0]
+        self.precision = precision if attention == "fast" else torch.float32
+        self.attention = attention
+        if attention == "reference":
+            use_reference_attention(self.image_encoder)
+        self.device = torch.device("cpu")
+        self._encoder: nn.Module | None = None
+        self.to(device)
+
+    def to(self, device: torch.device | str, precision: torch.dtype | None = None) -> "Backbone":
+        """Move to a device, and with `precision` change the type `encode` computes in."""
+        self.device = torch.device(device)
+        if precision is not None and self.attention == "fast":
+            self.precision = precision
+        self.prompt_encoder.to(self.device)
+        self.mask_decoder.to(self.device)
+        if self.attention == "reference":
+            self.image_encoder.to(self.device)
+        self.weights_changed()
+        return self
+
+    def weights_changed(self) -> None:
+        """Make `encode` take up changed weights of `image_encoder` (the fast form is a copy)."""
+        self._encoder = None
+
+    @property
+    def encoder(self) -> nn.Module:
+        """What `encode` runs: the fast form, or the upstream module on the reference path."""
+        if self.attention == "reference":
+            return self.image_encoder
+        if self._encoder is None:
+            self._encoder = fast_encoder(self.image_encoder, self.device, self.precision)
+        return self._encoder
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Inputs [B, 3, S, S] of `spec.prepare` -> embeddings [B, 256, e, e], float32.
+
+        Computed without gradients in `precision`; the result may be used in training.
+        """
+        encoder = self.encoder
+        with torch.inference_mode():
+            images = images.to(self.device, self.precision)
+            embedding = encoder(images)
+        # A copy made outside: an inference tensor could not be saved for a backward pass.
+        return embedding.to(torch.float32, copy=True)

@@ -1,0 +1,390 @@
+"""Checkpoint files: read without running their code, recognized by their tensors, loaded."""
+
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from SAMAutoSegLib.device import choose_device, choose_precision
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.files import sha256_of_file
+from SAMAutoSegLib.sam import catalog
+from SAMAutoSegLib.sam.architecture import (
+    FAMILY_NAMES,
+    PATCH,
+    PROMPT_DIM,
+    VIT_SHAPES,
+    VIT_SIDES,
+    build_parts,
+    resize_positions,
+    state_shapes,
+)
+from SAMAutoSegLib.sam.backbone import Attention, Backbone, Family
+from SAMAutoSegLib.sam.input_spec import InputSpec, Normalization
+
+PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
+
+# Left over in published files and without a part in segmentation: the classifier of TinyViT's
+# pre-training, index tables that the architecture determines, the constants of Sam itself.
+IGNORED = (
+    "image_encoder.norm_head.",
+    "image_encoder.head.",
+    "pixel_mean",
+    "pixel_std",
+)
+IGNORED_ENDINGS = (".attention_bias_idxs",)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: tensors by name, and the text header of a safetensors file."""
+
+    tensors: dict[str, Tensor]
+    header: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """What a set of tensors is.
+
+    Attributes:
+        words: what it is in one plain phrase.
+        family: 'vit_b', 'vit_l', 'vit_h', 'vit_t', or None where no encoder was recognized.
+        side: the input side the tensors belong to; None without an encoder.
+        stem_stride: 1 for LiteMedSAM's stem, else 2.
+        adapted: holds what was learned on top of a backbone.
+        missing, unexpected: names of tensors relative to a whole SAM of the family, with the
+            tensors of a wrong shape in both.
+    """
+
+    words: str
+    family: Family | None = None
+    side: int | None = None
+    stem_stride: int = 2
+    adapted: bool = False
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+
+    @property
+    def normalization(self) -> Normalization:
+        """How the family's published training fed its images; a catalogue entry may differ."""
+        return "unit" if self.stem_stride == 1 else "sam"
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read the tensors of a .pth/.pt or safetensors file, whatever its name, running none of it.
+
+    Raises:
+        SAMAutoSegError: missing, not a checkpoint, cut short or damaged, or holding Python
+            objects that are not tensors (such a pickle could run code; it is not run).
+    """
+    source = Path(path)
+    start = _first_bytes(source)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < source.stat().st_size:
+        return _read_safetensors(source)
+    zipped = start.startswith(b"PK\x03\x04")
+    if not zipped and not start.startswith(b"\x80"):
+        raise SAMAutoSegError(
+            f"{source} is not a checkpoint (it begins with {start[:12]!r}): "
+            "expected a PyTorch .pth or a .safetensors file"
+        )
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped or None)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise SAMAutoSegError(
+                f"{source} holds Python objects other than tensors, which could run code: refused, "
+                "nothing of it was run; use a file of tensors only"
+            ) from error
+        raise _damaged(source) from error
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, IndexError) as error:
+        raise _damaged(source) from error
+    return Checkpoint(_tensors_in(content, source))
+
+
+def recognize(tensors: Mapping[str, Tensor]) -> Recognition:
+    """Tell from names and shapes what tensors are; file names play no part."""
+    names = tensors.keys()
+    stem = tensors.get("image_encoder.patch_embed.seq.0.c.weight")
+    patch = tensors.get("image_encoder.patch_embed.proj.weight")
+    if stem is not None:
+        family: Family | None = "vit_t"
+        stride = 1 if tuple(stem.shape[-2:]) == (1, 1) else 2
+        side = 256 if stride == 1 else 1024
+        words = "LiteMedSAM (TinyViT, side 256)" if stride == 1 else "MobileSAM (TinyViT)"
+    elif patch is not None and (family := _vit_family(tensors)) is not None:
+        stride = 2
+        side = PATCH * tensors["image_encoder.pos_embed"].shape[1]
+        words = f"{FAMILY_NAMES[family]}, side {side}"
+    else:
+        return _recognize_without_encoder(tensors)
+    expected = state_shapes(family, side, stride)
+    wrong = {n for n in names if n in expected and tuple(tensors[n].shape) != expected[n]}
+    missing = [n for n in expected if n not in names or n in wrong]
+    unexpected = [n for n in names if (n not in expected or n in wrong) and not _ignored(n)]
+    lora = any(".w_a." in n or ".linear_a_q" in n for n in names)
+    words += ", with LoRA tensors" if lora else ""
+    return Recognition(
+        words, family, side, stride, lora, tuple(sorted(missing)), tuple(sorted(unexpected))
+    )
+
+
+def load_backbone(
+    source: str | os.PathLike[str],
+    *,
+    side: int | None = None,
+    normalization: Normalization | None = None,
+    device: torch.device | str = "auto",
+    precision: torch.dtype | None = None,
+    attention: Attention = "fast",
+) -> Backbone:
+    """Load a SAM from a file or by its name in the catalogue.
+
+    Args:
+        source: path, or a catalogue name whose file has been fetched.
+        side: input side in pixels, one of 448, 672, 896, 1024 for the ViTs; by default the side
+            the checkpoint was trained with. TinyViT has one side only.
+        normalization: by default the catalogue's for a known file, else the family's usual one.
+        device: a device or its name, see `choose_device`.
+        precision: of the encoder; by default `choose_precision(device)`.
+        attention: 'reference' computes upstream's operations bit for bit, in float32.
+
+    Raises:
+        SAMAutoSegError: unreadable file, not a whole SAM, or a side it cannot have.
+    """
+    path = _locate(source)
+    tensors = read_checkpoint(path).tensors
+    found = recognize(tensors)
+    if found.family is None or found.side is None:
+        raise SAMAutoSegError(
+            f"{path} is {found.words}, not a SAM backbone: expected image encoder, prompt encoder "
+            "and mask decoder in one file"
+        )
+    strange = [name for name in found.unexpected if name.startswith(PARTS)]
+    if found.missing or strange:
+        lacking = f"lacks {len(found.missing)} tensors" if found.missing else ""
+        extra = f"has {len(strange)} unexpected tensors" if strange else ""
+        first = (found.missing or strange)[0]
+        raise SAMAutoSegError(
+            f"{path} looks like {found.words} but {' and '.join(filter(None, (lacking, extra)))} "
+            f"(first: {first}): use a whole, unmodified SAM checkpoint"
+        )
+    chosen = _choose_side(found, side)
+    if found.family != "vit_t":
+        tensors = resize_positions(tensors, found.family, chosen)
+    parts = build_parts(found.family, chosen, found.stem_stride)
+    for part in PARTS:
+        module = getattr(parts, part[:-1])
+        wanted = module.state_dict().keys()
+        module.load_state_dict({name: tensors[part + name] for name in wanted})
+    digest = sha256_of_file(path)
+    entry = catalog.find_by_sha256(digest)
+    usual = entry.normalization if entry else found.normalization
+    target = choose_device(device) if isinstance(device, str) else device
+    return Backbone(
+        parts,
+        family=found.family,
+        spec=InputSpec(side=chosen, normalization=normalization or usual),
+        name=entry.name if entry else path.name,
+        sha256=digest,
+        license=entry.license if entry else None,
+        device=target,
+        precision=precision or choose_precision(target),
+        attention=attention,
+    )
+
+
+def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a checkpoint file is, for `models inspect`: JSON values, `summary` in plain words.
+
+    Raises:
+        SAMAutoSegError: as `read_checkpoint`.
+    """
+    source = _locate(path)
+    checkpoint = read_checkpoint(source)
+    found = recognize(checkpoint.tensors)
+    if checkpoint.header:
+        found = replace(found, adapted=found.adapted or found.family is None)
+    digest = sha256_of_file(source)
+    entry = catalog.find_by_sha256(digest)
+    structures = _structures(checkpoint)
+    return {
+        "path": str(source),
+        "bytes": source.stat().st_size,
+        "sha256": digest,
+        "name": entry.name if entry else None,
+        "license": entry.license if entry else None,
+        "words": found.words,
+        "family": found.family,
+        "side": found.side,
+        "sides": list(_sides(found)),
+        "normalization": (entry.normalization if entry else found.normalization)
+        if found.family
+        else None,
+        "adapted": found.adapted,
+        "structures": structures,
+        "tensors": len(checkpoint.tensors),
+        "values": sum(tensor.numel() for tensor in checkpoint.tensors.values()),
+        "missing": list(found.missing),
+        "unexpected": list(found.unexpected),
+        "header": checkpoint.header,
+        "summary": _summary(found, structures, entry),
+    }
+
+
+def _first_bytes(source: Path) -> bytes:
+    if source.is_dir():
+        raise SAMAutoSegError(f"{source} is a folder: name the checkpoint file in it")
+    try:
+        with source.open("rb") as stream:
+            start = stream.read(16)
+    except FileNotFoundError as error:
+        raise SAMAutoSegError(f"no checkpoint at {source}: check the path") from error
+    except OSError as error:
+        raise SAMAutoSegError(f"cannot read {source}: {error.strerror}") from error
+    if not start:
+        raise SAMAutoSegError(f"{source} is empty: download or copy it again")
+    return start
+
+
+def _damaged(source: Path) -> SAMAutoSegError:
+    return SAMAutoSegError(
+        f"{source} is damaged or cut short ({source.stat().st_size} bytes): "
+        "download or copy it again"
+    )
+
+
+def _read_safetensors(source: Path) -> Checkpoint:
+    try:
+        with safe_open(source, framework="pt", device="cpu") as file:
+            header = file.metadata() or {}
+            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, header)
+    except SafetensorError as error:
+        raise _damaged(source) from error
+
+
+def _tensors_in(content: Any, source: Path) -> dict[str, Tensor]:
+    """The state dict inside what was read, whatever trainer wrapped it."""
+    for wrapper in ("model", "state_dict", "model_state_dict"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    tensors = (
+        {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
+    if not tensors:
+        raise SAMAutoSegError(f"{source} holds no named tensors: expected a model's state dict")
+    if all(name.startswith("module.") for name in tensors):  # saved from DataParallel
+        tensors = {name.removeprefix("module."): value for name, value in tensors.items()}
+    return tensors
+
+
+def _vit_family(tensors: Mapping[str, Tensor]) -> Family | None:
+    dim = tensors["image_encoder.patch_embed.proj.weight"].shape[0]
+    table = tensors.get("image_encoder.pos_embed")
+    depth = len({n.split(".")[2] for n in tensors if n.startswith("image_encoder.blocks.")})
+    for family, shape in VIT_SHAPES.items():
+        if (dim, depth) == (shape.dim, shape.depth) and table is not None and table.ndim == 4:
+            return cast(Family, family)
+    return None
+
+
+def _recognize_without_encoder(tensors: Mapping[str, Tensor]) -> Recognition:
+    """Files of what was learned on top of a SAM (`methods.md` A1), and everything else."""
+    names = tensors.keys()
+    if "fati_qa" in names or any(n.startswith("sa_a_") for n in names):
+        return Recognition("a BLO-SAM or MetaTune file (decoder LoRA and prompt)", adapted=True)
+    if any(n.startswith("w_a_") for n in names):
+        return Recognition("an encoder-LoRA file (SAMed or BLO-SAM layout)", adapted=True)
+    if any(n.startswith("mask_decoder.") for n in names):
+        return Recognition("a mask decoder without an image encoder", adapted=True)
+    if any(n.startswith("image_encoder.") for n in names):
+        return Recognition("an image encoder of a family that is not supported")
+    return Recognition("no kind of SAM this program knows")
+
+
+def _ignored(name: str) -> bool:
+    return name.startswith(IGNORED) or name.endswith(IGNORED_ENDINGS)
+
+
+def _locate(source: str | os.PathLike[str]) -> Path:
+    """The file of a path or of a catalogue name.
+
+    Raises:
+        SAMAutoSegError: a catalogue name whose file is not on this machine yet.
+    """
+    path = Path(source)
+    entry = None if path.exists() else catalog.find(str(source))
+    if entry is None:
+        return path
+    if not entry.local_path.exists():
+        raise SAMAutoSegError(
+            f"model {entry.name} is not on this machine yet: samautoseg models fetch {entry.name}"
+        )
+    return entry.local_path
+
+
+def _sides(found: Recognition) -> tuple[int, ...]:
+    if found.family is None or found.side is None:
+        return ()
+    if found.family == "vit_t":
+        return (found.side,)
+    return tuple(sorted({*VIT_SIDES, found.side}))
+
+
+def _choose_side(found: Recognition, side: int | None) -> int:
+    assert found.side is not None
+    if side is None:
+        return found.side
+    if side not in _sides(found):
+        offered = ", ".join(map(str, _sides(found)))
+        raise SAMAutoSegError(f"input side {side}: {found.words} can have {offered}")
+    return side
+
+
+def _structures(checkpoint: Checkpoint) -> list[str]:
+    """Names of the structures in an adapted file's header; numbers where it has none."""
+    for text in checkpoint.header.values():
+        if text.startswith("{"):
+            try:
+                values = json.loads(text)
+            except json.JSONDecodeError:
+                continue
+            listed = values.get("structures", []) if isinstance(values, dict) else []
+            if listed:
+                return [str(s.get("name", s)) if isinstance(s, dict) else str(s) for s in listed]
+    tokens = checkpoint.tensors.get("mask_decoder.mask_tokens.weight")
+    learned = any(name.startswith(("sa_a_", "w_a_")) for name in checkpoint.tensors)
+    if learned and tokens is not None:
+        return [f"structure {n}" for n in range(1, tokens.shape[0])]
+    return []
+
+
+def _summary(
+    found: Recognition, structures: list[str], entry: catalog.CatalogEntry | None
+) -> str:
+    words = f"This is {found.words}"
+    words += f", known as {entry.name} ({entry.license})." if entry else "."
+    if found.adapted:
+        words += " It holds what was learned on top of a backbone."
+    if structures:
+        words += f" It segments {', '.join(structures)}."
+    if found.family:
+        if found.missing or found.unexpected:
+            words += (
+                f" As a whole SAM it lacks {len(found.missing)} tensors and has "
+                f"{len(found.unexpected)} unexpected ones."
+            )
+        else:
+            words += " It is a whole SAM: nothing is missing, nothing unexpected."
+        if entry is None:
+            words += " The file is not in the catalogue: its origin and license are not known."
+    return words
