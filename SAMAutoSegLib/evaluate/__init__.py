@@ -1,0 +1,1 @@
+"""Compare a segmentation with a reference and draw the result."""

@@ -1,0 +1,248 @@
+"""Read images and label maps: files that SimpleITK knows and DICOM folders."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import SimpleITK as sitk
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images import segment_header
+from SAMAutoSegLib.images.segment_header import Segment
+from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.images.volume import Grid, Modality, Volume
+
+_HIGHEST_LABEL = 65535
+
+# Distances of DICOM slices that differ by more than this mean that one is missing.
+_UNEVEN_RATIO = 1.05
+
+_MOST_TILT_DEGREES = 0.5
+
+_MODALITY = "0008|0060"
+_SERIES_DESCRIPTION = "0008|103e"
+_SERIES_NUMBER = "0020|0011"
+_POSITION = "0020|0032"
+_ORIENTATION = "0020|0037"
+
+_SUFFIXES = (".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".seg")
+
+
+def read_image(path: str | Path) -> Volume:
+    """Read a scalar image from a file or a folder with one DICOM series.
+
+    A 2D image becomes a volume of one slice; a fourth axis of length 1 is dropped. Voxels keep
+    their type (NIfTI and DICOM slopes are applied). `SAMAutoSegError` is raised for a missing,
+    unreadable or truncated file, for colors or several channels, for a time series, for complex
+    numbers, and for a folder without or with more than one DICOM series or with missing slices.
+    """
+    path = Path(path)
+    image, modality = _read(path)
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise SAMAutoSegError(
+            f"{path} has {image.GetNumberOfComponentsPerPixel()} values per voxel (a color image, "
+            "a vector field or channels): expected one; convert it to gray or extract one channel"
+        )
+    image = _three_dimensional(image, path)
+    array = sitk.GetArrayFromImage(image)
+    if np.iscomplexobj(array):
+        raise SAMAutoSegError(f"{path} holds complex numbers: expected real ones; use magnitudes")
+    return Volume(array, _grid(image), _bare_name(path), path, modality)
+
+
+def read_labels(path: str | Path) -> tuple[Volume, list[Structure]]:
+    """Read a label map: whole numbers, 0 for background, at most 65535, as uint8 or uint16.
+
+    The structures come from the segment headers of a `.seg.nrrd` (names, colors, terminology);
+    values without a header, and all values of other files, are named "label 3" after themselves.
+    Slicer keeps segments that may overlap in layers: they are flattened, a later segment covering
+    an earlier one, and labeled 1, 2, 3, ... where two layers use the same value. Besides what
+    `read_image` refuses, values that are negative, too large or not whole raise `SAMAutoSegError`.
+    """
+    path = Path(path)
+    image, _ = _read(path)
+    segments = segment_header.parse(
+        {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+    )
+    if not segments:
+        volume = read_image(path)
+        labels = _whole_numbers(volume.array, path)
+        structures: dict[int, Structure] = {}
+    else:
+        layers = sitk.GetArrayFromImage(image)
+        if layers.ndim == 3:
+            layers = layers[..., None]
+        volume = Volume(layers[..., 0], _grid(image), _bare_name(path), path)
+        labels, structures = _flattened(_whole_numbers(layers, path), segments, path)
+    for value in np.unique(labels[labels > 0]):
+        structures.setdefault(int(value), structure_named(f"label {value}", int(value)))
+    return replace(volume, array=labels), [structures[label] for label in sorted(structures)]
+
+
+def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
+    if not path.exists():
+        raise SAMAutoSegError(f"{path} does not exist: check the path of the image")
+    if path.is_dir():
+        return _read_series(path)
+    try:
+        image = sitk.ReadImage(str(path))
+    except RuntimeError as error:
+        raise SAMAutoSegError(
+            f"cannot read {path}: no image format that is known here, or a damaged file "
+            f"({_reason(error)})"
+        ) from error
+    return image, _modality(image.GetMetaData(_MODALITY) if image.HasMetaDataKey(_MODALITY) else "")
+
+
+def _read_series(folder: Path) -> tuple[sitk.Image, Modality | None]:
+    reader = sitk.ImageSeriesReader()
+    series = reader.GetGDCMSeriesIDs(str(folder))
+    files = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
+    if not files:
+        raise SAMAutoSegError(
+            f"no DICOM image in the folder {folder}: give the folder that holds the files of one "
+            "series (folders inside of it are not searched)"
+        )
+    if len(files) > 1:
+        listed = "; ".join(
+            f"{_series_name(names)} ({len(names)} files)" for names in files.values()
+        )
+        raise SAMAutoSegError(
+            f"{folder} holds {len(files)} DICOM series: {listed}; put the files of one of them in "
+            "a folder of its own"
+        )
+    names = files[series[0]]
+    reader.SetFileNames(names)
+    reader.MetaDataDictionaryArrayUpdateOn()
+    try:
+        image = reader.Execute()
+    except RuntimeError as error:
+        raise SAMAutoSegError(
+            f"cannot read the DICOM series in {folder}: {_reason(error)}"
+        ) from error
+    _check_positions(reader, len(names), folder)
+    return image, _modality(_tag(reader, 0, _MODALITY))
+
+
+def _series_name(names: tuple[str, ...]) -> str:
+    header = sitk.ImageFileReader()
+    header.SetFileName(names[0])
+    header.ReadImageInformation()
+    parts = [
+        header.GetMetaData(tag).strip()
+        for tag in (_MODALITY, _SERIES_NUMBER, _SERIES_DESCRIPTION)
+        if header.HasMetaDataKey(tag)
+    ]
+    return " ".join(part for part in parts if part) or Path(names[0]).name
+
+
+def _check_positions(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> None:
+    """Refuse a series whose slices are no even stack: as one volume it would be distorted."""
+    texts = [_tag(reader, number, _POSITION) for number in range(count)]
+    if count < 2 or not all(texts):
+        return  # one file, or files without positions (secondary captures): nothing to compare
+    positions = np.array([[float(part) for part in text.split("\\")] for text in texts])
+    steps = np.diff(positions, axis=0)
+    gaps = np.linalg.norm(steps, axis=1)
+    if gaps.min() < 1e-3:
+        raise SAMAutoSegError(
+            f"the DICOM series in {folder} has several slices at one position (phases or echoes): "
+            "put the files of one volume in a folder of its own"
+        )
+    if gaps.max() > gaps.min() * _UNEVEN_RATIO:
+        raise SAMAutoSegError(
+            f"the slices of the DICOM series in {folder} are {gaps.min():.4g} to {gaps.max():.4g} "
+            "mm apart: a file is missing, or the series has to be resampled to an even spacing"
+        )
+    cosines = np.array([float(part) for part in _tag(reader, 0, _ORIENTATION).split("\\")])
+    normal = np.cross(cosines[:3], cosines[3:])
+    tilt = np.degrees(np.arccos(np.clip(abs(steps.sum(axis=0) @ normal) / gaps.sum(), 0, 1)))
+    if tilt > _MOST_TILT_DEGREES:
+        raise SAMAutoSegError(
+            f"the DICOM series in {folder} was taken with a gantry tilted by {tilt:.1f} degrees: "
+            "resample it to a rectangular grid first"
+        )
+
+
+def _tag(reader: sitk.ImageSeriesReader, number: int, tag: str) -> str:
+    return reader.GetMetaData(number, tag).strip() if reader.HasMetaDataKey(number, tag) else ""
+
+
+def _modality(text: str) -> Modality | None:
+    return next((known for known in get_args(Modality) if known == text.strip()), None)
+
+
+def _three_dimensional(image: sitk.Image, path: Path) -> sitk.Image:
+    if image.GetDimension() == 2:
+        return sitk.JoinSeries(image)
+    if image.GetDimension() > 3:
+        size = image.GetSize()
+        if any(length > 1 for length in size[3:]):
+            raise SAMAutoSegError(
+                f"{path} has {len(size)} axes ({' x '.join(map(str, size))}), a time series or "
+                "several volumes: expected 3; extract one volume"
+            )
+        image = sitk.Extract(image, [*size[:3], *[0] * (len(size) - 3)])
+    return image
+
+
+def _grid(image: sitk.Image) -> Grid:
+    direction = np.array(image.GetDirection()).reshape(3, 3)
+    return Grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), direction)
+
+
+def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
+    """The same values as uint8 or uint16."""
+    lowest, highest = values.min(), values.max()
+    if not (lowest >= 0 and highest <= _HIGHEST_LABEL):
+        raise SAMAutoSegError(
+            f"{path} has values from {lowest} to {highest}: expected labels from 0 to "
+            f"{_HIGHEST_LABEL}; is it an image?"
+        )
+    labels = values.astype(np.uint8 if highest < 256 else np.uint16)
+    if values.dtype.kind == "f" and not np.array_equal(labels, values):
+        raise SAMAutoSegError(
+            f"{path} has values that are no whole numbers: expected labels; is it an image, or a "
+            "label map that was resampled with interpolation?"
+        )
+    return labels
+
+
+def _flattened(
+    layers: np.ndarray, segments: list[Segment], path: Path
+) -> tuple[np.ndarray, dict[int, Structure]]:
+    """One label map [K, J, I] of the layers [K, J, I, L], and its structures by label."""
+    for segment in segments:
+        if not 0 <= segment.layer < layers.shape[-1]:
+            raise SAMAutoSegError(
+                f"{path} is damaged: segment {segment.structure.name} is in layer {segment.layer} "
+                f"of {layers.shape[-1]}"
+            )
+    structures = [segment.structure for segment in segments]
+    unique = len({structure.label for structure in structures}) == len(structures)
+    if unique and layers.shape[-1] == 1:
+        return layers[..., 0], {structure.label: structure for structure in structures}
+    if not unique:
+        structures = [replace(old, label=new) for new, old in enumerate(structures, start=1)]
+    dtype = np.uint8 if max(structure.label for structure in structures) < 256 else np.uint16
+    labels = np.zeros(layers.shape[:-1], dtype=dtype)
+    for segment, structure in zip(segments, structures, strict=True):
+        labels[layers[..., segment.layer] == segment.structure.label] = structure.label
+    return labels, {structure.label: structure for structure in structures}
+
+
+def _bare_name(path: Path) -> str:
+    name = path.name
+    for suffix in (".gz", *_SUFFIXES):
+        name = name.removesuffix(suffix)
+    return name or path.resolve().name
+
+
+def _reason(error: RuntimeError) -> str:
+    """The last line of SimpleITK's multi-line message, without source file and object address."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return re.sub(r"^.*?\(0x[0-9a-f]+\): ", "", lines[-1]) if lines else "no reason given"

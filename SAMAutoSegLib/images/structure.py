@@ -1,0 +1,132 @@
+"""The structures that a label map holds: name, color and the code that Slicer and DICOM know."""
+
+from __future__ import annotations
+
+import colorsys
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+Color = tuple[float, float, float]
+
+_CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
+_REGIONS = "Anatomic codes - DICOM master list"
+_ORGAN = "SCT^123037004^Anatomical Structure"
+_ALTERED = "SCT^49755003^Morphologically Altered Structure"
+_LEFT = "SCT^7771000^Left"
+_RIGHT = "SCT^24028007^Right"
+
+
+@dataclass(frozen=True)
+class Structure:
+    """One label of a segmentation.
+
+    `label` is the voxel value (1 to 65535); `color` is RGB, each 0 to 1; `terminology` is Slicer's
+    serialized terminology entry (`context~category~type~modifier~...`), empty if none is known.
+    """
+
+    label: int
+    name: str
+    color: Color
+    terminology: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "label": self.label,
+            "name": self.name,
+            "color": list(self.color),
+            "terminology": self.terminology,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Structure:
+        """Read what `to_json` wrote; `SAMAutoSegError` if a field is missing or malformed."""
+        try:
+            red, green, blue = (float(part) for part in data["color"])
+            return cls(
+                int(data["label"]),
+                str(data["name"]),
+                (red, green, blue),
+                str(data.get("terminology", "")),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise SAMAutoSegError(
+                f"not a structure with label, name and color (red, green, blue): {data!r}"
+            ) from error
+
+
+def _entry(code: str, meaning: str, modifier: str = "^^", category: str = _ORGAN) -> str:
+    return f"{_CONTEXT}~{category}~SCT^{code}^{meaning}~{modifier}~{_REGIONS}~^^~^^"
+
+
+# SNOMED CT codes as in Slicer's "3D Slicer General Anatomy list". The colors are not Slicer's own:
+# there the abdominal organs are six shades of the same red-brown, and neighbors drawn as thin
+# contours could not be told apart.
+_STANDARD: dict[str, tuple[Color, str]] = {
+    "spleen": ((0.77, 0.55, 0.98), _entry("78961009", "Spleen")),
+    "right kidney": ((1.00, 0.80, 0.25), _entry("64033007", "Kidney", _RIGHT)),
+    "left kidney": ((1.00, 0.55, 0.20), _entry("64033007", "Kidney", _LEFT)),
+    "liver": ((0.25, 0.80, 0.55), _entry("10200004", "Liver")),
+    "stomach": ((0.30, 0.72, 1.00), _entry("69695003", "Stomach")),
+    "aorta": ((0.98, 0.31, 0.33), _entry("15825003", "Aorta")),
+    "pancreas": ((0.95, 0.62, 0.78), _entry("15776009", "Pancreas")),
+    "gallbladder": ((0.62, 0.75, 0.20), _entry("28231008", "Gallbladder")),
+    "esophagus": ((0.80, 0.60, 0.42), _entry("32849002", "Esophagus")),
+    "duodenum": ((0.93, 0.90, 0.62), _entry("38848004", "Duodenum")),
+    "colon": ((0.66, 0.49, 0.35), _entry("71854001", "Colon")),
+    "right adrenal gland": ((0.98, 0.73, 0.59), _entry("23451007", "Adrenal gland", _RIGHT)),
+    "left adrenal gland": ((0.88, 0.54, 0.45), _entry("23451007", "Adrenal gland", _LEFT)),
+    "urinary bladder": ((0.95, 0.85, 0.10), _entry("89837001", "Bladder")),
+    "prostate": ((0.72, 0.38, 0.70), _entry("41216001", "Prostate")),
+    "heart": ((0.85, 0.25, 0.45), _entry("80891009", "Heart")),
+    "right lung": ((0.55, 0.85, 0.90), _entry("39607008", "Lung", _RIGHT)),
+    "left lung": ((0.40, 0.65, 0.85), _entry("39607008", "Lung", _LEFT)),
+    "trachea": ((0.71, 0.89, 1.00), _entry("44567001", "Trachea")),
+    "brain": ((0.98, 0.98, 0.88), _entry("12738006", "Brain")),
+    "spinal cord": ((0.96, 0.84, 0.19), _entry("2748008", "Spinal cord")),
+    "bone": ((0.95, 0.84, 0.57), _entry("272673000", "Bone", category="SCT^85756007^Tissue")),
+    "mass": ((0.56, 0.93, 0.56), _entry("4147007", "Mass", category=_ALTERED)),
+}
+
+_OTHER_NAMES = {
+    "tumor": "mass",
+    "tumour": "mass",
+    "lesion": "mass",
+    "oesophagus": "esophagus",
+    "gall bladder": "gallbladder",
+    "bladder": "urinary bladder",
+}
+
+
+def structure_named(name: str, label: int) -> Structure:
+    """The structure of that name, with its standard color and code where the name is known.
+
+    Spelling is forgiven for case, underscores and the place of the side (`kidney_left` is the left
+    kidney); the name itself is kept as given. An unknown name gets a color that depends on `label`
+    alone and stays far from those of the labels near it, and no terminology.
+    """
+    standard = _STANDARD.get(_standard_name(name))
+    if standard is None:
+        return Structure(label, name, _distinct_color(label))
+    return Structure(label, name, *standard)
+
+
+def standard_structures(names: list[str]) -> list[Structure]:
+    """Structures for these names, labeled 1, 2, 3, ... in that order."""
+    return [structure_named(name, label) for label, name in enumerate(names, start=1)]
+
+
+def _standard_name(name: str) -> str:
+    words = re.sub(r"[\s_\-.]+", " ", name.strip().lower()).split()
+    sides = [word for word in words if word in ("left", "right")]
+    plain = " ".join(sides + [word for word in words if word not in sides])
+    return _OTHER_NAMES.get(plain, plain)
+
+
+def _distinct_color(label: int) -> Color:
+    # Steps of the golden ratio around the color circle never come close to a recent one.
+    hue = (label * 0.618033988749895) % 1.0
+    red, green, blue = colorsys.hls_to_rgb(hue, 0.62, 0.80)
+    return (round(red, 3), round(green, 3), round(blue, 3))
