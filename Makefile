@@ -1,0 +1,26 @@
+# One environment in .venv serves everything; it is made once and renewed when
+# pyproject.toml or the constraints change. Without make, see "Installation" in README.md.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint clean
+
+demo: .venv/ready
+	$(BIN)/samautoseg demo
+
+test: .venv/ready
+	$(BIN)/python -m pytest -q
+
+lint: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv
+
+.venv/ready: pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is Python %d.%d, 3.11 or newer is needed: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint .ci/constraints.txt --editable '.[demo,dev]'
+	@touch $@
