@@ -107,8 +107,9 @@ class Intensity:
         # Plane by plane: the float32 copy of a whole CT would be four times its gray levels.
         planes = zip(gray, array, strict=True) if array.ndim > 2 else [(gray, array)]
         for target, source in planes:
-            wide = np.float32 if source.dtype.itemsize <= 2 else np.float64
-            values = (source.astype(wide) - wide(low)) * wide(255.0 / (high - low))
+            values: np.ndarray = source.astype(np.float32 if source.itemsize <= 2 else np.float64)
+            values -= low
+            values *= 255.0 / (high - low)
             np.nan_to_num(values, copy=False, nan=0.0)
             target[...] = np.rint(np.clip(values, 0, 255, out=values), out=values)
         return gray

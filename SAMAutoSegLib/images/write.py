@@ -1,0 +1,77 @@
+"""Write volumes and segmentations on exactly the grid that they were computed on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import SimpleITK as sitk
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.files import replace_when_complete
+from SAMAutoSegLib.images import segment_header
+from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.volume import Grid, Volume
+
+SEGMENTATION_SUFFIX = ".seg.nrrd"
+
+# Formats of one file each: header and voxels of the others could not be replaced as one.
+_SUFFIXES = (SEGMENTATION_SUFFIX, ".nrrd", ".nii.gz", ".nii", ".mha")
+
+
+def write_segmentation(
+    path: str | Path,
+    labels: np.ndarray,
+    grid: Grid,
+    structures: list[Structure],
+    provenance: Mapping[str, str] | None = None,
+) -> None:
+    """Write labels [K, J, I] (uint8 or uint16) in the format that the suffix of `path` names.
+
+    `.seg.nrrd` is Slicer's segmentation format: it keeps the names, colors and terminology of the
+    structures, and Slicer opens it as a segmentation. `.nrrd`, `.mha`, `.nii.gz` and `.nii` hold
+    the bare label map. The provenance goes into the header as fields `SAMAutoSeg_<key>`, except
+    in NIfTI, which has no place for it. Another suffix, or a file that cannot be written, raises
+    `SAMAutoSegError`, and a file that was there before stays as it was.
+    """
+    if labels.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"labels of type {labels.dtype}: expected uint8 or uint16")
+    unnamed = set(np.unique(labels).tolist()) - {0} - {structure.label for structure in structures}
+    if unnamed:
+        raise ValueError(f"labels {sorted(unnamed)} belong to no structure")
+    path = Path(path)
+    fields = {f"SAMAutoSeg_{key}": value for key, value in (provenance or {}).items()}
+    if path.name.lower().endswith(SEGMENTATION_SUFFIX):
+        fields |= segment_header.build(labels, grid, structures)
+    _write(path, labels, grid, fields)
+
+
+def write_volume(path: str | Path, volume: Volume) -> None:
+    """Write a volume with its voxel type, in the format that the suffix of `path` names.
+
+    `.nrrd`, `.mha`, `.nii.gz` and `.nii` are known. Errors as for `write_segmentation`.
+    """
+    _write(Path(path), volume.array, volume.grid, {})
+
+
+def _write(path: Path, array: np.ndarray, grid: Grid, fields: Mapping[str, str]) -> None:
+    if not path.name.lower().endswith(_SUFFIXES):
+        raise SAMAutoSegError(
+            f"cannot write {path}: unknown file type; name it {', '.join(_SUFFIXES)}"
+        )
+    if array.shape != grid.size[::-1]:
+        raise ValueError(f"array {array.shape} is not [K, J, I] of a {grid.size} grid")
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(grid.spacing)
+    image.SetOrigin(grid.origin)
+    image.SetDirection(grid.direction.ravel().tolist())
+    for key, value in fields.items():
+        image.SetMetaData(key, value)
+    try:
+        with replace_when_complete(path) as temporary:
+            sitk.WriteImage(image, str(temporary), useCompression=True)
+    except RuntimeError as error:
+        raise SAMAutoSegError(
+            f"cannot write {path}: {str(error).strip().splitlines()[-1].strip()}"
+        ) from error
