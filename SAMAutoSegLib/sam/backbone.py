@@ -1,5 +1,6 @@
 """A loaded SAM: its three networks, its input, and its image encoder on the fast path."""
 
+import hashlib
 from typing import Literal
 
 import torch
@@ -57,6 +58,7 @@ class Backbone:
             use_reference_attention(self.image_encoder)
         self.device = torch.device("cpu")
         self._encoder: nn.Module | None = None
+        self._encoder_sha256 = sha256
         self.to(device)
 
     def to(self, device: torch.device | str, precision: torch.dtype | None = None) -> "Backbone":
@@ -68,12 +70,27 @@ class Backbone:
         self.mask_decoder.to(self.device)
         if self.attention == "reference":
             self.image_encoder.to(self.device)
-        self.weights_changed()
+        self._encoder = None
         return self
 
     def weights_changed(self) -> None:
-        """Make `encode` take up changed weights of `image_encoder` (the fast form is a copy)."""
+        """Make `encode` take up changed weights of `image_encoder` (the fast form is a copy).
+
+        Kept embeddings of the former weights are not used any more.
+        """
         self._encoder = None
+        self._encoder_sha256 = ""
+
+    @property
+    def encoder_sha256(self) -> str:
+        """What embeddings depend on: the file's SHA-256, or that of changed encoder tensors."""
+        if not self._encoder_sha256:
+            digest = hashlib.sha256()
+            for name, tensor in sorted(self.image_encoder.state_dict().items()):
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+            self._encoder_sha256 = digest.hexdigest()
+        return self._encoder_sha256
 
     @property
     def encoder(self) -> nn.Module:
@@ -87,11 +104,12 @@ class Backbone:
     def encode(self, images: Tensor) -> Tensor:
         """Inputs [B, 3, S, S] of `spec.prepare` -> embeddings [B, 256, e, e], float32.
 
-        Computed without gradients in `precision`; the result may be used in training.
+        Computed without gradients in `precision`, and rounded to it, so that a kept copy in that
+        type loses nothing. The result may be used in training.
         """
         encoder = self.encoder
         with torch.inference_mode():
             images = images.to(self.device, self.precision)
-            embedding = encoder(images)
+            embedding = encoder(images).to(self.precision)
         # A copy made outside: an inference tensor could not be saved for a backward pass.
         return embedding.to(torch.float32, copy=True)

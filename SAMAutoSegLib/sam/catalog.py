@@ -8,6 +8,7 @@ from typing import Any
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import user_data_dir
+from SAMAutoSegLib.resources import resource
 from SAMAutoSegLib.sam.input_spec import Normalization
 
 
@@ -55,7 +56,8 @@ class CatalogEntry:
 @functools.cache
 def entries() -> tuple[CatalogEntry, ...]:
     """All models of the catalogue, the default one first."""
-    return tuple(_entry(values) for values in json.loads(_catalog_file().read_text())["models"])
+    models = json.loads(resource("ModelCatalog.json").read_text(encoding="utf-8"))["models"]
+    return tuple(_entry(values) for values in models)
 
 
 def find(name: str) -> CatalogEntry | None:
@@ -85,13 +87,3 @@ def _entry(values: dict[str, Any]) -> CatalogEntry:
     source = values.pop("source")
     fields: dict[str, Any] = {"url": None, "pypi": None, "member": None, **values, **source}
     return CatalogEntry(**fields)
-
-
-def _catalog_file() -> Path:
-    """In an installed package the folder lies inside it, in a checkout beside it."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package, package.parent):
-        path = folder / "Resources" / "ModelCatalog.json"
-        if path.is_file():
-            return path
-    raise SAMAutoSegError(f"Resources/ModelCatalog.json is missing beside {package}: reinstall")

@@ -368,9 +368,7 @@ def _structures(checkpoint: Checkpoint) -> list[str]:
     return []
 
 
-def _summary(
-    found: Recognition, structures: list[str], entry: catalog.CatalogEntry | None
-) -> str:
+def _summary(found: Recognition, structures: list[str], entry: catalog.CatalogEntry | None) -> str:
     words = f"This is {found.words}"
     words += f", known as {entry.name} ({entry.license})." if entry else "."
     if found.adapted:

@@ -127,9 +127,7 @@ class InputSpec:
             raise SAMAutoSegError(f"slice with {image.shape[2]} channels: expected 1 or 3")
         place = self.placement((image.shape[0], image.shape[1]), pixel_spacing)
         picture = Image.fromarray(np.ascontiguousarray(image))
-        resized = np.array(
-            picture.resize((place.width, place.height), Image.Resampling.BILINEAR)
-        )
+        resized = np.array(picture.resize((place.width, place.height), Image.Resampling.BILINEAR))
         pixels = torch.from_numpy(resized)
         pixels = pixels.expand(3, -1, -1) if pixels.ndim == 2 else pixels.permute(2, 0, 1)
         if self.normalization == "sam":

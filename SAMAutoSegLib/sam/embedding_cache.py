@@ -1,0 +1,205 @@
+"""Embeddings kept on disk, so that every slice meets the encoder once."""
+
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from SAMAutoSegLib import __version__
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.files import replace_when_complete, user_cache_dir
+from SAMAutoSegLib.progress import Progress, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAX_BYTES = 4 * 1024**3
+SUFFIX = ".safetensors"
+
+
+class EmbeddingCache:
+    """A folder of embeddings, one file each, the least recently used removed at the limit.
+
+    A file is used only if it names the key it is asked for and its tensor has the SHA-256 it
+    states; anything else is removed and counts as absent.
+    """
+
+    def __init__(self, folder: Path | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        self.folder = folder or user_cache_dir() / "embeddings"
+        self.max_bytes = max_bytes
+        self._bytes = self._measure()
+
+    def key(
+        self,
+        backbone: Backbone,
+        image: np.ndarray,
+        pixel_spacing: tuple[float, float] = (1.0, 1.0),
+    ) -> str:
+        """Names everything the embedding depends on: 64 hexadecimal digits.
+
+        The slice's pixels and shape, the encoder's weights, the input specification, the
+        precision and this library's version; the spacing only where the input depends on it.
+        """
+        facts = {
+            "shape": image.shape,
+            "type": str(image.dtype),
+            "spacing": pixel_spacing if backbone.spec.aspect == "physical" else None,
+            "encoder": backbone.encoder_sha256,
+            "spec": backbone.spec.to_json(),
+            "precision": str(backbone.precision),
+            "attention": backbone.attention,
+            "version": __version__,
+        }
+        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+        digest.update(np.ascontiguousarray(image).tobytes())
+        return digest.hexdigest()
+
+    def get(self, key: str) -> Tensor | None:
+        """The embedding kept under `key`, None where there is none that can be trusted."""
+        path = self._path(key)
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                facts = file.metadata() or {}
+                tensor = file.get_tensor("embedding")
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError) as error:
+            return self._distrust(path, str(error))
+        if facts.get("key") != key:
+            return self._distrust(path, "it is the entry of another slice or model")
+        if facts.get("sha256") != _digest(tensor):
+            return self._distrust(path, "its content does not have the checksum it states")
+        return tensor
+
+    def put(self, key: str, embedding: Tensor) -> None:
+        """Keep an embedding, and remove the least recently used ones beyond the limit.
+
+        Raises:
+            SAMAutoSegError: the folder is not writable or the disk is full.
+        """
+        tensor = embedding.detach().cpu().contiguous()
+        if tensor.numel() * tensor.element_size() > self.max_bytes:
+            return
+        path = self._path(key)
+        with replace_when_complete(path) as temporary:
+            save_file({"embedding": tensor}, temporary, {"key": key, "sha256": _digest(tensor)})
+            self._bytes += temporary.stat().st_size
+        if self._bytes > self.max_bytes:
+            self._evict()
+
+    def clear(self) -> None:
+        """Remove every entry."""
+        for path in self._files():
+            path.unlink(missing_ok=True)
+        self._bytes = 0
+
+    def _path(self, key: str) -> Path:
+        return self.folder / f"{key}{SUFFIX}"
+
+    def _files(self) -> list[Path]:
+        return list(self.folder.glob(f"[0-9a-f]*{SUFFIX}")) if self.folder.is_dir() else []
+
+    def _measure(self) -> int:
+        return sum(path.stat().st_size for path in self._files())
+
+    def _distrust(self, path: Path, reason: str) -> None:
+        log.warning("embedding cache: %s is computed again: %s", path.name, reason)
+        path.unlink(missing_ok=True)
+
+    def _evict(self) -> None:
+        """Down to nine tenths of the limit, so that not every entry pays for a look around."""
+        states = [(path, path.stat()) for path in self._files()]
+        self._bytes = sum(state.st_size for _, state in states)
+        for path, state in sorted(states, key=lambda pair: pair[1].st_mtime_ns):
+            if self._bytes <= self.max_bytes * 9 // 10:
+                break
+            path.unlink(missing_ok=True)
+            self._bytes -= state.st_size
+
+
+def embed_slices(
+    backbone: Backbone,
+    slices: Sequence[np.ndarray],
+    pixel_spacing: tuple[float, float] = (1.0, 1.0),
+    *,
+    numbers: Sequence[int] | None = None,
+    cache: EmbeddingCache | None = None,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> Iterator[tuple[int, Tensor]]:
+    """Yield (n, embedding [256, e, e] float32 on the backbone's device) for slices in order.
+
+    Lazily, so that a volume's embeddings need not be in memory at once. Where memory runs out
+    the batch is halved; a single slice that does not fit raises torch's error.
+
+    Args:
+        slices: uint8 slices [H, W].
+        numbers: which slices, by default all; neighbors of a slice may lie outside them.
+        cache: where embeddings are looked up and kept; None keeps nothing.
+        batch: slices per pass of the encoder, by default 8 on a GPU and 1 on a CPU.
+        progress: told after every pass; may raise Cancelled.
+    """
+    wanted = list(range(len(slices)) if numbers is None else numbers)
+    size = batch or (8 if backbone.device.type == "cuda" else 1)
+    done = 0
+    while done < len(wanted):
+        group = wanted[done : done + size]
+        images = [backbone.spec.gather(slices, n) for n in group]
+        try:
+            found = _embed_group(backbone, images, pixel_spacing, cache)
+        except (RuntimeError, MemoryError) as error:
+            if size == 1 or not _is_out_of_memory(error):
+                raise
+            size //= 2
+            log.warning("out of memory: encoding %d slices at a time", size)
+            continue
+        yield from zip(group, found)
+        done += len(group)
+        progress(done / len(wanted), f"encoding slices: {done} of {len(wanted)}")
+
+
+def _embed_group(
+    backbone: Backbone,
+    images: list[np.ndarray],
+    pixel_spacing: tuple[float, float],
+    cache: EmbeddingCache | None,
+) -> list[Tensor]:
+    keys = [cache.key(backbone, image, pixel_spacing) if cache else "" for image in images]
+    found = [cache.get(key) if cache else None for key in keys]
+    absent = [n for n, tensor in enumerate(found) if tensor is None]
+    if absent:
+        inputs = [backbone.spec.prepare(images[n], pixel_spacing) for n in absent]
+        for n, tensor in zip(absent, backbone.encode(torch.stack(inputs))):
+            found[n] = tensor
+            if cache:
+                _keep(cache, keys[n], tensor.to(backbone.precision))
+    return [t.to(backbone.device, torch.float32) for t in found if t is not None]
+
+
+def _keep(cache: EmbeddingCache, key: str, tensor: Tensor) -> None:
+    try:
+        cache.put(key, tensor)
+    except SAMAutoSegError as error:
+        # A full disk costs time at the next visit, not the work at hand.
+        log.warning("embedding not kept: %s", error)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # The CPU allocator raises a plain RuntimeError.
+    accelerator = isinstance(error, torch.cuda.OutOfMemoryError)
+    return accelerator or isinstance(error, MemoryError) or "not enough memory" in str(error)
+
+
+def _digest(tensor: Tensor) -> str:
+    digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,143 @@
+"""Masks from clicks, boxes and masks, on an embedding that is at hand already."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.sam.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the decoder answers to a prompt.
+
+    Attributes:
+        masks: [C, H, W] bool in the slice's pixels, C = 3 with multimask, else 1.
+        iou: [C] float32, the decoder's own estimate of each mask's quality.
+        low_res: [C, 4e, 4e] float32 logits, to be given back as `mask_input`.
+    """
+
+    masks: np.ndarray
+    iou: np.ndarray
+    low_res: np.ndarray
+
+
+class ClickPredictor:
+    """Prompted segmentation of one slice at a time.
+
+    Gives what `SamPredictor` of segment-anything gives for the same prompts: same masks, same
+    IoU estimates, same low-res logits. Points and boxes are (column, row) in the slice's pixels.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+        self._embedding: Tensor | None = None
+        self._original = (0, 0)
+        self._pixel_spacing = (1.0, 1.0)
+        self._dense_pe: Tensor | None = None
+
+    def set_image(
+        self, image: np.ndarray, pixel_spacing: tuple[float, float] = (1.0, 1.0)
+    ) -> Tensor:
+        """Encode a uint8 slice [H, W] or [H, W, 3] and keep it; returns the embedding."""
+        prepared = self.backbone.spec.prepare(image, pixel_spacing)
+        embedding = self.backbone.encode(prepared[None])
+        self.set_embedding(embedding, (image.shape[0], image.shape[1]), pixel_spacing)
+        return embedding
+
+    def set_embedding(
+        self,
+        embedding: Tensor,
+        original: tuple[int, int],
+        pixel_spacing: tuple[float, float] = (1.0, 1.0),
+    ) -> None:
+        """Work on the slice of `original` (H, W) pixels whose embedding [256, e, e] this is.
+
+        Raises:
+            SAMAutoSegError: an embedding of another shape.
+        """
+        e = self.backbone.embedding_side
+        if embedding.shape[-3:] != (256, e, e) or embedding.numel() != 256 * e * e:
+            raise SAMAutoSegError(
+                f"embedding of shape {tuple(embedding.shape)}: expected (256, {e}, {e})"
+            )
+        self._embedding = embedding.reshape(1, 256, e, e).to(self.backbone.device, torch.float32)
+        self._original = original
+        self._pixel_spacing = pixel_spacing
+
+    def predict(
+        self,
+        points: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        box: np.ndarray | None = None,
+        mask_input: np.ndarray | None = None,
+        multimask: bool = True,
+    ) -> Prediction:
+        """Segment one object.
+
+        Args:
+            points: [N, 2] with labels [N]: 1 inside the object, 0 outside.
+            box: [4] as column0, row0, column1, row1.
+            mask_input: [1, 4e, 4e] logits of an earlier prediction.
+            multimask: three masks of different extent (whole, part, subpart) instead of one.
+
+        Raises:
+            SAMAutoSegError: no slice set, or points and labels that do not belong together.
+        """
+        if (points is None) != (labels is None) or (
+            points is not None and labels is not None and len(points) != len(labels)
+        ):
+            raise SAMAutoSegError("every point needs a label: 1 inside the object, 0 outside")
+        prompts = None
+        if points is not None:
+            moved = self._to_input(np.asarray(points, dtype=float).reshape(-1, 2), boxes=False)
+            wanted = torch.as_tensor(np.asarray(labels), dtype=torch.int)
+            prompts = (moved[None], wanted[None].to(moved.device))
+        boxes = None if box is None else self._to_input(np.asarray(box).reshape(1, 4), boxes=True)
+        masks = None
+        if mask_input is not None:
+            device = self.backbone.device
+            masks = torch.as_tensor(mask_input, dtype=torch.float, device=device)[None]
+        return self._decode(prompts, boxes, masks, multimask)[0]
+
+    def predict_boxes(self, boxes: np.ndarray, multimask: bool = False) -> list[Prediction]:
+        """Segment one object per box [N, 4], all in one pass of the decoder."""
+        return self._decode(None, self._to_input(np.asarray(boxes), boxes=True), None, multimask)
+
+    def _to_input(self, values: np.ndarray, boxes: bool) -> Tensor:
+        spec = self.backbone.spec
+        transform = spec.to_input_boxes if boxes else spec.to_input_points
+        moved = transform(values, self._original, self._pixel_spacing)
+        return torch.as_tensor(moved, dtype=torch.float, device=self.backbone.device)
+
+    def _decode(
+        self,
+        points: tuple[Tensor, Tensor] | None,
+        boxes: Tensor | None,
+        masks: Tensor | None,
+        multimask: bool,
+    ) -> list[Prediction]:
+        if self._embedding is None:
+            raise SAMAutoSegError("no slice is set: call set_image or set_embedding first")
+        with torch.inference_mode():
+            if self._dense_pe is None or self._dense_pe.device != self.backbone.device:
+                self._dense_pe = self.backbone.prompt_encoder.get_dense_pe()
+            sparse, dense = self.backbone.prompt_encoder(points=points, boxes=boxes, masks=masks)
+            low_res, iou = self.backbone.mask_decoder(
+                image_embeddings=self._embedding,
+                image_pe=self._dense_pe,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=multimask,
+            )
+            logits = self.backbone.spec.logits_to_slice(
+                low_res, self._original, self._pixel_spacing
+            )
+            found = (logits > 0).cpu().numpy()  # Sam.mask_threshold
+        return [
+            Prediction(mask, quality, low)
+            for mask, quality, low in zip(found, iou.cpu().numpy(), low_res.cpu().numpy())
+        ]
