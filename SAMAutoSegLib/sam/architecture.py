@@ -53,8 +53,8 @@ class Parts:
     """The three networks of a SAM under the names of its checkpoints."""
 
     image_encoder: nn.Module
-    prompt_encoder: nn.Module
-    mask_decoder: nn.Module
+    prompt_encoder: PromptEncoder
+    mask_decoder: MaskDecoder
 
     def state_shapes(self) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of a checkpoint of this model."""

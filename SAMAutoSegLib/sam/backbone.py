@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from SAMAutoSegLib.sam.architecture import Parts
 from SAMAutoSegLib.sam.image_encoder_fast import fast_encoder, use_reference_attention
 from SAMAutoSegLib.sam.input_spec import InputSpec
+from SAMAutoSegLib.sam.upstream import MaskDecoder, PromptEncoder
 
 Family = Literal["vit_b", "vit_l", "vit_h", "vit_t"]
 Attention = Literal["fast", "reference"]
@@ -49,8 +50,8 @@ class Backbone:
         self.license = license
         self.spec = spec
         self.image_encoder: nn.Module = parts.image_encoder.eval().requires_grad_(False)
-        self.prompt_encoder: nn.Module = parts.prompt_encoder.eval().requires_grad_(False)
-        self.mask_decoder: nn.Module = parts.mask_decoder.eval().requires_grad_(False)
+        self.prompt_encoder: PromptEncoder = parts.prompt_encoder.eval().requires_grad_(False)
+        self.mask_decoder: MaskDecoder = parts.mask_decoder.eval().requires_grad_(False)
         self.embedding_side: int = self.prompt_encoder.image_embedding_size[0]
         self.precision = precision if attention == "fast" else torch.float32
         self.attention = attention

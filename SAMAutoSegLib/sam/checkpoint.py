@@ -19,7 +19,6 @@ from SAMAutoSegLib.sam import catalog
 from SAMAutoSegLib.sam.architecture import (
     FAMILY_NAMES,
     PATCH,
-    PROMPT_DIM,
     VIT_SHAPES,
     VIT_SIDES,
     build_parts,
@@ -113,17 +112,16 @@ def recognize(tensors: Mapping[str, Tensor]) -> Recognition:
     """Tell from names and shapes what tensors are; file names play no part."""
     names = tensors.keys()
     stem = tensors.get("image_encoder.patch_embed.seq.0.c.weight")
-    patch = tensors.get("image_encoder.patch_embed.proj.weight")
+    family: Family | None = "vit_t" if stem is not None else _vit_family(tensors)
     if stem is not None:
-        family: Family | None = "vit_t"
         stride = 1 if tuple(stem.shape[-2:]) == (1, 1) else 2
         side = 256 if stride == 1 else 1024
         words = "LiteMedSAM (TinyViT, side 256)" if stride == 1 else "MobileSAM (TinyViT)"
-    elif patch is not None and (family := _vit_family(tensors)) is not None:
+    elif family is not None:
         stride = 2
         side = PATCH * tensors["image_encoder.pos_embed"].shape[1]
         words = f"{FAMILY_NAMES[family]}, side {side}"
-    else:
+    if family is None:
         return _recognize_without_encoder(tensors)
     expected = state_shapes(family, side, stride)
     wrong = {n for n in names if n in expected and tuple(tensors[n].shape) != expected[n]}
@@ -265,7 +263,8 @@ def _read_safetensors(source: Path) -> Checkpoint:
     try:
         with safe_open(source, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
-            return Checkpoint({name: file.get_tensor(name) for name in file.keys()}, header)
+            names = list(file.keys())
+            return Checkpoint({name: file.get_tensor(name) for name in names}, header)
     except SafetensorError as error:
         raise _damaged(source) from error
 
@@ -288,11 +287,13 @@ def _tensors_in(content: Any, source: Path) -> dict[str, Tensor]:
 
 
 def _vit_family(tensors: Mapping[str, Tensor]) -> Family | None:
-    dim = tensors["image_encoder.patch_embed.proj.weight"].shape[0]
+    patch = tensors.get("image_encoder.patch_embed.proj.weight")
     table = tensors.get("image_encoder.pos_embed")
+    if patch is None or table is None or table.ndim != 4:
+        return None
     depth = len({n.split(".")[2] for n in tensors if n.startswith("image_encoder.blocks.")})
     for family, shape in VIT_SHAPES.items():
-        if (dim, depth) == (shape.dim, shape.depth) and table is not None and table.ndim == 4:
+        if (patch.shape[0], depth) == (shape.dim, shape.depth):
             return cast(Family, family)
     return None
 

@@ -111,9 +111,11 @@ class EmbeddingCache:
     def _measure(self) -> int:
         return sum(path.stat().st_size for path in self._files())
 
-    def _distrust(self, path: Path, reason: str) -> None:
+    def _distrust(self, path: Path, reason: str) -> Tensor | None:
+        """Remove an entry; the answer to who asked for it is None."""
         log.warning("embedding cache: %s is computed again: %s", path.name, reason)
         path.unlink(missing_ok=True)
+        return None
 
     def _evict(self) -> None:
         """Down to nine tenths of the limit, so that not every entry pays for a look around."""
@@ -162,7 +164,7 @@ def embed_slices(
             size //= 2
             log.warning("out of memory: encoding %d slices at a time", size)
             continue
-        yield from zip(group, found)
+        yield from zip(group, found, strict=True)
         done += len(group)
         progress(done / len(wanted), f"encoding slices: {done} of {len(wanted)}")
 
@@ -178,7 +180,8 @@ def _embed_group(
     absent = [n for n, tensor in enumerate(found) if tensor is None]
     if absent:
         inputs = [backbone.spec.prepare(images[n], pixel_spacing) for n in absent]
-        for n, tensor in zip(absent, backbone.encode(torch.stack(inputs))):
+        encoded = backbone.encode(torch.stack(inputs))
+        for n, tensor in zip(absent, encoded, strict=True):
             found[n] = tensor
             if cache:
                 _keep(cache, keys[n], tensor.to(backbone.precision))

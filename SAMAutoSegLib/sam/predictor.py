@@ -138,6 +138,6 @@ class ClickPredictor:
             )
             found = (logits > 0).cpu().numpy()  # Sam.mask_threshold
         return [
-            Prediction(mask, quality, low)
-            for mask, quality, low in zip(found, iou.cpu().numpy(), low_res.cpu().numpy())
+            Prediction(found[n], iou[n].cpu().numpy(), low_res[n].cpu().numpy())
+            for n in range(len(found))
         ]
