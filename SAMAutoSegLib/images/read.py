@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.images import segment_header
+from SAMAutoSegLib.images import nifti, segment_header
 from SAMAutoSegLib.images.segment_header import Segment
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Grid, Modality, Volume
@@ -89,12 +89,17 @@ def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
     if path.is_dir():
         return _read_series(path)
     try:
-        image = sitk.ReadImage(str(path))
+        cut_off = nifti.is_cut_off(path)
+        image = None if cut_off else sitk.ReadImage(str(path))
+    except OSError as error:
+        raise SAMAutoSegError(f"cannot read {path}: {error.strerror}") from error
     except RuntimeError as error:
         raise SAMAutoSegError(
             f"cannot read {path}: no image format that is known here, or a damaged file "
             f"({_reason(error)})"
         ) from error
+    if image is None:
+        raise SAMAutoSegError(f"{path} is cut off: it ends before its last voxel; get it anew")
     return image, _modality(image.GetMetaData(_MODALITY) if image.HasMetaDataKey(_MODALITY) else "")
 
 
@@ -243,6 +248,9 @@ def _bare_name(path: Path) -> str:
 
 
 def _reason(error: RuntimeError) -> str:
-    """The last line of SimpleITK's multi-line message, without source file and object address."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return re.sub(r"^.*?\(0x[0-9a-f]+\): ", "", lines[-1]) if lines else "no reason given"
+    """One line of SimpleITK's message, without its source files and object addresses."""
+    message = re.split(r"(?:ITK ERROR|sitk::ERROR): ", str(error))[-1]
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    if not lines:
+        return "no reason given"
+    return re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", lines[-1 if lines[0].endswith(":") else 0])

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import replace_when_complete
-from SAMAutoSegLib.images import segment_header
+from SAMAutoSegLib.images import nifti, segment_header
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid, Volume
 
@@ -71,6 +71,11 @@ def _write(path: Path, array: np.ndarray, grid: Grid, fields: Mapping[str, str])
     try:
         with replace_when_complete(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
+            if nifti.is_cut_off(temporary):
+                raise SAMAutoSegError(
+                    f"cannot write {path}: the disk took only a part of it; free some space or "
+                    "choose another folder"
+                )
     except RuntimeError as error:
         raise SAMAutoSegError(
             f"cannot write {path}: {str(error).strip().splitlines()[-1].strip()}"
