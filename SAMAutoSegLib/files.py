@@ -34,20 +34,12 @@ def replace_when_complete(path: str | os.PathLike[str]) -> Iterator[Path]:
         SAMAutoSegError: the folder is not writable, or the disk is full.
     """
     target = Path(path)
-    if target.is_dir():
-        raise SAMAutoSegError(f"cannot write {target}: it is a folder; name a file.")
-    temporary = target.with_name(f".partial-{secrets.token_hex(4)}-{target.name}")
+    temporary = _temporary_beside(target)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, target)
-    except SAMAutoSegError:
-        raise
-    except Exception as error:
-        reason = _why_not_written(error, temporary)
-        if reason is None:
-            raise
-        raise SAMAutoSegError(f"cannot write {target}: {reason}.") from error
+        with write_errors_named(target, temporary):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            yield temporary
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -59,15 +51,30 @@ def require_writable(path: str | os.PathLike[str]) -> None:
         SAMAutoSegError: ``path`` is a folder, or its folder cannot be made or written to.
     """
     target = Path(path)
-    if target.is_dir():
-        raise SAMAutoSegError(f"cannot write {target}: it is a folder; name a file.")
-    probe = target.with_name(f".partial-{secrets.token_hex(4)}-{target.name}")
-    try:
+    probe = _temporary_beside(target)
+    with write_errors_named(target, probe):
         target.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        reason = _why_not_written(error, probe) or error.strerror
+
+
+@contextmanager
+def write_errors_named(target: Path, written: Path | None = None) -> Iterator[None]:
+    """Turn a failure to write ``written`` (default ``target``) into an error naming ``target``.
+
+    Errors about other files, about the network or in the program pass unchanged.
+
+    Raises:
+        SAMAutoSegError: no permission, disk full, read-only or broken.
+    """
+    try:
+        yield
+    except SAMAutoSegError:
+        raise
+    except Exception as error:
+        reason = _why_not_written(error, target if written is None else written)
+        if reason is None:
+            raise
         raise SAMAutoSegError(f"cannot write {target}: {reason}.") from error
 
 
@@ -114,16 +121,22 @@ def _user_dir(variable: str, platform_function: str) -> Path:
     return Path(folder)
 
 
-def _why_not_written(error: Exception, temporary: Path) -> str | None:
+def _temporary_beside(target: Path) -> Path:
+    if target.is_dir():
+        raise SAMAutoSegError(f"cannot write {target}: it is a folder; name a file.")
+    return target.with_name(f".partial-{secrets.token_hex(4)}-{target.name}")
+
+
+def _why_not_written(error: Exception, written: Path) -> str | None:
     """Say in words why a write failed, or None when the error is about something else."""
     if isinstance(error, OSError):
         if error.errno in _DISK_ERRORS:
             return f"{error.strerror}; free some space or choose another folder"
         # Other files may be read while this one is written: their errors are not ours.
         named = {str(name) for name in (error.filename, error.filename2) if name is not None}
-        if named & {str(temporary), *map(str, temporary.parents)}:
+        if named & {str(written), *map(str, written.parents)}:
             return f"{error.strerror}; choose a folder you may write to"
-    folder = temporary.parent
+    folder = written.parent
     if folder.is_dir() and shutil.disk_usage(folder).free < _FULL_DISK_BYTES:
         return "the disk is full; free some space or choose another folder"
     return None
