@@ -6,6 +6,9 @@ import torch
 from torch import nn
 
 from SAMAutoSegLib.sam.tiny_vit import Attention as TinyAttention
+from SAMAutoSegLib.sam.tiny_vit import TinyViT
+from SAMAutoSegLib.sam.tiny_vit_fast import FastTinyViT
+from SAMAutoSegLib.sam.vit_fast import FastViT
 
 
 def use_reference_attention(encoder: nn.Module) -> None:
@@ -16,5 +19,7 @@ def use_reference_attention(encoder: nn.Module) -> None:
 
 
 def fast_encoder(encoder: nn.Module, device: torch.device, precision: torch.dtype) -> nn.Module:
-    """A fast copy of an image encoder on `device`, computing in `precision`."""
-    return copy.deepcopy(encoder).to(device, precision)
+    """The fast form of an image encoder on `device`, computing in `precision`; a copy."""
+    own = copy.deepcopy(encoder).requires_grad_(False)
+    fast = FastTinyViT(own) if isinstance(own, TinyViT) else FastViT(own)
+    return fast.to(device, precision).eval()

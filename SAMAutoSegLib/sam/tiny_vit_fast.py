@@ -1,0 +1,147 @@
+"""TinyViT for inference: batch normalization folded, channels last, the wide stem in strips."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from SAMAutoSegLib.sam.tiny_vit import (
+    Conv2dBN,
+    LayerNorm2d,
+    MBConv,
+    PatchMerging,
+    TinyViT,
+    TinyViTBlock,
+)
+
+# Bytes of the widest map that one strip of the first stage may have: about a core's L2 cache.
+STRIP_BYTES = 4 << 20
+
+
+def folded(layer: Conv2dBN) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that equals a convolution and its normalization."""
+    convolution, norm = layer.c, layer.bn
+    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    weight = convolution.weight.double() * factor[:, None, None, None]
+    bias = norm.bias.double() - norm.running_mean.double() * factor
+    return weight.detach().float(), bias.detach().float()
+
+
+class Pointwise(nn.Linear):
+    """A folded 1x1 convolution on [..., C]."""
+
+    def __init__(self, layer: Conv2dBN) -> None:
+        weight, bias = folded(layer)
+        super().__init__(weight.shape[1], weight.shape[0])
+        self.weight = nn.Parameter(weight.flatten(1), requires_grad=False)
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+
+class Spatial(nn.Conv2d):
+    """A folded convolution on [B, H, W, C]."""
+
+    def __init__(self, layer: Conv2dBN) -> None:
+        c = layer.c
+        super().__init__(
+            c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding, groups=c.groups
+        )
+        weight, bias = folded(layer)
+        self.weight = nn.Parameter(
+            weight.contiguous(memory_format=torch.channels_last), requires_grad=False
+        )
+        self.bias = nn.Parameter(bias, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+class FastMBConv(nn.Module):
+    def __init__(self, block: MBConv) -> None:
+        super().__init__()
+        self.expand = Pointwise(block.conv1)
+        self.mix = Spatial(block.conv2)
+        self.project = Pointwise(block.conv3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.gelu(self.expand(x))
+        y = F.gelu(self.mix(y))
+        return F.gelu(self.project(y).add_(x))
+
+
+class FastMerging(nn.Module):
+    def __init__(self, merging: PatchMerging) -> None:
+        super().__init__()
+        self.widen = Pointwise(merging.conv1)
+        self.mix = Spatial(merging.conv2)
+        self.project = Pointwise(merging.conv3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.project(F.gelu(self.mix(F.gelu(self.widen(x)))))
+
+
+class FastAttentionBlock(nn.Module):
+    """A `TinyViTBlock` on [B, H, W, C]."""
+
+    bias: Tensor
+
+    def __init__(self, block: TinyViTBlock) -> None:
+        super().__init__()
+        attention = block.attn
+        self.window = block.window
+        self.heads = attention.heads
+        self.norm = attention.norm
+        self.qkv = attention.qkv
+        self.proj = attention.proj
+        bias = attention.attention_biases.detach()[:, attention.offset_index]
+        self.register_buffer("bias", bias[None].contiguous(), persistent=False)
+        self.local_conv = Spatial(block.local_conv)
+        self.mlp_norm = block.mlp.norm
+        self.fc1 = block.mlp.fc1
+        self.fc2 = block.mlp.fc2
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self._attend_in_windows(x).add_(x)
+        x = self.local_conv(x)
+        return self.fc2(F.gelu(self.fc1(self.mlp_norm(x)))).add_(x)
+
+    def _attend_in_windows(self, x: Tensor) -> Tensor:
+        batch, height, width, channels = x.shape
+        w = self.window
+        x = F.pad(x, (0, 0, 0, -width % w, 0, -height % w))
+        rows, columns = x.shape[1] // w, x.shape[2] // w
+        x = x.view(batch, rows, w, columns, w, channels).transpose(2, 3)
+        x = self.norm(x.reshape(-1, w * w, channels))
+        qkv = self.qkv(x).view(-1, w * w, self.heads, 3, channels // self.heads)
+        q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
+        y = self.proj(y.transpose(1, 2).reshape(-1, w * w, channels))
+        y = y.view(batch, rows, columns, w, w, channels).transpose(2, 3)
+        return y.reshape(batch, rows * w, columns * w, channels)[:, :height, :width]
+
+
+class FastTinyViT(nn.Module):
+    """`TinyViT` [B, 3, S, S] -> [B, 256, e, e]; its attention layers are the given encoder's."""
+
+    def __init__(self, encoder: TinyViT) -> None:
+        super().__init__()
+        stem = encoder.patch_embed.seq
+        self.stem = nn.ModuleList([Spatial(stem[0]), Spatial(stem[2])])
+        first = encoder.layers[0]
+        self.first = nn.ModuleList(FastMBConv(block) for block in first.blocks)
+        self.first_merging = FastMerging(first.downsample)
+        rest: list[nn.Module] = []
+        for layer in list(encoder.layers)[1:]:
+            rest += [FastAttentionBlock(block) for block in layer.blocks]
+            if layer.downsample is not None:
+                rest.append(FastMerging(layer.downsample))
+        self.rest = nn.ModuleList(rest)
+        self.neck = encoder.neck
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = images.permute(0, 2, 3, 1).contiguous()
+        x = self.stem[1](F.gelu(self.stem[0](x)))
+        for block in self.first:
+            x = block(x)
+        x = self.first_merging(x)
+        for block in self.rest:
+            x = block(x)
+        return self.neck(x.permute(0, 3, 1, 2))
