@@ -9,6 +9,8 @@ from typing import Literal
 
 import numpy as np
 
+from SAMAutoSegLib.errors import SAMAutoSegError
+
 Modality = Literal["CT", "MR"]
 
 # One hundredth of a voxel: wider than what a float32 NIfTI header loses on a large volume, far
@@ -107,6 +109,16 @@ class Volume:
                 f"array [K, J, I] of shape {self.array.shape} does not fit a grid of "
                 f"{_times(self.grid.size)} voxels (I x J x K)"
             )
+
+
+def require_same_grid(image: Volume, labels: Volume) -> None:
+    """Raise `SAMAutoSegError`, with what differs, unless the labels lie on the image's grid."""
+    difference = image.grid.describe_difference(labels.grid)
+    if difference:
+        raise SAMAutoSegError(
+            f"{labels.source or labels.name} is not on the grid of {image.source or image.name}: "
+            f"{difference}; resample it to that image"
+        )
 
 
 def _times(values: tuple[float, ...]) -> str:
