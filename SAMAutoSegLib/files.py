@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -40,8 +40,10 @@ def replace_when_complete(path: str | os.PathLike[str]) -> Iterator[Path]:
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
             os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    except BaseException:
+        with suppress(OSError):  # the error on its way says more than one of the clean-up
+            temporary.unlink()
+        raise
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:

@@ -14,6 +14,7 @@ Progress = Callable[[float, str], None]
 """Called with the fraction done (0 to 1) and one line of text; raises Cancelled to stop."""
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_DRAWINGS = 0.1
 
 
 def silent(fraction: float, message: str) -> None:
@@ -49,11 +50,18 @@ def _bar(console: TextIO) -> tuple[Progress, Callable[[], None]]:
     layout = "{desc} {percentage:3.0f}%|{bar:30}| {elapsed}<{remaining}"
     bar = tqdm(total=1.0, file=console, leave=False, bar_format=layout, dynamic_ncols=True)
 
+    last = 0.0
+
     def show(fraction: float, message: str) -> None:
+        nonlocal last
+        now = time.monotonic()
         if fraction < bar.n:  # the next step of several begins
             bar.reset()
-        bar.set_description_str(message, refresh=False)
-        bar.update(fraction - bar.n)
+        elif now - last < _SECONDS_BETWEEN_DRAWINGS and fraction < 1.0:
+            return
+        last = now
+        bar.n = fraction
+        bar.set_description_str(message)
 
     return show, bar.close
 

@@ -11,7 +11,9 @@ from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.catalog import CatalogEntry
 
 
-def fetch_model(entry: CatalogEntry, folder: Path | None = None, progress: Progress = silent) -> Path:
+def fetch_model(
+    entry: CatalogEntry, folder: Path | None = None, progress: Progress = silent
+) -> Path:
     """Return the path of a model's file, fetched and checked unless it is there already.
 
     Args:

@@ -1,0 +1,147 @@
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from SAMAutoSegLib import files
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.files import replace_when_complete, require_writable, sha256_of_file
+
+POSIX_USER = sys.platform != "win32" and os.geteuid() != 0
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_complete_file_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
+    target = tmp_path / "out.seg.nrrd"
+    target.write_text("old")
+    with replace_when_complete(target) as temporary:
+        temporary.write_text("new")
+        assert target.read_text() == "old"
+        assert temporary.name.endswith("out.seg.nrrd")
+        assert temporary.parent == tmp_path
+    assert target.read_text() == "new"
+    assert names(tmp_path) == ["out.seg.nrrd"]
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_a_failure_in_the_middle_keeps_the_old_file(
+    tmp_path: Path, failure: type[BaseException]
+) -> None:
+    target = tmp_path / "model.safetensors"
+    target.write_text("old")
+    with pytest.raises(failure), replace_when_complete(target) as temporary:
+        temporary.write_text("half")
+        raise failure
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["model.safetensors"]
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    with replace_when_complete(tmp_path / "a" / "b" / "c.json") as temporary:
+        temporary.write_text("{}")
+    assert (tmp_path / "a" / "b" / "c.json").read_text() == "{}"
+
+
+def test_a_folder_in_place_of_the_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SAMAutoSegError, match="it is a folder"), replace_when_complete(tmp_path):
+        pass
+    with pytest.raises(SAMAutoSegError, match="it is a folder"):
+        require_writable(tmp_path)
+
+
+def test_a_file_in_place_of_the_folder_is_an_error_that_names_the_target(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "out.nii.gz"
+    with pytest.raises(SAMAutoSegError, match=r"cannot write .*out\.nii\.gz"):
+        require_writable(target)
+    with (
+        pytest.raises(SAMAutoSegError, match=r"cannot write .*out\.nii\.gz"),
+        replace_when_complete(target),
+    ):
+        pass
+
+
+@pytest.mark.skipif(not POSIX_USER, reason="permissions do not bind this user")
+def test_a_folder_without_permission_is_an_error_that_names_the_target(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(SAMAutoSegError, match="Permission denied; choose a folder"):
+        require_writable(tmp_path / "out.nii.gz")
+
+
+def test_checking_for_writability_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "out.nii.gz").write_text("old")
+    require_writable(tmp_path / "out.nii.gz")
+    assert (tmp_path / "out.nii.gz").read_text() == "old"
+    assert names(tmp_path) == ["out.nii.gz"]
+
+
+def test_an_error_about_another_file_passes_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replace_when_complete(tmp_path / "out"):
+        (tmp_path / "input").read_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_disk_that_fills_up_in_the_middle_keeps_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "out.bin"
+    target.write_bytes(b"old")
+    program = """
+import resource, signal, sys
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.files import replace_when_complete
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    with replace_when_complete(sys.argv[1]) as temporary:
+        temporary.write_bytes(bytes(200_000))
+except SAMAutoSegError as error:
+    print(error)
+"""
+    command = [sys.executable, "-c", program, str(target)]
+    root = str(Path(__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, check=True)
+    assert "out.bin: File too large; free some space" in done.stdout
+    assert target.read_bytes() == b"old"
+    assert names(tmp_path) == ["out.bin"]
+
+
+def test_a_library_error_on_a_full_disk_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Usage:
+        free = 1000
+
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: Usage)
+    with (
+        pytest.raises(SAMAutoSegError, match="the disk is full"),
+        replace_when_complete(tmp_path / "out"),
+    ):
+        raise RuntimeError("ITK ERROR: unspecific")
+
+
+def test_the_checksum_of_a_file_is_sha256_with_progress(tmp_path: Path) -> None:
+    content = bytes(3_000_000)
+    (tmp_path / "file").write_bytes(content)
+    told: list[float] = []
+    found = sha256_of_file(tmp_path / "file", lambda fraction, message: told.append(fraction))
+    assert found == hashlib.sha256(content).hexdigest()
+    assert told == sorted(told) and told[-1] == 1.0
+
+
+def test_the_checksum_of_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
+    with pytest.raises(SAMAutoSegError, match="nothing: No such file"):
+        sha256_of_file(tmp_path / "nothing")
+
+
+def test_the_users_folders_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SAMAUTOSEG_CACHE", str(tmp_path / "c"))
+    monkeypatch.setenv("SAMAUTOSEG_DATA", str(tmp_path / "d"))
+    assert files.user_cache_dir() == tmp_path / "c"
+    assert files.user_data_dir() == tmp_path / "d"
+    monkeypatch.delenv("SAMAUTOSEG_CACHE")
+    assert files.user_cache_dir().is_absolute()
