@@ -22,5 +22,5 @@ clean:
 .venv/ready: pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is Python %d.%d, 3.11 or newer is needed: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --constraint .ci/constraints.txt --editable '.[demo,dev]'
+	$(BIN)/python -m pip install --constraint .ci/constraints.txt --editable '.[dev]'
 	@touch $@

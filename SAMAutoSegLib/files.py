@@ -77,7 +77,7 @@ def write_errors_named(target: Path, written: Path | None = None) -> Iterator[No
         reason = _why_not_written(error, target if written is None else written)
         if reason is None:
             raise
-        raise SAMAutoSegError(f"cannot write {target}: {reason}.") from error
+        raise SAMAutoSegError(f"cannot write {target}: {reason}") from error
 
 
 def sha256_of_file(path: str | os.PathLike[str], progress: Progress | None = None) -> str:
@@ -99,7 +99,7 @@ def sha256_of_file(path: str | os.PathLike[str], progress: Progress | None = Non
                     progress(min(done / size, 1.0), f"checking {source.name}")
     except OSError as error:
         reason = error.strerror or str(error)
-        raise SAMAutoSegError(f"cannot read {source}: {reason}; check the path.") from error
+        raise SAMAutoSegError(f"cannot read {source}: {reason}; check the path") from error
     return digest.hexdigest()
 
 
@@ -125,7 +125,7 @@ def _user_dir(variable: str, platform_function: str) -> Path:
 
 def _temporary_beside(target: Path) -> Path:
     if target.is_dir():
-        raise SAMAutoSegError(f"cannot write {target}: it is a folder; name a file.")
+        raise SAMAutoSegError(f"cannot write {target}: it is a folder; name a file")
     return target.with_name(f".partial-{secrets.token_hex(4)}-{target.name}")
 
 

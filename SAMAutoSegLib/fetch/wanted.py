@@ -57,5 +57,5 @@ def wrong_checksum(origin: str, found: str, expected: str) -> SAMAutoSegError:
     return SAMAutoSegError(
         f"{origin}: wrong checksum (SHA-256 {found[:12]}… instead of {expected[:12]}…), so it was"
         " not kept; it was damaged on the way or is another version: try again or get the file"
-        " elsewhere."
+        " elsewhere"
     )

@@ -26,7 +26,7 @@ def fetch_model(
     if entry.sha256 is None:
         raise SAMAutoSegError(
             f"model {entry.name}: no checksum is known, so it is not downloaded; get it from"
-            f" {entry.homepage} and name the file."
+            f" {entry.homepage} and name the file"
         )
     wanted = WantedFile(entry.local_path, entry.sha256, entry.bytes)
     if folder is not None:

@@ -1,0 +1,153 @@
+"""``samautoseg evaluate``: Dice, NSD and HD95 of a segmentation against a reference."""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+if TYPE_CHECKING:
+    from SAMAutoSegLib.images.structure import Structure
+
+    Pair = tuple[Structure, Structure | None]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``samautoseg evaluate``."""
+    parser.description = (
+        "Score a segmentation against a reference on the same grid, per structure. Structures are"
+        " matched by name where both files name them (.seg.nrrd), else by label value."
+    )
+    parser.add_argument("prediction", type=Path, help="segmentation to score")
+    parser.add_argument("reference", type=Path, help="segmentation that counts as right")
+    parser.add_argument(
+        "--structures",
+        metavar="LIST",
+        help="names or label values to score, comma-separated (default: all of the reference)",
+    )
+    parser.add_argument(
+        "--slices",
+        metavar="LIST",
+        help="score these slices only, as in 3,9,15-20; distances are then taken within slices",
+    )
+    parser.add_argument("--axis", default="axial", help="axis of --slices (default: axial)")
+    parser.add_argument(
+        "--nsd-tolerance",
+        type=float,
+        default=2.0,
+        metavar="MM",
+        help="distance in mm that counts as agreement of surfaces (default: 2)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score and print."""
+    if not arguments.nsd_tolerance > 0:
+        raise SAMAutoSegError(f"--nsd-tolerance {arguments.nsd_tolerance}: expected more than 0 mm")
+
+    import numpy as np
+
+    from SAMAutoSegLib.evaluate.metrics import mean_score, score_volume
+    from SAMAutoSegLib.evaluate.table import score_table
+    from SAMAutoSegLib.images.read import read_labels
+    from SAMAutoSegLib.images.selection import parse_slices
+    from SAMAutoSegLib.images.slices import SliceStack
+
+    prediction, found = read_labels(arguments.prediction)
+    reference, expected = read_labels(arguments.reference)
+    if not prediction.grid.same_as(reference.grid):
+        raise SAMAutoSegError(
+            f"{arguments.prediction} and {arguments.reference} lie on different grids:"
+            f" {prediction.grid.describe_difference(reference.grid)};"
+            " resample one of them to the other"
+        )
+    pairs = _matched(expected, found)
+    if arguments.structures is not None:
+        pairs = _chosen(arguments.structures, pairs)
+    # The labels of the reference count; the prediction may number its structures otherwise.
+    predicted = np.zeros_like(reference.array)
+    for structure, partner in pairs:
+        if partner is not None:
+            predicted[prediction.array == partner.label] = structure.label
+    slices = None
+    if arguments.slices is not None:
+        count = len(SliceStack(reference.array, reference.grid, arguments.axis))
+        slices = parse_slices(arguments.slices, count)
+    scores = score_volume(
+        predicted,
+        reference.array,
+        reference.grid,
+        [structure for structure, _ in pairs],
+        nsd_tolerance_mm=arguments.nsd_tolerance,
+        slices=slices,
+        axis=arguments.axis,
+    )
+    scored = [partner for _, partner in pairs]
+    unscored = [structure.name for structure in found if structure not in scored]
+    if arguments.json:
+        report = {
+            "prediction": str(arguments.prediction),
+            "reference": str(arguments.reference),
+            "nsd_tolerance_mm": arguments.nsd_tolerance,
+            "slices": slices,
+            "axis": arguments.axis if slices is not None else None,
+            "structures": [score.to_json() for score in scores],
+            "mean": mean_score(scores).to_json(),
+            "not_scored": unscored,
+        }
+        print(json.dumps(report, indent=2))
+    else:
+        print(score_table(scores))
+        print(f"\nNSD at {arguments.nsd_tolerance:g} mm", end="")
+        print(f", on {len(slices)} slices only" if slices is not None else "")
+        if unscored:
+            print(f"Not scored of the prediction: {', '.join(unscored)}")
+    return 0
+
+
+def _matched(expected: "Sequence[Structure]", found: "Sequence[Structure]") -> "list[Pair]":
+    """Each structure of the reference with its partner in the prediction, if it has one."""
+    by_name = not any(_is_number(structure.name) for structure in (*expected, *found))
+    pairs: list[Pair] = []
+    for structure in expected:
+        partner = next(
+            (
+                other
+                for other in found
+                if (
+                    other.name.casefold() == structure.name.casefold()
+                    if by_name
+                    else other.label == structure.label
+                )
+            ),
+            None,
+        )
+        if partner is not None and _is_number(structure.name):
+            structure = replace(structure, name=partner.name)
+        pairs.append((structure, partner))
+    return pairs
+
+
+def _is_number(name: str) -> bool:
+    """Whether a structure was named after its value for want of a name."""
+    return re.fullmatch(r"label \d+", name) is not None
+
+
+def _chosen(text: str, pairs: "list[Pair]") -> "list[Pair]":
+    chosen: list[Pair] = []
+    for item in (item.strip() for item in text.split(",")):
+        hits = [
+            pair
+            for pair in pairs
+            if item.casefold() in (str(pair[0].label), pair[0].name.casefold())
+        ]
+        if not hits:
+            there = ", ".join(f"{pair[0].label} ({pair[0].name})" for pair in pairs)
+            raise SAMAutoSegError(f"structure {item!r} is not in the reference; there: {there}")
+        chosen += [pair for pair in hits if pair not in chosen]
+    return chosen

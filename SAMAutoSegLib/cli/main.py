@@ -1,0 +1,91 @@
+"""The command ``samautoseg``: reads the arguments, runs a command, tells errors in one line."""
+
+import argparse
+import importlib
+import io
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+from SAMAutoSegLib import __version__
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+
+_COMMANDS = {
+    "segment": "segment an image with an adapted model",
+    "finetune": "teach a model on a few labeled slices",
+    "evaluate": "score a segmentation against a reference",
+    "models": "list, inspect, fetch and remove models",
+    "demo": "run the whole loop on a public CT",
+}
+
+_DEBUG = "--debug"
+
+_FAILED = 1
+_USER_ERROR = 2
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status.
+
+    Args:
+        arguments: without the name of the program; those of the process by default.
+
+    Returns:
+        0 on success, 1 on a fault of the program, 2 on an error that the user can mend, 130 when
+        cancelled.
+    """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        # A console of another encoding shall not stop a run over a letter of a structure's name.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    debug = _DEBUG in given  # anywhere, also behind a command
+    given = [argument for argument in given if argument != _DEBUG]
+    try:
+        try:
+            parsed = _parser(given).parse_args(given)
+            return int(parsed.run(parsed))
+        finally:
+            sys.stdout.flush()
+    except Cancelled as error:
+        return _tell(str(error), _INTERRUPTED, debug)
+    except SAMAutoSegError as error:
+        return _tell(f"error: {error}", _USER_ERROR, debug)
+    except KeyboardInterrupt:
+        kept = "interrupted; nothing half-written was kept, files completed before stay"
+        return _tell(kept, _INTERRUPTED, debug)
+    except BrokenPipeError:
+        # The reader of the output has gone, as in "samautoseg ... | head". What is still in the
+        # buffer must not fail once more when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _FAILED
+    except Exception as error:
+        first_line = (str(error).splitlines() or [""])[0]
+        what = f"error: unexpected {type(error).__name__}: {first_line}"
+        return _tell(f"{what} (run again with --debug to see where)", _FAILED, debug)
+
+
+def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="samautoseg",
+        description="Adapt Segment Anything to medical volumes from a few corrected slices.",
+    )
+    parser.add_argument(_DEBUG, action="store_true", help="show the traceback of an error")
+    parser.add_argument("--version", action="version", version=f"samautoseg {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for name, summary in _COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        if name in given:  # help and version need none of them
+            module = importlib.import_module(f"SAMAutoSegLib.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(run=module.run)
+    return parser
+
+
+def _tell(message: str, status: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"samautoseg: {message}", file=sys.stderr)
+    return status

