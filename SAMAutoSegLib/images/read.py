@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -105,7 +107,8 @@ def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
 
 def _read_series(folder: Path) -> tuple[sitk.Image, Modality | None]:
     reader = sitk.ImageSeriesReader()
-    series = reader.GetGDCMSeriesIDs(str(folder))
+    with _without_warnings():
+        series = reader.GetGDCMSeriesIDs(str(folder))
     files = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
     if not files:
         raise SAMAutoSegError(
@@ -131,6 +134,17 @@ def _read_series(folder: Path) -> tuple[sitk.Image, Modality | None]:
         ) from error
     _check_positions(reader, len(names), folder)
     return image, _modality(_tag(reader, 0, _MODALITY))
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keep ITK from printing on its own what is said in an error anyway."""
+    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
+    sitk.ProcessObject.SetGlobalWarningDisplay(False)
+    try:
+        yield
+    finally:
+        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
 
 
 def _series_name(names: tuple[str, ...]) -> str:

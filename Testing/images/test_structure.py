@@ -1,0 +1,69 @@
+import math
+
+import pytest
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.structure import Structure, standard_structures, structure_named
+
+
+@pytest.mark.parametrize("name", ["left kidney", "Left Kidney", "kidney_left", "LEFT-KIDNEY"])
+def test_a_known_structure_is_found_by_its_usual_spellings(name):
+    structure = structure_named(name, 3)
+    assert structure.name == name
+    assert structure.label == 3
+    assert "SCT^64033007^Kidney~SCT^7771000^Left" in structure.terminology
+    assert structure.color == structure_named("left kidney", 7).color
+
+
+def test_terminology_has_the_seven_parts_that_slicer_expects():
+    for structure in standard_structures(["spleen", "right kidney", "mass", "bone"]):
+        context, category, kind, modifier, regions, region, region_modifier = (
+            structure.terminology.split("~")
+        )
+        assert context == "Segmentation category and type - 3D Slicer General Anatomy list"
+        assert regions == "Anatomic codes - DICOM master list"
+        for triple in (category, kind, modifier, region, region_modifier):
+            assert len(triple.split("^")) == 3
+
+
+def test_structures_are_labeled_in_their_order():
+    structures = standard_structures(["spleen", "my lesion", "aorta"])
+    assert [(s.label, s.name) for s in structures] == [
+        (1, "spleen"),
+        (2, "my lesion"),
+        (3, "aorta"),
+    ]
+
+
+def test_the_six_demo_organs_have_colors_that_can_be_told_apart():
+    names = ["spleen", "right kidney", "left kidney", "liver", "stomach", "aorta"]
+    colors = [structure.color for structure in standard_structures(names)]
+    assert min(math.dist(a, b) for a in colors for b in colors if a != b) > 0.2
+    assert len(set(colors)) == 6
+
+
+def test_unknown_structures_get_the_same_distinct_colors_every_time():
+    colors = [structure_named(f"thing {n}", n).color for n in range(1, 9)]
+    assert colors == [structure_named(f"other {n}", n).color for n in range(1, 9)]
+    assert min(math.dist(a, b) for a in colors for b in colors if a != b) > 0.1
+    assert len(set(colors)) == 8
+    assert all(0 <= part <= 1 for color in colors for part in color)
+
+
+def test_json_gives_the_same_structure_back():
+    structure = structure_named("liver", 4)
+    assert Structure.from_json(structure.to_json()) == structure
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"name": "liver", "color": [0, 0, 0]},
+        {"label": 1, "name": "liver", "color": [0, 0]},
+        {"label": "x", "name": "liver", "color": [0, 0, 0]},
+        {"label": 1, "name": "liver", "color": None},
+    ],
+)
+def test_malformed_json_is_refused_with_what_was_found(data):
+    with pytest.raises(SAMAutoSegError, match="liver"):
+        Structure.from_json(data)
