@@ -103,8 +103,11 @@ def training_curve_png(
         for word, label in (("loss", "loss"), ("dice", "Dice"))
     ]
     panels = [(label, drawn) for label, drawn in panels if drawn]
-    figure = Figure(figsize=(7.5, 0.6 + 2.3 * len(panels)), dpi=_DPI, facecolor=_BACKGROUND)
-    stacked = figure.subplots(max(len(panels), 1), 1, sharex=True, squeeze=False)[:, 0]
+    count = max(len(panels), 1)
+    size = (7.5, 0.6 + 2.3 * count)
+    figure = Figure(figsize=size, dpi=_DPI, facecolor=_BACKGROUND)
+    figure.set_layout_engine("constrained", w_pad=0.12, h_pad=0.1)
+    stacked = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     for axes in stacked:
         _dark(axes)
     for axes, (label, drawn) in zip(stacked, panels, strict=False):
@@ -117,7 +120,6 @@ def training_curve_png(
     if title:
         stacked[0].set_title(title, color=_TEXT, fontsize=11, weight="bold", loc="left")
     figure.align_ylabels()
-    figure.tight_layout()
     _save(figure, path)
 
 
