@@ -88,14 +88,13 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     start = _first_bytes(source)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < source.stat().st_size:
         return _read_safetensors(source)
-    zipped = start.startswith(b"PK\x03\x04")
-    if not zipped and not start.startswith(b"\x80"):
+    if not start.startswith((b"PK\x03\x04", b"\x80")):
         raise SAMAutoSegError(
             f"{source} is not a checkpoint (it begins with {start[:12]!r}): "
             "expected a PyTorch .pth or a .safetensors file"
         )
     try:
-        content = torch.load(source, map_location="cpu", weights_only=True, mmap=zipped or None)
+        content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise SAMAutoSegError(
@@ -177,11 +176,15 @@ def load_backbone(
     chosen = _choose_side(found, side)
     if found.family != "vit_t":
         tensors = resize_positions(tensors, found.family, chosen)
-    parts = build_parts(found.family, chosen, found.stem_stride)
+    # A ViT is built without memory of its own and takes over the tensors that were read; TinyViT
+    # computes index tables when it is built, so it is built for real.
+    with torch.device("cpu" if found.family == "vit_t" else "meta"):
+        parts = build_parts(found.family, chosen, found.stem_stride)
     for part in PARTS:
         module = getattr(parts, part[:-1])
-        wanted = module.state_dict().keys()
-        module.load_state_dict({name: tensors[part + name] for name in wanted})
+        module.load_state_dict(
+            {name: _single(tensors[part + name]) for name in module.state_dict()}, assign=True
+        )
     digest = sha256_of_file(path)
     entry = catalog.find_by_sha256(digest)
     usual = entry.normalization if entry else found.normalization
@@ -310,6 +313,11 @@ def _recognize_without_encoder(tensors: Mapping[str, Tensor]) -> Recognition:
     if any(n.startswith("image_encoder.") for n in names):
         return Recognition("an image encoder of a family that is not supported")
     return Recognition("no kind of SAM this program knows")
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """Files saved in half precision are computed with in float32."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _ignored(name: str) -> bool:

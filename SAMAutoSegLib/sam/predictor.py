@@ -87,6 +87,7 @@ class ClickPredictor:
         Raises:
             SAMAutoSegError: no slice set, or points and labels that do not belong together.
         """
+        self._require_slice()
         if (points is None) != (labels is None) or (
             points is not None and labels is not None and len(points) != len(labels)
         ):
@@ -104,8 +105,17 @@ class ClickPredictor:
         return self._decode(prompts, boxes, masks, multimask)[0]
 
     def predict_boxes(self, boxes: np.ndarray, multimask: bool = False) -> list[Prediction]:
-        """Segment one object per box [N, 4], all in one pass of the decoder."""
+        """Segment one object per box [N, 4], all in one pass of the decoder.
+
+        Raises:
+            SAMAutoSegError: no slice set.
+        """
+        self._require_slice()
         return self._decode(None, self._to_input(np.asarray(boxes), boxes=True), None, multimask)
+
+    def _require_slice(self) -> None:
+        if self._embedding is None:
+            raise SAMAutoSegError("no slice is set: call set_image or set_embedding first")
 
     def _to_input(self, values: np.ndarray, boxes: bool) -> Tensor:
         spec = self.backbone.spec
@@ -120,8 +130,6 @@ class ClickPredictor:
         masks: Tensor | None,
         multimask: bool,
     ) -> list[Prediction]:
-        if self._embedding is None:
-            raise SAMAutoSegError("no slice is set: call set_image or set_embedding first")
         with torch.inference_mode():
             if self._dense_pe is None or self._dense_pe.device != self.backbone.device:
                 self._dense_pe = self.backbone.prompt_encoder.get_dense_pe()

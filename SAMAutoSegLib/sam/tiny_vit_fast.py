@@ -1,12 +1,13 @@
 """TinyViT for inference: batch normalization folded, channels last, the wide stem in strips."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from SAMAutoSegLib.sam.tiny_vit import (
     Conv2dBN,
-    LayerNorm2d,
     MBConv,
     PatchMerging,
     TinyViT,
@@ -19,7 +20,8 @@ STRIP_BYTES = 4 << 20
 
 def folded(layer: Conv2dBN) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution that equals a convolution and its normalization."""
-    convolution, norm = layer.c, layer.bn
+    convolution: Any = layer.c
+    norm: Any = layer.bn
     factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     weight = convolution.weight.double() * factor[:, None, None, None]
     bias = norm.bias.double() - norm.running_mean.double() * factor
@@ -40,7 +42,7 @@ class Spatial(nn.Conv2d):
     """A folded convolution on [B, H, W, C]."""
 
     def __init__(self, layer: Conv2dBN) -> None:
-        c = layer.c
+        c: Any = layer.c
         super().__init__(
             c.in_channels, c.out_channels, c.kernel_size, c.stride, c.padding, groups=c.groups
         )
@@ -85,7 +87,7 @@ class FastAttentionBlock(nn.Module):
 
     def __init__(self, block: TinyViTBlock) -> None:
         super().__init__()
-        attention = block.attn
+        attention: Any = block.attn
         self.window = block.window
         self.heads = attention.heads
         self.norm = attention.norm
@@ -123,13 +125,13 @@ class FastTinyViT(nn.Module):
 
     def __init__(self, encoder: TinyViT) -> None:
         super().__init__()
-        stem = encoder.patch_embed.seq
+        stem: Any = encoder.patch_embed.seq
         self.stem = nn.ModuleList([Spatial(stem[0]), Spatial(stem[2])])
-        first = encoder.layers[0]
-        self.first = nn.ModuleList(FastMBConv(block) for block in first.blocks)
-        self.first_merging = FastMerging(first.downsample)
+        layers: list[Any] = list(encoder.layers)
+        self.first = nn.ModuleList(FastMBConv(block) for block in layers[0].blocks)
+        self.first_merging = FastMerging(layers[0].downsample)
         rest: list[nn.Module] = []
-        for layer in list(encoder.layers)[1:]:
+        for layer in layers[1:]:
             rest += [FastAttentionBlock(block) for block in layer.blocks]
             if layer.downsample is not None:
                 rest.append(FastMerging(layer.downsample))

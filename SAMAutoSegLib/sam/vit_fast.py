@@ -10,6 +10,8 @@ columns, so that the plain product of the extended vectors is already score plus
 and any fused attention kernel applies, with memory linear in N.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,7 +42,7 @@ class FusedAttention(nn.Module):
     columns: Tensor
     onehot: Tensor
 
-    def __init__(self, attention: nn.Module, side: int) -> None:
+    def __init__(self, attention: Any, side: int) -> None:
         super().__init__()
         self.side = side
         self.heads: int = attention.num_heads
@@ -90,7 +92,7 @@ class FusedAttention(nn.Module):
 class FastBlock(nn.Module):
     """An upstream `Block` around fused attention."""
 
-    def __init__(self, block: nn.Module, side: int) -> None:
+    def __init__(self, block: Any, side: int) -> None:
         super().__init__()
         self.window: int = block.window_size
         self.norm1: nn.Module = block.norm1
@@ -135,8 +137,12 @@ class FastViT(nn.Module):
         return self.head(self.run_blocks(self.tokens(images)))
 
     def tokens(self, images: Tensor) -> Tensor:
-        """What enters the first block: [B, e, e, D]."""
-        return self.patch_embed(images) + self.pos_embed
+        """What enters the first block: [B, e, e, D].
+
+        Contiguous, because the convolution's layout would be passed on from block to block and
+        make every layer normalization copy.
+        """
+        return (self.patch_embed(images) + self.pos_embed).contiguous()
 
     def run_blocks(self, tokens: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
         """Blocks start to stop - 1, so that the unchanging first ones can be run once only."""

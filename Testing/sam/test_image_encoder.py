@@ -1,0 +1,105 @@
+"""The fast image encoders compute what the reference ones compute."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from SAMAutoSegLib.sam.architecture import Parts
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.image_encoder_fast import fast_encoder, use_reference_attention
+from SAMAutoSegLib.sam.tiny_vit import TinyViT
+from SAMAutoSegLib.sam.vit_fast import FastViT
+
+CPU = torch.device("cpu")
+
+
+def random_tiny_vit(stem_stride: int) -> TinyViT:
+    torch.manual_seed(0)
+    encoder = TinyViT(stem_stride).eval()
+    for name, tensor in encoder.state_dict().items():
+        if "running_var" in name:
+            tensor.uniform_(0.5, 2)
+        elif "running_mean" in name or "attention_biases" in name or name.endswith("bias"):
+            tensor.normal_(0, 0.3)
+    return encoder
+
+
+def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    return ((found - wanted).abs().max() / wanted.abs().max()).item()
+
+
+# 128: the window of 14 is larger than the map of 8; 224: it fits; 320: a map of 20 is padded.
+@pytest.mark.parametrize("side", [128, 224, 320])
+def test_the_fast_vit_equals_upstream(side: int, tiny_parts: Callable[..., Parts]) -> None:
+    encoder = tiny_parts(side).image_encoder
+    images = torch.randn(2, 3, side, side)
+    with torch.no_grad():
+        wanted = encoder(images)
+        found = fast_encoder(encoder, CPU, torch.float32)(images)
+    assert relative_error(found, wanted) < 1e-5
+
+
+def test_the_fast_vit_has_the_gradients_of_upstream(tiny_parts: Callable[..., Parts]) -> None:
+    encoder = tiny_parts().image_encoder
+    images = torch.randn(1, 3, 128, 128, requires_grad=True)
+    (wanted,) = torch.autograd.grad(encoder(images).sin().sum(), images)
+    (found,) = torch.autograd.grad(FastViT(encoder)(images).sin().sum(), images)
+    assert relative_error(found, wanted) < 1e-5
+
+
+def test_blocks_run_in_two_parts_give_the_whole(tiny_parts: Callable[..., Parts]) -> None:
+    fast = FastViT(tiny_parts().image_encoder)
+    images = torch.randn(1, 3, 128, 128)
+    with torch.no_grad():
+        kept = fast.run_blocks(fast.tokens(images), stop=1)
+        assert torch.equal(fast.head(fast.run_blocks(kept, start=1)), fast(images))
+
+
+@pytest.mark.parametrize("stem_stride", [1, 2], ids=["LiteMedSAM", "MobileSAM"])
+def test_the_fast_tiny_vit_equals_the_reference(stem_stride: int) -> None:
+    encoder = random_tiny_vit(stem_stride)
+    use_reference_attention(encoder)
+    images = torch.randn(2, 3, 32 * stem_stride**2, 32 * stem_stride**2)
+    with torch.no_grad():
+        wanted = encoder(images)
+        found = fast_encoder(encoder, CPU, torch.float32)(images)
+    assert relative_error(found, wanted) < 1e-5
+
+
+def test_bfloat16_is_near_float32(tiny_parts: Callable[..., Parts]) -> None:
+    images = torch.randn(1, 3, 128, 128)
+    for encoder in (tiny_parts().image_encoder, random_tiny_vit(1)):
+        with torch.no_grad():
+            wanted = encoder(images)
+            found = fast_encoder(encoder, CPU, torch.bfloat16)(images.bfloat16()).float()
+        assert ((found - wanted).std() / wanted.std()).item() < 0.05
+
+
+def test_the_reference_path_is_upstream_bit_for_bit(
+    tiny_backbone: Callable[..., Backbone], upstream_sam: Callable
+) -> None:
+    backbone = tiny_backbone(attention="reference", precision=torch.bfloat16)
+    images = torch.randn(2, 3, 128, 128)
+    with torch.no_grad():
+        wanted = upstream_sam(backbone).image_encoder(images)
+    assert torch.equal(backbone.encode(images), wanted)
+
+
+def test_embeddings_can_be_used_in_training(tiny_backbone: Callable[..., Backbone]) -> None:
+    embedding = tiny_backbone().encode(torch.randn(1, 3, 128, 128))
+    layer = torch.nn.Conv2d(256, 1, 1)
+    layer(embedding).sum().backward()
+    assert layer.weight.grad is not None
+
+
+def test_changed_weights_are_taken_up(tiny_backbone: Callable[..., Backbone]) -> None:
+    backbone = tiny_backbone()
+    images = torch.randn(1, 3, 128, 128)
+    before, name_before = backbone.encode(images), backbone.encoder_sha256
+    backbone.image_encoder.neck[0].weight.mul_(1.5)
+
+    backbone.weights_changed()
+
+    assert not torch.equal(backbone.encode(images), before)
+    assert backbone.encoder_sha256 != name_before
