@@ -123,6 +123,7 @@ def test_a_server_without_ranges_starts_over(server: Server, wanted: WantedFile)
     wanted.target.with_name("file.pth.part").write_bytes(CONTENT[:1000])
     fetch_url(server.url, wanted)
     assert wanted.target.read_bytes() == CONTENT
+    assert server.asked == ["bytes=1000-"]
 
 
 def test_the_beginning_of_another_version_is_thrown_away(

