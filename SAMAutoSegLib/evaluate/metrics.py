@@ -8,17 +8,24 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 # MONAI: maintained, pure Python on the torch that is here anyway, and its subvoxel surface elements
 # are those of the published NSD. DeepMind's own `surface-distance` fails under NumPy 2, `medpy` has
 # no wheels for Windows.
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 
+from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.slices import Axis, SliceStack
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid
 
 _PERCENTILE = 0.95
+
+# Distances come as float32: one that equals the tolerance must not count as beyond it.
+_ROUNDING = 1 + 1e-6
+
+_SLAB_VOXELS = 1 << 21
 
 
 @dataclass(frozen=True)
@@ -130,7 +137,9 @@ def _score(
         common = sum(int(np.count_nonzero(a & b)) for a, b in pairs)
         dice = 2 * common / (predicted + expected)
         directions = _surface_distances(pairs, spacing)
-        within = sum(float(areas[far <= tolerance_mm].sum()) for far, areas in directions)
+        within = sum(
+            float(areas[far <= tolerance_mm * _ROUNDING].sum()) for far, areas in directions
+        )
         nsd = within / sum(float(areas.sum()) for _, areas in directions)
         hd95 = max(_weighted_percentile(far, areas) for far, areas in directions)
     return StructureScore(structure.name, structure.label, dice, nsd, hd95, expected, predicted)
@@ -153,17 +162,36 @@ def _surface_distances(
 def _elements(
     predicted: np.ndarray, expected: np.ndarray, spacing: tuple[float, ...]
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    edges_predicted, edges_expected, areas_predicted, areas_expected = get_mask_edges(
-        predicted, expected, spacing=spacing
-    )
-    both = (
-        (edges_predicted.astype(bool), areas_predicted),
-        (edges_expected.astype(bool), areas_expected),
-    )
+    box = bounding_box(predicted | expected)
+    if box is None:
+        return [(np.empty(0), np.empty(0))] * 2
+    # A border of background: a structure that ends with the volume has a surface there.
+    surfaces = _surfaces(np.pad(predicted[box], 1), np.pad(expected[box], 1), spacing)
     return [
-        (_distances(edges, others, spacing), areas[edges])
-        for (edges, areas), (others, _) in (both, both[::-1])
+        (_distances(edges, others, spacing), areas)
+        for (edges, areas), (others, _) in (surfaces, surfaces[::-1])
     ]
+
+
+def _surfaces(
+    predicted: np.ndarray, expected: np.ndarray, spacing: tuple[float, ...]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Where the surface elements of both masks are, between the voxels, and their areas."""
+    masks = torch.from_numpy(predicted), torch.from_numpy(expected)
+    # In slabs, because MONAI needs some hundred bytes a voxel: gigabytes for a large organ.
+    planes = max(1, _SLAB_VOXELS // masks[0][0].numel())
+    slabs = [
+        get_mask_edges(
+            *(mask[first : first + planes + 1] for mask in masks), crop=False, spacing=spacing
+        )
+        for first in range(0, len(masks[0]) - 1, planes)
+    ]
+    surfaces = []
+    for which in (0, 1):
+        edges = [np.asarray(slab[which], dtype=bool) for slab in slabs]
+        areas = [np.asarray(slab[which + 2])[e] for slab, e in zip(slabs, edges, strict=True)]
+        surfaces.append((np.concatenate(edges), np.concatenate(areas)))
+    return surfaces
 
 
 def _distances(edges: np.ndarray, others: np.ndarray, spacing: tuple[float, ...]) -> np.ndarray:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.structure import Color, Structure, structure_named
 from SAMAutoSegLib.images.volume import Grid
 
@@ -78,15 +79,12 @@ def _color(text: str) -> Color | None:
     return red, green, blue
 
 
-def _extent(mask: np.ndarray) -> tuple[int, ...]:
+def _extent(mask: np.ndarray) -> list[int]:
     """First and last voxel index along I, J, K, or 0 -1 0 -1 0 -1; Slicer reads nothing outside."""
-    extent: list[int] = []
-    for others in ((0, 1), (0, 2), (1, 2)):
-        occupied = np.flatnonzero(mask.any(axis=others))
-        if occupied.size == 0:
-            return (0, -1, 0, -1, 0, -1)
-        extent += [int(occupied[0]), int(occupied[-1])]
-    return tuple(extent)
+    box = bounding_box(mask)
+    if box is None:
+        return [0, -1] * 3
+    return [bound for part in box[::-1] for bound in (part.start, part.stop - 1)]
 
 
 def _reference_geometry(grid: Grid) -> str:

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -153,6 +154,20 @@ def test_a_structure_at_the_border_of_the_volume_has_a_surface_there():
     whole = np.ones_like(REFERENCE)
     assert score(whole, whole).nsd == 1
     assert score(whole, whole, slices=[0]).nsd == 1
+
+
+def test_the_slabs_of_a_large_volume_join_without_a_seam(monkeypatch):
+    prediction = box((11, 22), (9, 21), (4, 16))
+    expected = score(prediction, nsd_tolerance_mm=2.0)
+    monkeypatch.setattr("SAMAutoSegLib.evaluate.metrics._SLAB_VOXELS", 1000)
+    assert score(prediction, nsd_tolerance_mm=2.0) == expected
+
+
+def test_a_distance_equal_to_the_tolerance_is_within_it():
+    fine = replace(GRID, spacing=(0.8, 0.8, 0.8))
+    moved = box((12, 22), (10, 20), (5, 15))
+    (result,) = score_volume(moved, REFERENCE, fine, [ORGAN], nsd_tolerance_mm=1.6)
+    assert result.nsd == 1
 
 
 def test_structures_are_told_apart():
