@@ -166,8 +166,13 @@ def test_the_slabs_of_a_large_volume_join_without_a_seam(monkeypatch):
 def test_a_distance_equal_to_the_tolerance_is_within_it():
     fine = replace(GRID, spacing=(0.8, 0.8, 0.8))
     moved = box((12, 22), (10, 20), (5, 15))
-    (result,) = score_volume(moved, REFERENCE, fine, [ORGAN], nsd_tolerance_mm=1.6)
-    assert result.nsd == 1
+    moved[17, 3:6, 3:6] = 1  # a contour without counterpart must not change the others
+    at, beyond = (
+        score_volume(moved, REFERENCE, fine, [ORGAN], nsd_tolerance_mm=tolerance, slices=range(20))
+        for tolerance in (1.6, 1.7)
+    )
+    assert at == beyond
+    assert at[0].nsd > 0.95
 
 
 def test_structures_are_told_apart():
