@@ -44,16 +44,7 @@ def read_image(path: str | Path) -> Volume:
     """
     path = Path(path)
     image, modality = _read(path)
-    if image.GetNumberOfComponentsPerPixel() > 1:
-        raise SAMAutoSegError(
-            f"{path} has {image.GetNumberOfComponentsPerPixel()} values per voxel (a color image, "
-            "a vector field or channels): expected one; convert it to gray or extract one channel"
-        )
-    image = _three_dimensional(image, path)
-    array = sitk.GetArrayFromImage(image)
-    if np.iscomplexobj(array):
-        raise SAMAutoSegError(f"{path} holds complex numbers: expected real ones; use magnitudes")
-    return Volume(array, _grid(image), _bare_name(path), path, modality)
+    return _scalar_volume(image, path, modality)
 
 
 def read_labels(path: str | Path) -> tuple[Volume, list[Structure]]:
@@ -67,22 +58,35 @@ def read_labels(path: str | Path) -> tuple[Volume, list[Structure]]:
     """
     path = Path(path)
     image, _ = _read(path)
-    segments = segment_header.parse(
-        {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
-    )
-    if not segments:
-        volume = read_image(path)
-        labels = _whole_numbers(volume.array, path)
-        structures: dict[int, Structure] = {}
-    else:
+    try:
+        segments = segment_header.parse(
+            {key: image.GetMetaData(key) for key in image.GetMetaDataKeys()}
+        )
+    except ValueError as error:
+        raise SAMAutoSegError(f"the segment header of {path} is damaged: {error}") from error
+    if segments:
         layers = sitk.GetArrayFromImage(image)
-        if layers.ndim == 3:
+        if image.GetNumberOfComponentsPerPixel() == 1:
             layers = layers[..., None]
-        volume = Volume(layers[..., 0], _grid(image), _bare_name(path), path)
         labels, structures = _flattened(_whole_numbers(layers, path), segments, path)
+    else:
+        labels, structures = _whole_numbers(_scalar_volume(image, path).array, path), {}
     for value in np.unique(labels[labels > 0]):
         structures.setdefault(int(value), structure_named(f"label {value}", int(value)))
-    return replace(volume, array=labels), [structures[label] for label in sorted(structures)]
+    volume = Volume(labels, _grid(image), _bare_name(path), path)
+    return volume, [structures[label] for label in sorted(structures)]
+
+
+def _scalar_volume(image: sitk.Image, path: Path, modality: Modality | None = None) -> Volume:
+    if image.GetNumberOfComponentsPerPixel() > 1:
+        raise SAMAutoSegError(
+            f"{path} has {image.GetNumberOfComponentsPerPixel()} values per voxel (a color image, "
+            "a vector field or channels): expected one; convert it to gray or extract one channel"
+        )
+    array = sitk.GetArrayFromImage(image)
+    if np.iscomplexobj(array):
+        raise SAMAutoSegError(f"{path} holds complex numbers: expected real ones; use magnitudes")
+    return Volume(array, _grid(image), _bare_name(path), path, modality)
 
 
 def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
@@ -102,7 +106,8 @@ def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
         ) from error
     if image is None:
         raise SAMAutoSegError(f"{path} is cut off: it ends before its last voxel; get it anew")
-    return image, _modality(image.GetMetaData(_MODALITY) if image.HasMetaDataKey(_MODALITY) else "")
+    modality = image.GetMetaData(_MODALITY) if image.HasMetaDataKey(_MODALITY) else ""
+    return _three_dimensional(image, path), _modality(modality)
 
 
 def _read_series(folder: Path) -> tuple[sitk.Image, Modality | None]:

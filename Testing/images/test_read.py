@@ -266,3 +266,19 @@ def test_a_segment_in_a_layer_that_is_not_there_is_refused(tmp_path):
     write_layers(tmp_path / "x.seg.nrrd", [layer, layer], [("a", 1, 0), ("b", 1, 5)])
     with pytest.raises(SAMAutoSegError, match="segment b is in layer 5 of 2"):
         read_labels(tmp_path / "x.seg.nrrd")
+
+
+def test_a_damaged_segment_header_is_refused(tmp_path):
+    layer = np.ones((5, 6, 7), np.uint8)
+    write_layers(tmp_path / "x.seg.nrrd", [layer], [("a", "one", 0)])
+    with pytest.raises(SAMAutoSegError, match="header of .*x.seg.nrrd is damaged.*'one'"):
+        read_labels(tmp_path / "x.seg.nrrd")
+
+
+def test_values_that_no_segment_names_are_labels_too(tmp_path):
+    layer = np.zeros((5, 6, 7), np.uint8)
+    layer[1], layer[2] = 1, 9
+    write_layers(tmp_path / "x.seg.nrrd", [layer], [("organ", 1, 0)])
+    labels, structures = read_labels(tmp_path / "x.seg.nrrd")
+    assert [s.name for s in structures] == ["organ", "label 9"]
+    np.testing.assert_array_equal(labels.array, layer)
