@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from SAMAutoSegLib.sam.architecture import Parts
 from SAMAutoSegLib.sam.image_encoder_fast import fast_encoder, use_reference_attention
 from SAMAutoSegLib.sam.input_spec import InputSpec
+from SAMAutoSegLib.sam.two_way import decode
 from SAMAutoSegLib.sam.upstream import MaskDecoder, PromptEncoder
 
 Family = Literal["vit_b", "vit_l", "vit_h", "vit_t"]
@@ -114,3 +115,18 @@ class Backbone:
             embedding = encoder(images).to(self.precision)
         # A copy made outside: an inference tensor could not be saved for a backward pass.
         return embedding.to(torch.float32, copy=True)
+
+    def decode(
+        self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor, multimask: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Masks of B prompts on one image: logits [B, C, 4e, 4e] and IoU estimates [B, C].
+
+        Args:
+            embedding: [1, 256, e, e] of `encode`.
+            position: [1, 256, e, e] of `prompt_encoder.get_dense_pe()`.
+            sparse, dense: [B, T, 256] and [B, 256, e, e] of `prompt_encoder`.
+            multimask: C = 3 masks of different extent instead of 1.
+        """
+        if self.attention == "reference":
+            return self.mask_decoder(embedding, position, sparse, dense, multimask)
+        return decode(self.mask_decoder, embedding, position, sparse, dense, multimask)

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from SAMAutoSegLib.sam.neck_fast import FastNeck
 from SAMAutoSegLib.sam.tiny_vit import (
     Conv2dBN,
     MBConv,
@@ -14,7 +15,8 @@ from SAMAutoSegLib.sam.tiny_vit import (
     TinyViTBlock,
 )
 
-# Bytes of the widest map that one strip of the first stage may have: about a core's L2 cache.
+# Size of the widest map inside one strip of the first stage. Maps of this size stay in the caches
+# and are allocated anew cheaply; the whole map of 256 x 256 x 256 values is neither.
 STRIP_BYTES = 4 << 20
 
 
@@ -64,9 +66,29 @@ class FastMBConv(nn.Module):
         self.project = Pointwise(block.conv3)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, H, W, C] to the same; on a CPU in strips of rows, with the same result."""
+        rows = self._strip_rows(x)
+        height = x.shape[1]
+        if rows >= height:
+            return self._whole(x)
+        y = torch.empty_like(x)
+        for top in range(0, height, rows):
+            # One row more on either side is what the 3 x 3 convolution sees of the neighbors.
+            first, last = max(top - 1, 0), min(top + rows + 1, height)
+            strip = self._whole(x[:, first:last])
+            y[:, top : top + rows] = strip[:, top - first : top - first + rows]
+        return y
+
+    def _whole(self, x: Tensor) -> Tensor:
         y = F.gelu(self.expand(x))
         y = F.gelu(self.mix(y))
         return F.gelu(self.project(y).add_(x))
+
+    def _strip_rows(self, x: Tensor) -> int:
+        if x.device.type != "cpu":
+            return x.shape[1]
+        row_bytes = x.shape[0] * x.shape[2] * self.expand.out_features * x.element_size()
+        return max(STRIP_BYTES // row_bytes, 8)
 
 
 class FastMerging(nn.Module):
@@ -136,7 +158,7 @@ class FastTinyViT(nn.Module):
             if layer.downsample is not None:
                 rest.append(FastMerging(layer.downsample))
         self.rest = nn.ModuleList(rest)
-        self.neck = encoder.neck
+        self.neck = FastNeck(encoder.neck)
 
     def forward(self, images: Tensor) -> Tensor:
         x = images.permute(0, 2, 3, 1).contiguous()
@@ -146,4 +168,4 @@ class FastTinyViT(nn.Module):
         x = self.first_merging(x)
         for block in self.rest:
             x = block(x)
-        return self.neck(x.permute(0, 3, 1, 2))
+        return self.neck(x)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from SAMAutoSegLib.sam.neck_fast import FastNeck
 from SAMAutoSegLib.sam.upstream import ImageEncoderViT
 
 # Head widths that the fused kernels take without a copy of their own.
@@ -131,7 +132,7 @@ class FastViT(nn.Module):
         self.patch_embed = encoder.patch_embed
         self.pos_embed = encoder.pos_embed
         self.blocks = nn.ModuleList(FastBlock(block, side) for block in encoder.blocks)
-        self.neck = encoder.neck
+        self.neck = FastNeck(encoder.neck)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.run_blocks(self.tokens(images)))
@@ -152,4 +153,4 @@ class FastViT(nn.Module):
 
     def head(self, tokens: Tensor) -> Tensor:
         """The neck: [B, e, e, D] -> [B, 256, e, e]."""
-        return self.neck(tokens.permute(0, 3, 1, 2))
+        return self.neck(tokens)

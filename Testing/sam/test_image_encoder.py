@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from SAMAutoSegLib.sam import tiny_vit_fast
 from SAMAutoSegLib.sam.architecture import Parts
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.image_encoder_fast import fast_encoder, use_reference_attention
@@ -65,6 +66,15 @@ def test_the_fast_tiny_vit_equals_the_reference(stem_stride: int) -> None:
         wanted = encoder(images)
         found = fast_encoder(encoder, CPU, torch.float32)(images)
     assert relative_error(found, wanted) < 1e-5
+
+
+def test_strips_of_rows_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = fast_encoder(random_tiny_vit(1), CPU, torch.float32)
+    images = torch.randn(1, 3, 45, 45)  # no multiple of the 8 rows of the smallest strip
+    with torch.no_grad():
+        whole = fast(images)
+        monkeypatch.setattr(tiny_vit_fast, "STRIP_BYTES", 1)
+        assert torch.equal(fast(images), whole)
 
 
 def test_bfloat16_is_near_float32(tiny_parts: Callable[..., Parts]) -> None:
