@@ -226,7 +226,8 @@ def test_values_that_are_no_labels_are_refused(tmp_path, plain_grid, value, mess
 
 def write_layers(path, layers, segments) -> None:
     """A .seg.nrrd as Slicer writes overlapping segments: one component for each layer."""
-    image = sitk.GetImageFromArray(np.stack(layers, axis=-1), isVector=len(layers) > 1)
+    vector = len(layers) > 1
+    image = sitk.GetImageFromArray(np.stack(layers, -1) if vector else layers[0], isVector=vector)
     for number, (name, label, layer) in enumerate(segments):
         image.SetMetaData(f"Segment{number}_ID", f"Segment_{number}")
         image.SetMetaData(f"Segment{number}_Name", name)
