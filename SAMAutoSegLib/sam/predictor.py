@@ -29,7 +29,8 @@ class ClickPredictor:
     """Prompted segmentation of one slice at a time.
 
     Gives what `SamPredictor` of segment-anything gives for the same prompts: the same masks; the
-    same logits and IoU estimates to 1e-5, on the reference path bit for bit. Points and boxes are (column, row) in the slice's pixels.
+    same logits and IoU estimates to 1e-5, on the reference path bit for bit. Points and boxes are
+    (column, row) in the slice's pixels.
     """
 
     def __init__(self, backbone: Backbone) -> None:
@@ -88,7 +89,7 @@ class ClickPredictor:
         Raises:
             SAMAutoSegError: no slice set, or points and labels that do not belong together.
         """
-        self._require_slice()
+        self._current()
         if (points is None) != (labels is None) or (
             points is not None and labels is not None and len(points) != len(labels)
         ):
@@ -111,7 +112,7 @@ class ClickPredictor:
         Raises:
             SAMAutoSegError: no slice set.
         """
-        self._require_slice()
+        self._current()
         return self._decode(None, self._to_input(np.asarray(boxes), boxes=True), None, multimask)
 
     def _arranged(self, image: Tensor) -> Tensor:
@@ -120,9 +121,11 @@ class ClickPredictor:
             return image
         return image.contiguous(memory_format=torch.channels_last)
 
-    def _require_slice(self) -> None:
+    def _current(self) -> Tensor:
+        """The embedding to work on."""
         if self._embedding is None:
             raise SAMAutoSegError("no slice is set: call set_image or set_embedding first")
+        return self._embedding
 
     def _to_input(self, values: np.ndarray, boxes: bool) -> Tensor:
         spec = self.backbone.spec
@@ -142,7 +145,7 @@ class ClickPredictor:
                 self._dense_pe = self._arranged(self.backbone.prompt_encoder.get_dense_pe())
             sparse, dense = self.backbone.prompt_encoder(points=points, boxes=boxes, masks=masks)
             low_res, iou = self.backbone.decode(
-                self._embedding, self._dense_pe, sparse, dense, multimask
+                self._current(), self._dense_pe, sparse, dense, multimask
             )
             logits = self.backbone.spec.logits_to_slice(
                 low_res, self._original, self._pixel_spacing
