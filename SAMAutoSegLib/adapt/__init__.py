@@ -1,0 +1,1 @@
+"""What is learned on top of a frozen backbone, and the file it is kept in."""

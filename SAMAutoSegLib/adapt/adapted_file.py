@@ -1,0 +1,168 @@
+"""The file of an adapted model: what was learned, and all that is needed to use it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel, Adaptation
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.files import replace_when_complete
+from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.images.slices import Plane
+from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.sam import catalog
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.checkpoint import load_backbone, read_checkpoint
+from SAMAutoSegLib.sam.input_spec import InputSpec
+
+FORMAT = "SAMAutoSeg adapted model"
+FORMAT_VERSION = 1
+SUFFIX = ".safetensors"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The header of a model file.
+
+    Attributes:
+        backbone: name of the SAM it was learned on.
+        backbone_sha256: of that SAM's file; no other gives the same features.
+        input: how a slice becomes the encoder's input.
+        intensity: how image values become gray levels.
+        plane: the plane of the slices it was trained on.
+        adaptation: which parts are adapted.
+        structures: what it segments; class n + 1 of the logits is structure n.
+        method: name of the training method.
+        settings: of the method, as it ran.
+        provenance: when, from which images (with SHA-256) and slices, scores and how they were
+            obtained.
+    """
+
+    backbone: str
+    backbone_sha256: str
+    input: InputSpec
+    intensity: Intensity
+    plane: Plane
+    adaptation: Adaptation
+    structures: tuple[Structure, ...]
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            **vars(self),
+            "input": self.input.to_json(),
+            "intensity": self.intensity.to_json(),
+            "adaptation": self.adaptation.to_json(),
+            "structures": [structure.to_json() for structure in self.structures],
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> ModelCard:
+        """Read what `to_json` wrote; `SAMAutoSegError` if a field is missing or malformed."""
+        try:
+            return cls(
+                **{
+                    **values,
+                    "input": InputSpec.from_json(values["input"]),
+                    "intensity": Intensity.from_json(values["intensity"]),
+                    "adaptation": Adaptation.from_json(values["adaptation"]),
+                    "structures": tuple(Structure.from_json(s) for s in values["structures"]),
+                }
+            )
+        except (KeyError, TypeError) as error:
+            raise SAMAutoSegError(f"the model's header is incomplete: {error}") from error
+
+
+def save_adapted(path: str | Path, model: AdaptedModel, card: ModelCard) -> None:
+    """Write a model whole or not at all; `SAMAutoSegError` if it cannot be written."""
+    header = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "card": json.dumps(card.to_json()),
+    }
+    with replace_when_complete(path) as temporary:
+        save_file(model.learned_state(), temporary, header)
+
+
+def read_card(path: str | Path) -> ModelCard:
+    """Read the header of a model file.
+
+    Raises:
+        SAMAutoSegError: unreadable, not an adapted model, or of a newer format.
+    """
+    return _card_of(read_checkpoint(path).header, path)
+
+
+def load_adapted(
+    path: str | Path,
+    *,
+    base: str | Path | None = None,
+    device: torch.device | str = "auto",
+    precision: torch.dtype | None = None,
+) -> tuple[AdaptedModel, ModelCard, Backbone]:
+    """Load a model file together with the backbone it was learned on.
+
+    Args:
+        path: the model file.
+        base: the backbone's file or catalogue name; by default the catalogue's file with the
+            SHA-256 that the model names.
+        device, precision: see `load_backbone`.
+
+    Raises:
+        SAMAutoSegError: as `read_card`; the backbone is not on this machine, or is another one.
+    """
+    checkpoint = read_checkpoint(path)
+    card = _card_of(checkpoint.header, path)
+    source = base
+    if source is None:
+        entry = catalog.find_by_sha256(card.backbone_sha256)
+        if entry is None:
+            raise SAMAutoSegError(
+                f"{path} was trained on the backbone {card.backbone}, which is not in the "
+                "catalogue: name its file with --base"
+            )
+        source = entry.name
+    backbone = load_backbone(
+        source,
+        side=card.input.side,
+        normalization=card.input.normalization,
+        device=device,
+        precision=precision,
+    )
+    if backbone.sha256 != card.backbone_sha256:
+        raise SAMAutoSegError(
+            f"{path} was trained on the backbone {card.backbone} "
+            f"(SHA-256 {card.backbone_sha256[:12]}...), not on {source} "
+            f"({backbone.sha256[:12]}...): name that one with --base"
+        )
+    backbone.spec = card.input
+    model = AdaptedModel(backbone, len(card.structures) + 1, card.adaptation)
+    model.load_learned_state(checkpoint.tensors)
+    return model.eval(), card, backbone
+
+
+def _card_of(header: dict[str, str], path: str | Path) -> ModelCard:
+    if header.get("format") != FORMAT:
+        raise SAMAutoSegError(
+            f"{path} is not an adapted model: expected a file that 'samautoseg finetune' wrote; "
+            "'samautoseg models inspect' tells what it is"
+        )
+    version = header.get("format_version", "?")
+    if version != str(FORMAT_VERSION):
+        raise SAMAutoSegError(
+            f"{path} has format version {version}, this program reads {FORMAT_VERSION}: "
+            "update SAMAutoSeg"
+        )
+    try:
+        values = json.loads(header.get("card", ""))
+    except json.JSONDecodeError as error:
+        raise SAMAutoSegError(f"{path} is damaged: its header is no JSON") from error
+    return ModelCard.from_json(values)

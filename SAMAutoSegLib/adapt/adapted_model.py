@@ -1,0 +1,119 @@
+"""What is learned on top of a frozen SAM: prompt embedding, class tokens, low-rank updates."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from SAMAutoSegLib.adapt.class_decoder import ClassDecoder, TokenInit
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.sam.backbone import Backbone
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Which parts of a SAM are adapted.
+
+    Attributes:
+        lora_rank: rank of the update of the decoder's query and value projections.
+        encoder_blocks: how many of the encoder's last blocks get such an update too; the features
+            that enter the first of them are what is kept, so each block costs at every step.
+        token_init: see `ClassDecoder`.
+    """
+
+    lora_rank: int = 4
+    encoder_blocks: int = 0
+    token_init: TokenInit = "random"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Adaptation:
+        """Read what `to_json` wrote; `SAMAutoSegError` if an entry is not known."""
+        unknown = set(values) - {field.name for field in fields(cls)}
+        if unknown:
+            raise SAMAutoSegError(
+                f"adaptation entry {min(unknown)!r} is not known: update SAMAutoSeg"
+            )
+        return cls(**values)
+
+
+class AdaptedModel(nn.Module):
+    """Features of the frozen encoder to low-res logits of all structures, without a prompt.
+
+    The learnable prompt embedding is SAM's `no_mask_embed`, the dense prompt that stands for "no
+    prompt", started from its pretrained value (BLO-SAM, arXiv 2402.16338, section 3). Weights of
+    the backbone that stay frozen are copied, not saved.
+
+    Args:
+        backbone: any SAM; it is not changed.
+        classes: K, the number of structures plus one for the background.
+        adaptation: what is learned.
+    """
+
+    position: Tensor
+
+    def __init__(self, backbone: Backbone, classes: int, adaptation: Adaptation) -> None:
+        super().__init__()
+        self.adaptation = adaptation
+        encoder = backbone.prompt_encoder
+        self.prompt_embedding = nn.Parameter(encoder.no_mask_embed.weight.detach().clone())
+        self.decoder = ClassDecoder(
+            backbone.mask_decoder, classes, adaptation.lora_rank, adaptation.token_init
+        )
+        self.tail: nn.Module | None = None
+        if adaptation.encoder_blocks:
+            self.tail = backbone.tunable_tail(adaptation.encoder_blocks, adaptation.lora_rank)
+        self.register_buffer("position", encoder.get_dense_pe().detach(), persistent=False)
+        self.to(backbone.device)
+
+    @property
+    def classes(self) -> int:
+        return self.decoder.mask_tokens.num_embeddings
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits [B, K, 4e, 4e] of the features [B, ...] that `Backbone.encode` gives."""
+        embedding = features if self.tail is None else self.tail(features)
+        prompt = self.prompt_embedding.view(1, -1, 1, 1)
+        return self.decoder(embedding + prompt, self.position)
+
+    def weights(self) -> list[nn.Parameter]:
+        """What is learned except the prompt embedding: BLO-SAM's lower-level variables."""
+        return [p for n, p in self.named_parameters() if p.requires_grad and n != PROMPT]
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """Copies of all that is learned, on the CPU, by name: what a model file holds."""
+        return {
+            name: parameter.detach().cpu().clone()
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad
+        }
+
+    def load_learned_state(self, state: dict[str, Tensor]) -> None:
+        """Take over what `learned_state` gave for a model of the same kind.
+
+        Raises:
+            SAMAutoSegError: tensors are missing, superfluous or of another shape.
+        """
+        own = {n: p for n, p in self.named_parameters() if p.requires_grad}
+        wrong = sorted(
+            name
+            for name in own.keys() | state.keys()
+            if name not in own or name not in state or own[name].shape != state[name].shape
+        )
+        if wrong:
+            raise SAMAutoSegError(
+                f"the learned weights do not fit: {len(wrong)} tensors are missing, superfluous "
+                f"or of another shape (first: {wrong[0]}); the file is damaged or was made for "
+                "another backbone"
+            )
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(state[name])
+
+
+PROMPT = "prompt_embedding"
