@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from SAMAutoSegLib.adapt.class_decoder import ClassDecoder, TokenInit
+from SAMAutoSegLib.adapt.lora import add_lora_to_blocks
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
 
@@ -67,7 +68,8 @@ class AdaptedModel(nn.Module):
         )
         self.tail: nn.Module | None = None
         if adaptation.encoder_blocks:
-            self.tail = backbone.tunable_tail(adaptation.encoder_blocks, adaptation.lora_rank)
+            self.tail = backbone.tunable_tail(adaptation.encoder_blocks)
+            add_lora_to_blocks(self.tail, max(adaptation.lora_rank, 1))
         self.register_buffer("position", encoder.get_dense_pe().detach(), persistent=False)
         self.to(backbone.device)
 

@@ -43,9 +43,7 @@ class ClassDecoder(nn.Module):
         self.output_upscaling: nn.Module = source.output_upscaling.requires_grad_(True)
         self.mask_tokens = nn.Embedding(classes, source.mask_tokens.weight.shape[1])
         first = source.output_hypernetworks_mlps[0].requires_grad_(True)
-        self.output_hypernetworks_mlps = nn.ModuleList(
-            copy.deepcopy(first) for _ in range(classes)
-        )
+        self.output_hypernetworks_mlps = nn.ModuleList(copy.deepcopy(first) for _ in range(classes))
         if token_init == "sam":
             with torch.no_grad():
                 self.mask_tokens.weight.copy_(source.mask_tokens.weight[:1].expand(classes, -1))
@@ -65,8 +63,6 @@ class ClassDecoder(nn.Module):
         image = embedding.flatten(2).transpose(1, 2).contiguous()
         place = position.flatten(2).transpose(1, 2)
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens, image = two_way(
-            self.transformer, tokens.expand(len(image), -1, -1), image, place
-        )
+        tokens, image = two_way(self.transformer, tokens.expand(len(image), -1, -1), image, place)
         features = upscale(self.output_upscaling, image)
         return mask_logits(features, self.output_hypernetworks_mlps, tokens[:, 1:], e)

@@ -6,7 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.architecture import Parts
+from SAMAutoSegLib.sam.encoder_tail import EncoderTail, front_features
 from SAMAutoSegLib.sam.image_encoder_fast import fast_encoder, use_reference_attention
 from SAMAutoSegLib.sam.input_spec import InputSpec
 from SAMAutoSegLib.sam.two_way import decode
@@ -103,18 +105,33 @@ class Backbone:
             self._encoder = fast_encoder(self.image_encoder, self.device, self.precision)
         return self._encoder
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode(self, images: Tensor, before_last: int = 0) -> Tensor:
         """Inputs [B, 3, S, S] of `spec.prepare` -> embeddings [B, 256, e, e], float32.
 
         Computed without gradients in `precision`, and rounded to it, so that a kept copy in that
         type loses nothing. The result may be used in training.
+
+        With `before_last` it is what enters so many last blocks, for `tunable_tail`.
         """
         encoder = self.encoder
         with torch.inference_mode():
             images = images.to(self.device, self.precision)
-            embedding = encoder(images).to(self.precision)
+            if before_last:
+                embedding = front_features(encoder, images, before_last).to(self.precision)
+            else:
+                embedding = encoder(images).to(self.precision)
         # A copy made outside: an inference tensor could not be saved for a backward pass.
         return embedding.to(torch.float32, copy=True)
+
+    def tunable_tail(self, blocks: int) -> EncoderTail:
+        """A float32 copy of the last blocks and the neck, frozen, to be adapted.
+
+        Raises:
+            SAMAutoSegError: the encoder has fewer such blocks, or runs on the reference path.
+        """
+        if self.attention == "reference":
+            raise SAMAutoSegError("encoder blocks cannot be tuned with attention 'reference'")
+        return EncoderTail(fast_encoder(self.image_encoder, self.device, torch.float32), blocks)
 
     def decode(
         self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor, multimask: bool

@@ -42,6 +42,7 @@ class EmbeddingCache:
         backbone: Backbone,
         image: np.ndarray,
         pixel_spacing: tuple[float, float] = (1.0, 1.0),
+        encoder_blocks: int = 0,
     ) -> str:
         """Names everything the embedding depends on: 64 hexadecimal digits.
 
@@ -56,6 +57,7 @@ class EmbeddingCache:
             "spec": backbone.spec.to_json(),
             "precision": str(backbone.precision),
             "attention": backbone.attention,
+            "before_last": encoder_blocks,
             "version": __version__,
         }
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
@@ -136,6 +138,7 @@ def embed_slices(
     numbers: Sequence[int] | None = None,
     cache: EmbeddingCache | None = None,
     batch: int | None = None,
+    encoder_blocks: int = 0,
     progress: Progress = silent,
 ) -> Iterator[tuple[int, Tensor]]:
     """Yield (n, embedding [256, e, e] float32 on the backbone's device) for slices in order.
@@ -148,6 +151,7 @@ def embed_slices(
         numbers: which slices, by default all; neighbors of a slice may lie outside them.
         cache: where embeddings are looked up and kept; None keeps nothing.
         batch: slices per pass of the encoder, by default 8 on a GPU and 1 on a CPU.
+        encoder_blocks: give what enters so many last blocks instead, see `Backbone.encode`.
         progress: told after every pass; may raise Cancelled.
     """
     wanted = list(range(len(slices)) if numbers is None else numbers)
@@ -157,7 +161,7 @@ def embed_slices(
         group = wanted[done : done + size]
         images = [backbone.spec.gather(slices, n) for n in group]
         try:
-            found = _embed_group(backbone, images, pixel_spacing, cache)
+            found = _embed_group(backbone, images, pixel_spacing, cache, encoder_blocks)
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not _is_out_of_memory(error):
                 raise
@@ -174,13 +178,17 @@ def _embed_group(
     images: list[np.ndarray],
     pixel_spacing: tuple[float, float],
     cache: EmbeddingCache | None,
+    encoder_blocks: int,
 ) -> list[Tensor]:
-    keys = [cache.key(backbone, image, pixel_spacing) if cache else "" for image in images]
+    keys = [
+        cache.key(backbone, image, pixel_spacing, encoder_blocks) if cache else ""
+        for image in images
+    ]
     found = [cache.get(key) if cache else None for key in keys]
     absent = [n for n, tensor in enumerate(found) if tensor is None]
     if absent:
         inputs = [backbone.spec.prepare(images[n], pixel_spacing) for n in absent]
-        encoded = backbone.encode(torch.stack(inputs))
+        encoded = backbone.encode(torch.stack(inputs), encoder_blocks)
         for n, tensor in zip(absent, encoded, strict=True):
             found[n] = tensor
             if cache:

@@ -152,20 +152,24 @@ class FastTinyViT(nn.Module):
         layers: list[Any] = list(encoder.layers)
         self.first = nn.ModuleList(FastMBConv(block) for block in layers[0].blocks)
         self.first_merging = FastMerging(layers[0].downsample)
-        rest: list[nn.Module] = []
+        blocks: list[nn.Module] = []
         for layer in layers[1:]:
-            rest += [FastAttentionBlock(block) for block in layer.blocks]
+            blocks += [FastAttentionBlock(block) for block in layer.blocks]
             if layer.downsample is not None:
-                rest.append(FastMerging(layer.downsample))
-        self.rest = nn.ModuleList(rest)
+                blocks.append(FastMerging(layer.downsample))
+        self.blocks = nn.ModuleList(blocks)
         self.neck = FastNeck(encoder.neck)
 
     def forward(self, images: Tensor) -> Tensor:
+        x = self.enter(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.neck(x)
+
+    def enter(self, images: Tensor) -> Tensor:
+        """What enters the first attention block: [B, S/2, S/2, 128] with a stem of stride 1."""
         x = images.permute(0, 2, 3, 1).contiguous()
         x = self.stem[1](F.gelu(self.stem[0](x)))
         for block in self.first:
             x = block(x)
-        x = self.first_merging(x)
-        for block in self.rest:
-            x = block(x)
-        return self.neck(x)
+        return self.first_merging(x)

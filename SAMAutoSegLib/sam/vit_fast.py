@@ -135,22 +135,15 @@ class FastViT(nn.Module):
         self.neck = FastNeck(encoder.neck)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.run_blocks(self.tokens(images)))
+        x = self.enter(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.neck(x)
 
-    def tokens(self, images: Tensor) -> Tensor:
+    def enter(self, images: Tensor) -> Tensor:
         """What enters the first block: [B, e, e, D].
 
         Contiguous, because the convolution's layout would be passed on from block to block and
         make every layer normalization copy.
         """
         return (self.patch_embed(images) + self.pos_embed).contiguous()
-
-    def run_blocks(self, tokens: Tensor, start: int = 0, stop: int | None = None) -> Tensor:
-        """Blocks start to stop - 1, so that the unchanging first ones can be run once only."""
-        for block in self.blocks[start:stop]:
-            tokens = block(tokens)
-        return tokens
-
-    def head(self, tokens: Tensor) -> Tensor:
-        """The neck: [B, e, e, D] -> [B, 256, e, e]."""
-        return self.neck(tokens)

@@ -20,9 +20,9 @@ def counted(tiny_backbone: Callable[..., Backbone]) -> Backbone:
     backbone.batches = []
     encode = backbone.encode
 
-    def count(images: torch.Tensor) -> torch.Tensor:
+    def count(images: torch.Tensor, before_last: int = 0) -> torch.Tensor:
         backbone.batches.append(len(images))
-        return encode(images)
+        return encode(images, before_last)
 
     backbone.encode = count
     return backbone
@@ -179,11 +179,11 @@ def test_out_of_memory_halves_the_batch(
     backbone = tiny_backbone()
     encode, tried = backbone.encode, []
 
-    def small_memory(images: torch.Tensor) -> torch.Tensor:
+    def small_memory(images: torch.Tensor, before_last: int = 0) -> torch.Tensor:
         tried.append(len(images))
         if len(images) > 1:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        return encode(images)
+        return encode(images, before_last)
 
     backbone.encode = small_memory
     assert [n for n, _ in embed_slices(backbone, stack, batch=4)] == [0, 1, 2, 3, 4]
