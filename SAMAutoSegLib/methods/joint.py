@@ -1,0 +1,48 @@
+"""Plain joint fine-tuning: prompt embedding and weights together, on all labeled slices."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.methods.method import adamw, batch_loss, descend
+from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.training_set import TrainingSet
+
+
+class Joint:
+    """The baseline of bi-level training: everything that is learned, learned on every slice."""
+
+    name: ClassVar[str] = "joint"
+    settings_type: ClassVar[type[Settings]] = Settings
+
+    def __init__(self, model: AdaptedModel, samples: TrainingSet, settings: Settings) -> None:
+        self.model = model
+        self.samples = samples
+        self.settings = settings
+        self.optimizer = adamw([*model.weights(), model.prompt_embedding], settings.weight_decay)
+
+    def step(self, number: int) -> dict[str, float]:
+        chosen = draw(number, list(range(len(self.samples))), self.settings)
+        loss = batch_loss(self.model, self.samples, chosen, self.settings, number)
+        rate = self.settings.rate_at(number, self.settings.learning_rate)
+        descend(self.optimizer, loss, rate)
+        return {"training_loss": loss.item()}
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"all": self.optimizer}
+
+    def notes(self) -> list[str]:
+        return []
+
+
+def draw(number: int, slices: list[int], settings: Settings, stream: int = 0) -> list[int]:
+    """The batch of step `number`: every slice once before any comes again, in random order."""
+    size = min(settings.batch, len(slices))
+    batches = -(-len(slices) // size)
+    epoch, turn = divmod(number, batches)
+    order = np.random.default_rng([settings.seed, stream, epoch]).permutation(len(slices))
+    return [slices[order[n % len(slices)]] for n in range(turn * size, (turn + 1) * size)]

@@ -1,0 +1,55 @@
+"""The segmentation loss that all methods share."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+IGNORED = 255
+"""Target value of input pixels outside the slice (padding): they count in no loss."""
+
+_SMOOTHING = 1e-5
+
+
+def segmentation_loss(logits: Tensor, targets: Tensor, ce_weight: float) -> Tensor:
+    """`ce_weight` cross-entropy plus the rest Dice loss, of low-res logits.
+
+    BLO-SAM (arXiv 2402.16338) takes 0.2 and 0.8. The Dice loss has squared denominators, sums over
+    the whole batch and is averaged over all classes with the background, as in the published code,
+    but for one thing: a class that neither the batch's targets nor, to speak of, the prediction
+    holds is left out, where the published form would give it a constant loss of one.
+
+    Args:
+        logits: [B, K, m, m].
+        targets: [B, m, m] class numbers, `IGNORED` outside the slice.
+        ce_weight: 0 to 1.
+    """
+    logits = logits.float()
+    targets = targets.long()
+    valid = targets != IGNORED
+    entropy = F.cross_entropy(logits, targets, ignore_index=IGNORED)
+    shares = logits.softmax(1) * valid[:, None]
+    expected = F.one_hot(targets * valid, logits.shape[1]).permute(0, 3, 1, 2) * valid[:, None]
+    axes = (0, 2, 3)
+    common = (shares * expected).sum(axes)
+    sizes = (shares * shares).sum(axes) + expected.sum(axes)
+    dice = 1 - (2 * common + _SMOOTHING) / (sizes + _SMOOTHING)
+    present = (expected.sum(axes) > 0) | (sizes.detach() >= 1)
+    return ce_weight * entropy + (1 - ce_weight) * (dice * present).sum() / present.sum()
+
+
+def mean_dice(predicted: Tensor, expected: Tensor, classes: int) -> float:
+    """Mean Dice over the structures that either holds; NaN if there is none. Any equal shapes."""
+    scores = []
+    for number in range(1, classes):
+        a, b = predicted == number, expected == number
+        size = int(a.sum() + b.sum())
+        if size:
+            scores.append(2 * int((a & b).sum()) / size)
+    return sum(scores) / len(scores) if scores else float("nan")
+
+
+def as_precision(precision: torch.dtype, device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 where the backbone computes in it, else a context of no effect."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)

@@ -1,0 +1,82 @@
+"""What a training method is to the trainer, and the steps that methods are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.methods.losses import as_precision, segmentation_loss
+from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.training_set import TrainingSet
+
+
+class Method(Protocol):
+    """One way to train an adapted model; made anew for every training.
+
+    Everything random at a step depends on the seed and the step's number only, so that a training
+    that was interrupted goes on exactly as if it had not been.
+    """
+
+    name: ClassVar[str]
+    settings_type: ClassVar[type[Settings]]
+
+    def __init__(self, model: AdaptedModel, samples: TrainingSet, settings: Any) -> None: ...
+
+    def step(self, number: int) -> dict[str, float]:
+        """Train one step. Losses by name, each name with the word "loss"; the first is watched."""
+        ...
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """By name: their states are part of a checkpoint."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What a user should know about how this training runs, one sentence each."""
+        ...
+
+
+def adamw(parameters: Sequence[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
+    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.999), weight_decay=weight_decay)
+
+
+def descend(
+    optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, longest: float = 1.0
+) -> None:
+    """One step of the optimizer's own parameters; no other gradient is computed or kept.
+
+    Gradients longer than `longest` are shortened: with two slices a batch a single one can be far
+    out of line.
+    """
+    (group,) = optimizer.param_groups
+    group["lr"] = rate
+    gradients = torch.autograd.grad(loss, group["params"])
+    for parameter, gradient in zip(group["params"], gradients, strict=True):
+        parameter.grad = gradient
+    nn.utils.clip_grad_norm_(group["params"], longest)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def batch_loss(
+    model: AdaptedModel, samples: TrainingSet, chosen: Sequence[int], settings: Settings, step: int
+) -> Tensor:
+    """The loss on some slices, with the feature dropout of this step."""
+    features = samples.features[list(chosen)].float()
+    if settings.feature_dropout:
+        features = features * _channels_kept(features, settings, step)
+    with as_precision(samples.features.dtype, features.device):
+        logits = model(features)
+    return segmentation_loss(logits, samples.targets[list(chosen)], settings.ce_weight)
+
+
+def _channels_kept(features: Tensor, settings: Settings, step: int) -> Tensor:
+    """Zero for a blanked channel, else 1 / (1 - share): [B, C, 1, 1]."""
+    # Drawn on the CPU, so that the same seed gives the same training on every device.
+    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    kept = torch.rand(features.shape[:2], generator=generator) >= settings.feature_dropout
+    factor = kept.float() / (1 - settings.feature_dropout)
+    return factor[..., None, None].to(features.device)

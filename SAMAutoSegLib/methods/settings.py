@@ -1,0 +1,75 @@
+"""Settings that all training methods share, and the budgets a user chooses from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+Budget = Literal["quick", "standard", "thorough"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long, how fast and on what loss.
+
+    Attributes:
+        steps: optimizer steps of the weights.
+        batch: slices per step.
+        learning_rate: of AdamW; warmed up over `warmup` steps, then lowered to zero as
+            (1 - step / steps) ** 0.9 (the polynomial schedule of the SAM adapters).
+        weight_decay: of the weights; the prompt embedding has none.
+        ce_weight: share of cross-entropy in the loss; the rest is Dice.
+        feature_dropout: share of the embedding's channels blanked at a step, against overfitting.
+        average: decay of the exponential average of the weights that becomes the model; 0: none.
+        patience: stop after so many steps without a lower smoothed loss; 0: never.
+        seed: of everything random.
+    """
+
+    steps: int = 150
+    batch: int = 2
+    learning_rate: float = 3e-3
+    weight_decay: float = 0.1
+    warmup: int = 10
+    ce_weight: float = 0.2
+    feature_dropout: float = 0.2
+    average: float = 0.9
+    patience: int = 100
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("steps", 1, 1_000_000),
+            ("batch", 1, 1024),
+            ("learning_rate", 1e-9, 1.0),
+            ("weight_decay", 0.0, 10.0),
+            ("warmup", 0, 1_000_000),
+            ("ce_weight", 0.0, 1.0),
+            ("feature_dropout", 0.0, 0.9),
+            ("average", 0.0, 0.9999),
+            ("patience", 0, 1_000_000),
+            ("seed", 0, 2**63 - 1),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise SAMAutoSegError(f"setting {name} {value}: expected {low:g} to {high:g}")
+
+    def rate_at(self, step: int, peak: float) -> float:
+        """The learning rate at a step that starts from 0."""
+        return peak * min(1.0, (step + 1) / (self.warmup + 1)) * (1 - step / self.steps) ** 0.9
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def settings_for(budget: Budget) -> dict[str, Any]:
+    """The settings that a budget stands for; times are of LiteMedSAM on two CPU cores."""
+    budgets: dict[Budget, dict[str, Any]] = {
+        "quick": {"steps": 60, "warmup": 5},
+        "standard": {"steps": 150},
+        "thorough": {"steps": 500},
+    }
+    if budget not in budgets:
+        raise SAMAutoSegError(f"budget {budget!r}: expected one of {', '.join(get_args(Budget))}")
+    return budgets[budget]

@@ -1,0 +1,170 @@
+"""Runs a training method: progress, early stop, the best so far, checkpoints."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.methods.checkpoint import TrainingState, load_state, save_state
+from SAMAutoSegLib.methods.method import Method
+from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.training_set import TrainingSet
+from SAMAutoSegLib.progress import Progress, silent
+
+History = list[dict[str, float]]
+
+# The watched loss jumps from batch to batch: it is smoothed over about ten steps.
+_SMOOTHING = 0.9
+
+# A lower loss has to be lower by this share to count, or noise would postpone every stop.
+_LEAST_GAIN = 1e-3
+
+_SECONDS_BETWEEN_CHECKPOINTS = 15.0
+
+
+@dataclass
+class TrainingResult:
+    """What a training gave; the model holds the best weights.
+
+    Attributes:
+        history: an entry for every step, with `step`, the losses, and now and then a score.
+        steps: how many steps were made.
+        best_step: the one that the kept weights come from.
+        seconds: spent in this run (not in one that it resumed).
+        stopped: why it ended before the last step: 'cancelled', 'no more gain' or ''.
+        notes: what the user should know, one sentence each.
+    """
+
+    history: History = field(default_factory=list)
+    steps: int = 0
+    best_step: int = 0
+    seconds: float = 0.0
+    stopped: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def train(
+    method_type: type[Method],
+    model: AdaptedModel,
+    samples: TrainingSet,
+    settings: Settings,
+    *,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    score: Callable[[AdaptedModel], dict[str, float]] | None = None,
+    score_every: int = 25,
+    progress: Progress = silent,
+) -> TrainingResult:
+    """Train `model` in place and leave the best weights in it.
+
+    The best weights are those of the lowest smoothed loss that the method watches; with
+    `settings.average` their running average. Held-out scores are recorded, never used to choose.
+
+    Args:
+        method_type: an entry of the registry.
+        checkpoint: file that the state is written to from time to time and when cancelled; it is
+            removed at the end.
+        resume: go on from that file, to the same result as if there had been no interruption.
+        score: told the averaged model every `score_every` steps and at the end; its values (names
+            with "dice") go into the history.
+        progress: told after every step; a `Cancelled` it raises ends the training, and the best
+            so far is kept.
+
+    Raises:
+        SAMAutoSegError: `resume` without a usable checkpoint, or a checkpoint that cannot be
+            written.
+    """
+    started = saved = time.monotonic()
+    method = method_type(model, samples, settings)
+    result = TrainingResult(notes=method.notes())
+    identity = {
+        "method": method.name,
+        "settings": settings.to_json(),
+        "adaptation": model.adaptation.to_json(),
+        "samples": samples.fingerprint(),
+    }
+    state = TrainingState(identity=identity)
+    if resume and checkpoint is not None:
+        state = load_state(checkpoint, identity)
+        state.restore(model, method)
+    model.train()
+    step = state.step
+    while step < settings.steps:
+        losses = method.step(step)
+        step += 1
+        entry = {"step": float(step), **losses}
+        _watch(state, next(iter(losses.values())))
+        _average(state, model, settings.average)
+        due = score is not None and (step % score_every == 0 or step == settings.steps)
+        if due and score is not None:
+            entry |= _scored(model, state.averaged, score)
+        state.history.append(entry)
+        state.step = step
+        if state.smoothed < state.lowest * (1 - _LEAST_GAIN):
+            state.lowest, state.best_step = state.smoothed, step
+            state.best = {name: value.clone() for name, value in state.averaged.items()}
+        if settings.patience and step - state.best_step >= settings.patience:
+            result.stopped = "no more gain"
+            break
+        try:
+            progress(step / settings.steps, _line(step, settings.steps, state.smoothed))
+        except Cancelled:
+            result.stopped = "cancelled"
+            break
+        if checkpoint is not None and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+            save_state(checkpoint, state, model, method)
+            saved = time.monotonic()
+    if checkpoint is not None:
+        if result.stopped == "cancelled":
+            save_state(checkpoint, state, model, method)
+        else:
+            checkpoint.unlink(missing_ok=True)
+    if state.best:
+        model.load_learned_state(state.best)
+    model.eval()
+    result.history = state.history
+    result.steps, result.best_step = state.step, state.best_step
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _watch(state: TrainingState, loss: float) -> None:
+    before = state.smoothed
+    state.smoothed = loss if math.isinf(before) else _SMOOTHING * before + (1 - _SMOOTHING) * loss
+
+
+def _average(state: TrainingState, model: AdaptedModel, decay: float) -> None:
+    """Exponential average; its memory grows with the steps, so that the start does not linger."""
+    learned = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    if not state.averaged:
+        state.averaged = {name: value.clone() for name, value in learned.items()}
+        return
+    decay = min(decay, (1 + state.step) / (10 + state.step))
+    for name, value in learned.items():
+        state.averaged[name].lerp_(value, 1 - decay)
+
+
+def _scored(
+    model: AdaptedModel, averaged: dict[str, Tensor], score: Callable[[AdaptedModel], dict]
+) -> dict[str, float]:
+    trained = model.learned_state()
+    model.load_learned_state(averaged)
+    model.eval()
+    try:
+        with torch.inference_mode():
+            return score(model)
+    finally:
+        model.load_learned_state(trained)
+        model.train()
+
+
+def _line(step: int, steps: int, loss: float) -> str:
+    return f"training: step {step} of {steps}, loss {loss:.3f}"

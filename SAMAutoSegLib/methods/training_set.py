@@ -1,0 +1,176 @@
+"""Labeled slices as the methods take them: kept features and low-res targets."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.intensity import Intensity, default_intensity
+from SAMAutoSegLib.images.slices import Plane, SliceStack
+from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.volume import Volume, require_same_grid
+from SAMAutoSegLib.methods.losses import IGNORED
+from SAMAutoSegLib.methods.slice_groups import group_neighbors
+from SAMAutoSegLib.progress import Progress, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+from SAMAutoSegLib.sam.input_spec import InputSpec
+
+
+@dataclass(frozen=True)
+class LabeledVolume:
+    """An image, its labels on the same grid, and which of its slices are labeled.
+
+    `slices` are numbers along the axis of training. Slices that are not named are not looked at,
+    whatever their labels hold.
+    """
+
+    image: Volume
+    labels: Volume
+    slices: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """N labeled slices, encoded.
+
+    Attributes:
+        features: [N, ...] of `Backbone.encode`, in the backbone's precision and on its device.
+        targets: [N, m, m] uint8, m = 4e: class numbers, `IGNORED` outside the slice.
+        references: N label slices [H, W] uint8 at the image's resolution, class numbers.
+        pixel_spacings: N (row, column) in mm.
+        groups: for every slice the number of its group of neighbors, over all volumes.
+    """
+
+    features: Tensor
+    targets: Tensor
+    references: tuple[np.ndarray, ...]
+    pixel_spacings: tuple[tuple[float, float], ...]
+    groups: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of features and targets: tells whether a training can go on with this set."""
+        digest = hashlib.sha256()
+        for tensor in (self.features, self.targets):
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def build_training_set(
+    volumes: Sequence[LabeledVolume],
+    structures: Sequence[Structure],
+    backbone: Backbone,
+    *,
+    plane: Plane,
+    intensity: Intensity | None = None,
+    encoder_blocks: int = 0,
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> TrainingSet:
+    """Encode the labeled slices of some volumes.
+
+    Args:
+        structures: what is to be learned; label values that belong to none count as background.
+        plane: of the slices.
+        intensity: by default that of `default_intensity`, for every volume its own.
+        encoder_blocks: features from before so many last blocks of the encoder.
+
+    Raises:
+        SAMAutoSegError: grids that differ, no slice, slices out of range, or none that holds any
+            of the structures.
+    """
+    features: list[Tensor] = []
+    targets: list[Tensor] = []
+    references: list[np.ndarray] = []
+    spacings: list[tuple[float, float]] = []
+    groups: list[int] = []
+    total = sum(len(volume.slices) for volume in volumes)
+    if not total:
+        raise SAMAutoSegError("no labeled slice: name at least one with --slices")
+    for volume in volumes:
+        require_same_grid(volume.image, volume.labels)
+        classes = as_classes(volume.labels.array, structures)
+        stack = SliceStack(classes, volume.image.grid, plane)
+        _check_slices(volume, stack)
+        gray = (intensity or default_intensity(volume.image)).apply(volume.image.array)
+        images = SliceStack(gray, volume.image.grid, plane)
+        encoded = embed_slices(
+            backbone,
+            images,
+            stack.pixel_spacing,
+            numbers=volume.slices,
+            cache=cache,
+            encoder_blocks=encoder_blocks,
+            progress=lambda part, text, done=len(targets), share=len(volume.slices): progress(
+                (done + part * share) / total, text
+            ),
+        )
+        for number, feature in encoded:
+            reference = stack.slice_at(number).copy()
+            features.append(feature.to(backbone.precision))
+            references.append(reference)
+            targets.append(
+                low_res_target(
+                    reference, backbone.spec, 4 * backbone.embedding_side, stack.pixel_spacing
+                )
+            )
+            spacings.append(stack.pixel_spacing)
+        first = max(groups, default=-1) + 1
+        groups += [first + group for group in group_neighbors(volume.slices)]
+    if not any(reference.any() for reference in references):
+        names = ", ".join(structure.name for structure in structures)
+        raise SAMAutoSegError(
+            f"none of the {total} labeled slices holds a voxel of {names}: choose slices that show "
+            "what is to be learned"
+        )
+    return TrainingSet(
+        torch.stack(features),
+        torch.stack(targets).to(backbone.device),
+        tuple(references),
+        tuple(spacings),
+        tuple(groups),
+    )
+
+
+def as_classes(labels: np.ndarray, structures: Sequence[Structure]) -> np.ndarray:
+    """Label values to class numbers: n + 1 for structure n, 0 for everything else; uint8."""
+    if len(structures) >= IGNORED:
+        raise SAMAutoSegError(f"{len(structures)} structures: at most {IGNORED - 1} can be learned")
+    table = np.zeros(int(max(labels.max(), *(s.label for s in structures))) + 1, np.uint8)
+    for number, structure in enumerate(structures, start=1):
+        table[structure.label] = number
+    return table[labels]
+
+
+def low_res_target(
+    reference: np.ndarray, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]
+) -> Tensor:
+    """Class numbers [H, W] where the low-res logits [side, side] have them; nearest neighbor."""
+    place = spec.placement((reference.shape[0], reference.shape[1]), pixel_spacing)
+    scale = side / spec.side
+    whole = torch.from_numpy(np.ascontiguousarray(reference))[None, None]
+    shown = F.interpolate(whole.float(), (place.height, place.width), mode="nearest-exact")
+    target = torch.full((1, 1, spec.side, spec.side), float(IGNORED))
+    target[..., place.top : place.top + place.height, place.left : place.left + place.width] = shown
+    if scale != 1:
+        target = F.interpolate(target, (side, side), mode="nearest-exact")
+    return target[0, 0].to(torch.uint8)
+
+
+def _check_slices(volume: LabeledVolume, stack: SliceStack) -> None:
+    for number in volume.slices:
+        if not 0 <= number < len(stack):
+            raise SAMAutoSegError(
+                f"slice {number} is out of range: {volume.image.source or volume.image.name} has "
+                f"{stack.plane} slices 0 to {len(stack) - 1}"
+            )
