@@ -56,3 +56,15 @@ def _has_amx() -> bool:
     # Not public in torch; where a release lacks it, float32 is always right.
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
     return supported is not None and bool(supported())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that a smaller piece of work, or another device, could do.
+
+    Only CUDA has an error type for it; the allocators of MPS and of the CPU raise a plain
+    RuntimeError, the CPU's with other words on each system.
+    """
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    words = ("out of memory", "not enough memory", "can't allocate memory", "CUBLAS_STATUS_ALLOC")
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in words)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from SAMAutoSegLib.device import choose_device, choose_precision
+from SAMAutoSegLib.device import choose_device, choose_precision, is_out_of_memory
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 
@@ -65,3 +65,19 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_amx(
 def test_a_torch_that_cannot_tell_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
     assert choose_precision(torch.device("cpu")) == torch.float32
+
+
+def test_an_allocation_that_fails_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as failed:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(failed.value)
+    assert is_out_of_memory(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"))
+    assert is_out_of_memory(MemoryError())
+
+
+def test_other_errors_are_not_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as failed:
+        torch.zeros(2, 3) @ torch.zeros(2, 3)
+    assert not is_out_of_memory(failed.value)
+    assert not is_out_of_memory(OSError("out of memory"))

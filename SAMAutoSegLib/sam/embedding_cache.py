@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from SAMAutoSegLib import __version__
+from SAMAutoSegLib.device import is_out_of_memory
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import replace_when_complete, user_cache_dir
 from SAMAutoSegLib.progress import Progress, silent
@@ -163,7 +164,7 @@ def embed_slices(
         try:
             found = _embed_group(backbone, images, pixel_spacing, cache, encoder_blocks)
         except (RuntimeError, MemoryError) as error:
-            if size == 1 or not _is_out_of_memory(error):
+            if size == 1 or not is_out_of_memory(error):
                 raise
             size //= 2
             log.warning("out of memory: encoding %d slices at a time", size)
@@ -202,12 +203,6 @@ def _keep(cache: EmbeddingCache, key: str, tensor: Tensor) -> None:
     except SAMAutoSegError as error:
         # A full disk costs time at the next visit, not the work at hand.
         log.warning("embedding not kept: %s", error)
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    # The CPU allocator raises a plain RuntimeError.
-    accelerator = isinstance(error, torch.cuda.OutOfMemoryError)
-    return accelerator or isinstance(error, MemoryError) or "not enough memory" in str(error)
 
 
 def _digest(tensor: Tensor) -> str:
