@@ -21,6 +21,15 @@ def silent(fraction: float, message: str) -> None:
     """Progress that tells nobody."""
 
 
+def part_of(progress: Progress, start: float, stop: float) -> Progress:
+    """Progress of one step of several: its 0 to 1 is `start` to `stop` of the whole."""
+
+    def part(fraction: float, message: str) -> None:
+        progress(start + fraction * (stop - start), message)
+
+    return part
+
+
 @contextmanager
 def console_progress(stream: TextIO | None = None) -> Iterator[Progress]:
     """Show progress on a console (standard error by default).

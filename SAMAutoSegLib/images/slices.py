@@ -72,6 +72,11 @@ class SliceStack:
         """Slice `number` as a view [rows, columns]; writing to it writes to the array."""
         return self._slices[self._checked(number)]
 
+    @property
+    def views(self) -> list[np.ndarray]:
+        """All slices in order, each as `slice_at` gives it."""
+        return list(self._slices)
+
     def put(self, number: int, values: np.ndarray) -> None:
         """Write [rows, columns], oriented as `slice_at` gives them, back into the array."""
         target = self._slices[self._checked(number)]

@@ -95,8 +95,8 @@ class BLOSAM:
             missing = self._structures_absent_from(first)
             if missing:
                 notes.append(
-                    f"structures {missing} are only in the prompt's half of the slices: the weights "
-                    "never see them; use split 'rotate'"
+                    f"structures {missing} are only in the prompt's half of the slices, so the "
+                    "weights never see them: use split 'rotate'"
                 )
         return [note for note in notes if note]
 

@@ -18,7 +18,7 @@ from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Volume, require_same_grid
 from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.slice_groups import group_neighbors
-from SAMAutoSegLib.progress import Progress, silent
+from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.sam.input_spec import InputSpec
@@ -103,16 +103,15 @@ def build_training_set(
         stack = SliceStack(classes, volume.image.grid, plane)
         _check_slices(volume, stack)
         gray = (intensity or default_intensity(volume.image)).apply(volume.image.array)
-        images = SliceStack(gray, volume.image.grid, plane)
         encoded = embed_slices(
             backbone,
-            images,
+            SliceStack(gray, volume.image.grid, plane).views,
             stack.pixel_spacing,
             numbers=volume.slices,
             cache=cache,
             encoder_blocks=encoder_blocks,
-            progress=lambda part, text, done=len(targets), share=len(volume.slices): progress(
-                (done + part * share) / total, text
+            progress=part_of(
+                progress, len(targets) / total, (len(targets) + len(volume.slices)) / total
             ),
         )
         for number, feature in encoded:

@@ -5,11 +5,14 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam import tiny_vit_fast
 from SAMAutoSegLib.sam.architecture import Parts
 from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.encoder_tail import EncoderTail, front_features
 from SAMAutoSegLib.sam.image_encoder_fast import fast_encoder, use_reference_attention
 from SAMAutoSegLib.sam.tiny_vit import TinyViT
+from SAMAutoSegLib.sam.tiny_vit_fast import FastTinyViT
 from SAMAutoSegLib.sam.vit_fast import FastViT
 
 CPU = torch.device("cpu")
@@ -49,12 +52,21 @@ def test_the_fast_vit_has_the_gradients_of_upstream(tiny_parts: Callable[..., Pa
     assert relative_error(found, wanted) < 1e-5
 
 
-def test_blocks_run_in_two_parts_give_the_whole(tiny_parts: Callable[..., Parts]) -> None:
-    fast = FastViT(tiny_parts().image_encoder)
+@pytest.mark.parametrize("stem_stride", [0, 1], ids=["ViT", "TinyViT"])
+def test_an_encoder_in_two_parts_gives_the_whole(
+    tiny_parts: Callable[..., Parts], stem_stride: int
+) -> None:
+    fast = FastTinyViT(random_tiny_vit(1)) if stem_stride else FastViT(tiny_parts().image_encoder)
     images = torch.randn(1, 3, 128, 128)
     with torch.no_grad():
-        kept = fast.run_blocks(fast.tokens(images), stop=1)
-        assert torch.equal(fast.head(fast.run_blocks(kept, start=1)), fast(images))
+        wanted = fast(images)
+        kept = front_features(fast, images, 1)
+        assert torch.equal(EncoderTail(fast, 1)(kept), wanted)
+
+
+def test_more_blocks_to_tune_than_there_are_is_an_error() -> None:
+    with pytest.raises(SAMAutoSegError, match="encoder blocks 3: this backbone has 1 to 2"):
+        EncoderTail(FastTinyViT(random_tiny_vit(1)), 3)
 
 
 @pytest.mark.parametrize("stem_stride", [1, 2], ids=["LiteMedSAM", "MobileSAM"])
@@ -82,7 +94,7 @@ def test_bfloat16_is_near_float32(tiny_parts: Callable[..., Parts]) -> None:
     for encoder in (tiny_parts().image_encoder, random_tiny_vit(1)):
         with torch.no_grad():
             wanted = encoder(images)
-            found = fast_encoder(encoder, CPU, torch.bfloat16)(images.bfloat16()).float()
+            found = fast_encoder(encoder, CPU, torch.bfloat16)(images).float()
         assert ((found - wanted).std() / wanted.std()).item() < 0.05
 
 

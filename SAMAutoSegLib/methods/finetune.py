@@ -1,0 +1,193 @@
+"""From labeled volumes to an adapted model with its card: what every interface calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from SAMAutoSegLib import __version__
+from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.files import sha256_of_file
+from SAMAutoSegLib.images.intensity import Intensity, default_intensity
+from SAMAutoSegLib.images.slices import Plane
+from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.methods.losses import as_precision, mean_dice
+from SAMAutoSegLib.methods.registry import method_named
+from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.trainer import TrainingResult, train
+from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
+from SAMAutoSegLib.progress import Progress, part_of, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+
+# Encoding a slice costs about as much as some steps of training: for the progress bar only.
+_ENCODING_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """An adapted model, its card and the course of its training."""
+
+    model: AdaptedModel
+    card: ModelCard
+    result: TrainingResult
+
+
+def finetune(
+    volumes: Sequence[LabeledVolume],
+    structures: Sequence[Structure],
+    backbone: Backbone,
+    *,
+    plane: Plane,
+    method: str = "blo-sam",
+    settings: dict[str, Any] | None = None,
+    adaptation: Adaptation | None = None,
+    intensity: Intensity | None = None,
+    held_out: Sequence[LabeledVolume] = (),
+    cache: EmbeddingCache | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    progress: Progress = silent,
+) -> FineTuned:
+    """Encode the labeled slices and train a model on them.
+
+    Args:
+        structures: what is to be learned.
+        plane: of the slices.
+        method: name in the registry.
+        settings: of the method, where they differ from its defaults.
+        intensity: by default that of the first image, for all.
+        held_out: labeled slices that train nothing and choose nothing, only give the score.
+        checkpoint, resume: see `train`.
+        progress: a `Cancelled` it raises while training keeps the best so far.
+
+    Raises:
+        SAMAutoSegError: unknown method or setting, slices or labels that cannot be learned from.
+        Cancelled: while encoding, when there is nothing to keep yet.
+    """
+    kind = method_named(method)
+    adaptation = adaptation or Adaptation()
+    chosen = make_settings(kind.settings_type, settings or {})
+    intensity = intensity or default_intensity(volumes[0].image)
+    _refuse_overlap(volumes, held_out)
+
+    def encode(which: Sequence[LabeledVolume], told: Progress) -> TrainingSet:
+        return build_training_set(
+            which,
+            structures,
+            backbone,
+            plane=plane,
+            intensity=intensity,
+            encoder_blocks=adaptation.encoder_blocks,
+            cache=cache,
+            progress=told,
+        )
+
+    samples = encode(volumes, part_of(progress, 0.0, _ENCODING_SHARE))
+    tests = encode(held_out, silent) if held_out else None
+    torch.manual_seed(chosen.seed)
+    model = AdaptedModel(backbone, len(structures) + 1, adaptation)
+    result = train(
+        kind,
+        model,
+        samples,
+        chosen,
+        checkpoint=checkpoint,
+        resume=resume,
+        score=None if tests is None else _scorer(tests, backbone),
+        progress=part_of(progress, _ENCODING_SHARE, 1.0),
+    )
+    if result.stopped == "cancelled" and not result.steps:
+        raise Cancelled("cancelled before the first step: nothing to keep")
+    result.notes += _absent_structures(samples, structures)
+    card = ModelCard(
+        backbone=backbone.name,
+        backbone_sha256=backbone.sha256,
+        input=backbone.spec,
+        intensity=intensity,
+        plane=plane,
+        adaptation=adaptation,
+        structures=tuple(structures),
+        method=kind.name,
+        settings=chosen.to_json(),
+        provenance=_provenance(volumes, held_out, result),
+    )
+    return FineTuned(model, card, result)
+
+
+def make_settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
+    """Settings of a method; `SAMAutoSegError` for one that it does not have."""
+    unknown = set(values) - set(kind.__dataclass_fields__)
+    if unknown:
+        raise SAMAutoSegError(
+            f"setting {min(unknown)!r} is not known to this method: it has "
+            f"{', '.join(kind.__dataclass_fields__)}"
+        )
+    return kind(**values)
+
+
+def _scorer(tests: TrainingSet, backbone: Backbone) -> Callable[[AdaptedModel], dict[str, float]]:
+    """Mean Dice over slices and structures, at the resolution of the images."""
+
+    def score(model: AdaptedModel) -> dict[str, float]:
+        scores = []
+        for n, reference in enumerate(tests.references):
+            with as_precision(tests.features.dtype, tests.features.device):
+                logits = model(tests.features[n : n + 1].float()).float()
+            shape = (reference.shape[0], reference.shape[1])
+            shown = backbone.spec.logits_to_slice(logits, shape, tests.pixel_spacings[n])
+            predicted = shown[0].argmax(0).cpu()
+            scores.append(mean_dice(predicted, torch.from_numpy(reference), model.classes))
+        known = [value for value in scores if value == value]
+        return {"held_out_dice": sum(known) / len(known)} if known else {}
+
+    return score
+
+
+def _refuse_overlap(volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume]) -> None:
+    for test in held_out:
+        for volume in volumes:
+            if volume.image.source is not None and volume.image.source == test.image.source:
+                both = sorted(set(volume.slices) & set(test.slices))
+                if both:
+                    raise SAMAutoSegError(
+                        f"slice {both[0]} of {test.image.name} is both learned from and held out: "
+                        "name it once"
+                    )
+
+
+def _absent_structures(samples: TrainingSet, structures: Sequence[Structure]) -> list[str]:
+    seen = {int(value) for reference in samples.references for value in set(reference.flat)}
+    absent = [s.name for number, s in enumerate(structures, start=1) if number not in seen]
+    if not absent:
+        return []
+    return [f"no labeled slice shows {', '.join(absent)}: this model cannot find it"]
+
+
+def _provenance(
+    volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume], result: TrainingResult
+) -> dict[str, Any]:
+    scores = [entry["held_out_dice"] for entry in result.history if "held_out_dice" in entry]
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "program": f"SAMAutoSeg {__version__}",
+        "images": [_origin(volume) for volume in volumes],
+        "held_out": [_origin(volume) for volume in held_out],
+        "held_out_dice": round(scores[-1], 4) if scores else None,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "seconds": round(result.seconds, 1),
+    }
+
+
+def _origin(volume: LabeledVolume) -> dict[str, Any]:
+    source = volume.image.source
+    digest = sha256_of_file(source) if source is not None and source.is_file() else None
+    return {"name": volume.image.name, "sha256": digest, "slices": list(volume.slices)}
