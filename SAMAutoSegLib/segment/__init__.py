@@ -1,0 +1,1 @@
+"""Slices to volumes: an adapted model or prompts in, labels on the image's own grid out."""

@@ -1,0 +1,78 @@
+"""A plain SAM prompted with the reference's own boxes: what adapted models are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from SAMAutoSegLib.images.bounding_box import bounding_box
+from SAMAutoSegLib.images.slices import SliceStack
+from SAMAutoSegLib.progress import Progress, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+from SAMAutoSegLib.sam.predictor import ClickPredictor
+
+
+def prompt_with_boxes(
+    images: SliceStack,
+    reference: SliceStack,
+    backbone: Backbone,
+    *,
+    slices: Sequence[int] | None = None,
+    cache: EmbeddingCache | None = None,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Segment with one box prompt per structure and slice, taken from the reference.
+
+    An oracle: no user has these boxes before the segmentation is done. They say in which slices a
+    structure lies and where it ends, to the pixel, so the scores are what prompting could reach at
+    best, not what it does reach in use.
+
+    Args:
+        images: uint8 gray slices.
+        reference: labels on the same grid, along the same axis.
+        slices: numbers of the slices to segment, by default all; the others stay 0.
+        cache, batch, progress: as for `embed_slices`.
+
+    Returns:
+        Labels [K, J, I] of the reference's type. A box encloses all pixels of a label in a slice,
+        from border to border (min to max + 1); where masks overlap, the higher logit wins.
+    """
+    found = np.zeros_like(reference.array)
+    target = SliceStack(found, reference.grid, reference.plane)
+    chosen = range(len(reference)) if slices is None else slices
+    boxes = {number: _boxes(reference.slice_at(number)) for number in chosen}
+    numbers = [number for number in boxes if boxes[number]]
+    predictor = ClickPredictor(backbone)
+    embedded = embed_slices(
+        backbone,
+        images.views,
+        images.pixel_spacing,
+        numbers=numbers,
+        cache=cache,
+        batch=batch,
+        progress=progress,
+    )
+    for number, embedding in embedded:
+        predictor.set_embedding(embedding, images.slice_shape, images.pixel_spacing)
+        masks = predictor.predict_boxes(np.array(list(boxes[number].values())))
+        low_res = torch.from_numpy(np.concatenate([mask.low_res for mask in masks]))
+        logits = backbone.spec.logits_to_slice(low_res, images.slice_shape, images.pixel_spacing)
+        highest, winner = logits.max(0)
+        labels = np.array(list(boxes[number]), found.dtype)
+        target.put(number, np.where(highest.numpy() > 0, labels[winner.numpy()], 0))
+    return found
+
+
+def _boxes(labels: np.ndarray) -> dict[int, tuple[int, int, int, int]]:
+    """For every label of a slice its box as (column0, row0, column1, row1)."""
+    boxes = {}
+    for label in np.unique(labels[labels > 0]):
+        box = bounding_box(labels == label)
+        assert box is not None
+        rows, columns = box
+        boxes[int(label)] = (columns.start, rows.start, columns.stop, rows.stop)
+    return boxes

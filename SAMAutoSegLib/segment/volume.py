@@ -1,0 +1,220 @@
+"""A whole volume segmented by an adapted model, slice by slice, without a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.device import choose_precision, is_out_of_memory
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.images.selection import Roi
+from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along
+from SAMAutoSegLib.images.volume import Volume
+from SAMAutoSegLib.progress import Progress, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
+from SAMAutoSegLib.segment.smoothing import smooth_across_slices
+
+OnSlice = Callable[[int, np.ndarray], None]
+
+
+@dataclass
+class SegmentationResult:
+    """What came out.
+
+    Attributes:
+        labels: [K, J, I] on the image's grid with the structures' label values; uint8, or uint16
+            where a value needs it.
+        slices_done: numbers of the segmented slices.
+        cancelled: ended before all slices were done; those done are whole.
+        notes: what the user should know, one sentence each.
+    """
+
+    labels: np.ndarray
+    slices_done: list[int] = field(default_factory=list)
+    cancelled: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def segment_volume(
+    volume: Volume,
+    model: AdaptedModel,
+    card: ModelCard,
+    backbone: Backbone,
+    *,
+    axis: Axis | None = None,
+    slices: Sequence[int] | None = None,
+    roi: Roi | None = None,
+    intensity: Intensity | None = None,
+    cache: EmbeddingCache | None = None,
+    cleanup: CleanUp | None = None,
+    batch: int | None = None,
+    progress: Progress = silent,
+    on_slice: OnSlice | None = None,
+) -> SegmentationResult:
+    """Segment a volume, or some of its slices.
+
+    Besides the volume, its gray levels and its labels (one byte a voxel each), memory holds a few
+    slices only, whatever the volume's length. Where it runs out all the same, fewer slices are
+    encoded at a time; if a GPU cannot take a single one, the rest is computed on the CPU and
+    `notes` says so. Model and backbone are on their device again afterwards.
+
+    Args:
+        model, card, backbone: as `load_adapted` gives them.
+        axis: of the slices, by default the plane that the model was trained on.
+        slices: numbers along that axis, by default all. The others stay 0.
+        roi: what the model is shown and where labels are written, by default everything.
+        intensity: by default that of the training. Percentiles are those of the whole volume.
+        cache: where embeddings are looked up and kept.
+        cleanup: by default none.
+        batch: slices per pass of the encoder, see `embed_slices`.
+        progress: told after every pass; if it raises Cancelled, the slices done are kept.
+        on_slice: called with the number and the labels [rows, columns], oriented as by
+            `SliceStack`, of every slice once it is done; parts are removed at the very end only.
+
+    Raises:
+        SAMAutoSegError: unknown axis, a slice that is out of range, no slice inside the region, or
+            not enough memory for a single slice on the CPU.
+    """
+    cleanup = cleanup or CleanUp()
+    plane = plane_along(volume.grid, axis or card.plane)
+    gray = (intensity or card.intensity).apply(volume.array)
+    whole = SliceStack(gray, volume.grid, plane)
+    roi = roi or Roi(*((0, length) for length in volume.grid.size))
+    across = "ijk"[whole.axis_index]
+    # Cut along rows and columns only: the slices beside the region are its slices' neighbors.
+    slab = replace(roi, **{across: (0, len(whole))})
+    shown = slab.crop(replace(volume, array=gray))
+    images = SliceStack(shown.array, shown.grid, plane)
+    numbers = _chosen(slices, len(whole), getattr(roi, across))
+
+    highest = max(structure.label for structure in card.structures)
+    values = np.array([0, *(structure.label for structure in card.structures)])
+    values = values.astype(np.uint8 if highest < 256 else np.uint16)
+    result = SegmentationResult(np.zeros(volume.array.shape, values.dtype))
+    if plane != card.plane:
+        result.notes.append(f"{plane} slices, though the model was trained on {card.plane} ones")
+
+    labels = SliceStack(result.labels[slab.kji], shown.grid, plane)
+    maps = _logits(images, numbers, model, backbone, cache, batch, progress, result)
+    if cleanup.smooth_slices_mm:
+        shares = ((number, logits.softmax(0)) for number, logits in maps)
+        maps = smooth_across_slices(shares, cleanup.smooth_slices_mm / images.slice_spacing)
+    for number, scores in maps:
+        labels.put(number, values[scores.argmax(0).cpu().numpy()])
+        result.slices_done.append(number)
+        if on_slice is not None:
+            on_slice(number, labels.slice_at(number))
+    if cleanup.removes_parts:
+        along = np.moveaxis(labels.array, 2 - labels.axis_index, 0)
+        for run in _runs(result.slices_done):
+            remove_parts(along[run], volume.grid.voxel_volume_mm3, cleanup)
+    return result
+
+
+def _logits(
+    images: SliceStack,
+    numbers: list[int],
+    model: AdaptedModel,
+    backbone: Backbone,
+    cache: EmbeddingCache | None,
+    batch: int | None,
+    progress: Progress,
+    result: SegmentationResult,
+) -> Iterator[tuple[int, Tensor]]:
+    """Logits [K, rows, columns] of one slice after the other; the last one when cancelled."""
+    device, precision = backbone.device, backbone.precision
+    left = list(numbers)
+
+    def tell(*_: object) -> None:
+        done = len(numbers) - len(left)
+        progress(done / len(numbers), f"segmenting: {done} of {len(numbers)} slices")
+
+    try:
+        tell()
+        while left:
+            embedded = embed_slices(
+                backbone,
+                images.views,
+                images.pixel_spacing,
+                numbers=left,
+                cache=cache,
+                batch=batch,
+                encoder_blocks=model.adaptation.encoder_blocks,
+                progress=tell,
+            )
+            try:
+                for number, features in embedded:
+                    logits = _decode(model, features, backbone, images)
+                    del left[0]
+                    yield number, logits
+                continue
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if backbone.device.type == "cpu":
+                    raise SAMAutoSegError(
+                        f"not enough memory for slice {left[0]}: close other programs, or take a "
+                        "smaller backbone or region"
+                    ) from error
+            # Outside of the except clause, which keeps what filled the memory alive.
+            if batch != 1:
+                batch = 1
+                continue
+            result.notes.append(
+                f"{device} ran out of memory at a single slice: the last {len(left)} of "
+                f"{len(numbers)} slices were computed on the CPU"
+            )
+            cpu = torch.device("cpu")
+            backbone.to(cpu, choose_precision(cpu))
+            model.to(cpu)
+    except Cancelled:
+        result.cancelled = True
+    finally:
+        if backbone.device != device:
+            backbone.to(device, precision)
+            model.to(device)
+
+
+def _decode(
+    model: AdaptedModel, features: Tensor, backbone: Backbone, images: SliceStack
+) -> Tensor:
+    half = backbone.precision == torch.bfloat16
+    with (
+        torch.inference_mode(),
+        torch.autocast(backbone.device.type, torch.bfloat16, enabled=half),
+    ):
+        low_res = model(features[None])[0].float()
+        return backbone.spec.logits_to_slice(low_res, images.slice_shape, images.pixel_spacing)
+
+
+def _chosen(slices: Sequence[int] | None, count: int, inside: tuple[int, int]) -> list[int]:
+    """The slices to segment, in order."""
+    wanted = range(count) if slices is None else sorted(set(slices))
+    wrong = [number for number in wanted if not 0 <= number < count]
+    if wrong:
+        raise SAMAutoSegError(
+            f"slice {wrong[0]} is out of range: the volume has slices 0 to {count - 1} on this axis"
+        )
+    first, end = inside
+    chosen = [number for number in wanted if first <= number < end]
+    if not chosen:
+        raise SAMAutoSegError(
+            f"no slice to segment: the chosen ones lie outside of the region's {first} to {end - 1}"
+        )
+    return chosen
+
+
+def _runs(numbers: list[int]) -> Iterator[slice]:
+    """Groups of consecutive numbers."""
+    starts = [n for n in numbers if n - 1 not in numbers]
+    ends = [n for n in numbers if n + 1 not in numbers]
+    return (slice(start, end + 1) for start, end in zip(starts, ends, strict=True))
