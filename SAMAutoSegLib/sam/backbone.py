@@ -115,7 +115,7 @@ class Backbone:
         """
         encoder = self.encoder
         with torch.inference_mode():
-            images = images.to(self.device, self.precision)
+            images = images.to(self.device)
             if before_last:
                 embedding = front_features(encoder, images, before_last).to(self.precision)
             else:

@@ -211,11 +211,22 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     source = _locate(path)
     checkpoint = read_checkpoint(source)
     found = recognize(checkpoint.tensors)
-    if checkpoint.header:
-        found = replace(found, adapted=found.adapted or found.family is None)
+    card = _card(checkpoint.header)
+    if card:
+        base = catalog.find_by_sha256(card.get("backbone_sha256", ""))
+        found = replace(
+            found,
+            words=f"an adapted model ({card.get('method')} on {card.get('backbone')})",
+            family=cast(Family, base.family) if base else None,
+            side=card.get("input", {}).get("side"),
+            adapted=True,
+            missing=(),
+            unexpected=(),
+        )
     digest = sha256_of_file(source)
     entry = catalog.find_by_sha256(digest)
-    structures = _structures(checkpoint)
+    structures = _structures(checkpoint, card)
+    usual = entry.normalization if entry else found.normalization if found.family else None
     return {
         "path": str(source),
         "bytes": source.stat().st_size,
@@ -225,10 +236,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "words": found.words,
         "family": found.family,
         "side": found.side,
-        "sides": list(_sides(found)),
-        "normalization": (entry.normalization if entry else found.normalization)
-        if found.family
-        else None,
+        "sides": [] if card else list(_sides(found)),
+        "normalization": card.get("input", {}).get("normalization") if card else usual,
         "adapted": found.adapted,
         "structures": structures,
         "tensors": len(checkpoint.tensors),
@@ -359,17 +368,19 @@ def _choose_side(found: Recognition, side: int | None) -> int:
     return side
 
 
-def _structures(checkpoint: Checkpoint) -> list[str]:
-    """Names of the structures in an adapted file's header; numbers where it has none."""
-    for text in checkpoint.header.values():
-        if text.startswith("{"):
-            try:
-                values = json.loads(text)
-            except json.JSONDecodeError:
-                continue
-            listed = values.get("structures", []) if isinstance(values, dict) else []
-            if listed:
-                return [str(s.get("name", s)) if isinstance(s, dict) else str(s) for s in listed]
+def _card(header: Mapping[str, str]) -> dict[str, Any]:
+    """The model card in the header of an adapted model's file, empty where there is none."""
+    try:
+        card = json.loads(header.get("card", "{}"))
+    except json.JSONDecodeError:
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def _structures(checkpoint: Checkpoint, card: dict[str, Any]) -> list[str]:
+    """Names of the structures on an adapted file's card; numbers where it has none."""
+    if "structures" in card:
+        return [str(structure["name"]) for structure in card["structures"]]
     tokens = checkpoint.tensors.get("mask_decoder.mask_tokens.weight")
     learned = any(name.startswith(("sa_a_", "w_a_")) for name in checkpoint.tensors)
     if learned and tokens is not None:
@@ -384,7 +395,7 @@ def _summary(found: Recognition, structures: list[str], entry: catalog.CatalogEn
         words += " It holds what was learned on top of a backbone."
     if structures:
         words += f" It segments {', '.join(structures)}."
-    if found.family:
+    if found.family and not structures:
         if found.missing or found.unexpected:
             words += (
                 f" As a whole SAM it lacks {len(found.missing)} tensors and has "

@@ -1,4 +1,4 @@
-"""An image encoder in two: a frozen front that meets a slice once, and a last part that is tuned."""
+"""An image encoder in two: a frozen front that meets a slice once, and a tuned last part."""
 
 from __future__ import annotations
 

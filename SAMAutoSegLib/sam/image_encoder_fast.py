@@ -22,4 +22,5 @@ def fast_encoder(encoder: nn.Module, device: torch.device, precision: torch.dtyp
     """The fast form of an image encoder on `device`, computing in `precision`; a copy."""
     own = copy.deepcopy(encoder).requires_grad_(False)
     fast = FastTinyViT(own) if isinstance(own, TinyViT) else FastViT(own)
-    return fast.to(device, precision).eval()
+    fast.lower(precision)
+    return fast.to(device).eval()

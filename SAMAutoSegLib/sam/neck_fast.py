@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,9 +19,14 @@ class FastNeck(nn.Module):
         self.point, self.norm1, self.spread, self.norm2 = neck
 
     def forward(self, x: Tensor) -> Tensor:
-        x = normalized(self.norm1, F.linear(x, self.point.weight.flatten(1)))
+        x = F.linear(x.to(self.point.weight.dtype), self.point.weight.flatten(1))
+        x = normalized(self.norm1, x)
         x = self.spread(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         return normalized(self.norm2, x).permute(0, 3, 1, 2)
+
+    def lower(self, precision: torch.dtype) -> None:
+        """Compute in `precision`."""
+        self.to(precision)
 
 
 def normalized(norm: Any, x: Tensor) -> Tensor:

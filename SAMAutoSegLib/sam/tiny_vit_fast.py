@@ -1,4 +1,9 @@
-"""TinyViT for inference: batch normalization folded, channels last, the wide stem in strips."""
+"""TinyViT for inference: batch normalization folded, channels last, the wide stem in strips.
+
+In bfloat16 only the products inside the blocks are rounded to it. The stem, what leaves the steps
+between stages and the sum that runs through all blocks stay in float32: they cost little, and
+rounding them too doubles the error of the embedding.
+"""
 
 from typing import Any
 
@@ -80,9 +85,13 @@ class FastMBConv(nn.Module):
         return y
 
     def _whole(self, x: Tensor) -> Tensor:
-        y = F.gelu(self.expand(x))
+        y = F.gelu(self.expand(x.to(self.expand.weight.dtype)))
         y = F.gelu(self.mix(y))
-        return F.gelu(self.project(y).add_(x))
+        return F.gelu(self.project(y) + x)
+
+    def lower(self, precision: torch.dtype) -> None:
+        """Compute the convolutions in `precision`."""
+        self.to(precision)
 
     def _strip_rows(self, x: Tensor) -> int:
         if x.device.type != "cpu":
@@ -99,7 +108,12 @@ class FastMerging(nn.Module):
         self.project = Pointwise(merging.conv3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.project(F.gelu(self.mix(F.gelu(self.widen(x)))))
+        y = F.gelu(self.widen(x.to(self.widen.weight.dtype))).to(self.mix.weight.dtype)
+        return self.project(F.gelu(self.mix(y)))
+
+    def lower(self, precision: torch.dtype) -> None:
+        """Compute the first convolution in `precision`."""
+        self.widen.to(precision)
 
 
 class FastAttentionBlock(nn.Module):
@@ -123,9 +137,16 @@ class FastAttentionBlock(nn.Module):
         self.fc2 = block.mlp.fc2
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self._attend_in_windows(x).add_(x)
+        x = x + self._attend_in_windows(x)
         x = self.local_conv(x)
-        return self.fc2(F.gelu(self.fc1(self.mlp_norm(x)))).add_(x)
+        y = self.mlp_norm(x).to(self.bias.dtype)
+        return x + self.fc2(F.gelu(self.fc1(y)))
+
+    def lower(self, precision: torch.dtype) -> None:
+        """Compute the matrix products in `precision`."""
+        for module in (self.qkv, self.proj, self.fc1, self.fc2):
+            module.to(precision)
+        self.bias = self.bias.to(precision)
 
     def _attend_in_windows(self, x: Tensor) -> Tensor:
         batch, height, width, channels = x.shape
@@ -133,7 +154,7 @@ class FastAttentionBlock(nn.Module):
         x = F.pad(x, (0, 0, 0, -width % w, 0, -height % w))
         rows, columns = x.shape[1] // w, x.shape[2] // w
         x = x.view(batch, rows, w, columns, w, channels).transpose(2, 3)
-        x = self.norm(x.reshape(-1, w * w, channels))
+        x = self.norm(x.reshape(-1, w * w, channels)).to(self.bias.dtype)
         qkv = self.qkv(x).view(-1, w * w, self.heads, 3, channels // self.heads)
         q, k, v = qkv.permute(3, 0, 2, 1, 4).unbind(0)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias)
@@ -165,6 +186,11 @@ class FastTinyViT(nn.Module):
         for block in self.blocks:
             x = block(x)
         return self.neck(x)
+
+    def lower(self, precision: torch.dtype) -> None:
+        """Compute in `precision` what bears it."""
+        for module in [*self.first, self.first_merging, *self.blocks, self.neck]:
+            module.lower(precision)
 
     def enter(self, images: Tensor) -> Tensor:
         """What enters the first attention block: [B, S/2, S/2, 128] with a stem of stride 1."""

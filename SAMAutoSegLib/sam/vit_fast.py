@@ -146,4 +146,9 @@ class FastViT(nn.Module):
         Contiguous, because the convolution's layout would be passed on from block to block and
         make every layer normalization copy.
         """
+        images = images.to(self.pos_embed.dtype)
         return (self.patch_embed(images) + self.pos_embed).contiguous()
+
+    def lower(self, precision: torch.dtype) -> None:
+        """Compute in `precision`."""
+        self.to(precision)
