@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel, Adaptation
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.files import replace_when_complete
+from SAMAutoSegLib.files import replace_when_complete, sha256_of_file
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.sam import catalog
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.checkpoint import load_backbone, read_checkpoint
+from SAMAutoSegLib.sam.checkpoint import load_backbone, read_checkpoint, recognize
 from SAMAutoSegLib.sam.input_spec import InputSpec
 
 FORMAT = "SAMAutoSeg adapted model"
@@ -98,7 +99,7 @@ def read_card(path: str | Path) -> ModelCard:
     Raises:
         SAMAutoSegError: unreadable, not an adapted model, or of a newer format.
     """
-    return _card_of(read_checkpoint(path).header, path)
+    return _read(path)[1]
 
 
 def load_adapted(
@@ -119,8 +120,7 @@ def load_adapted(
     Raises:
         SAMAutoSegError: as `read_card`; the backbone is not on this machine, or is another one.
     """
-    checkpoint = read_checkpoint(path)
-    card = _card_of(checkpoint.header, path)
+    tensors, card = _read(path)
     source = base
     if source is None:
         entry = catalog.find_by_sha256(card.backbone_sha256)
@@ -130,6 +130,7 @@ def load_adapted(
                 "catalogue: name its file with --base"
             )
         source = entry.name
+    _require_backbone(source, card, path)
     backbone = load_backbone(
         source,
         side=card.input.side,
@@ -137,20 +138,35 @@ def load_adapted(
         device=device,
         precision=precision,
     )
-    if backbone.sha256 != card.backbone_sha256:
-        raise SAMAutoSegError(
-            f"{path} was trained on the backbone {card.backbone} "
-            f"(SHA-256 {card.backbone_sha256[:12]}...), not on {source} "
-            f"({backbone.sha256[:12]}...): name that one with --base"
-        )
     backbone.spec = card.input
     model = AdaptedModel(backbone, len(card.structures) + 1, card.adaptation)
-    model.load_learned_state(checkpoint.tensors)
+    model.load_learned_state(tensors)
     return model.eval(), card, backbone
 
 
-def _card_of(header: dict[str, str], path: str | Path) -> ModelCard:
+def _require_backbone(source: str | Path, card: ModelCard, path: str | Path) -> None:
+    entry = None if Path(source).exists() else catalog.find(str(source))
+    file = entry.local_path if entry else Path(source)
+    # One that is missing is reported where it is loaded. Another one is not even loaded: it may
+    # not have the input side of this model, which would be told instead.
+    if not file.is_file() or (digest := sha256_of_file(file)) == card.backbone_sha256:
+        return
+    raise SAMAutoSegError(
+        f"{path} was trained on the backbone {card.backbone} "
+        f"(SHA-256 {card.backbone_sha256[:12]}...), not on {source} "
+        f"({digest[:12]}...): name that one with --base"
+    )
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
+    if not Path(path).exists() and catalog.find(str(path)):
+        raise _knows_no_structure(path, "a plain SAM")
+    checkpoint = read_checkpoint(path)
+    header = checkpoint.header
     if header.get("format") != FORMAT:
+        found = recognize(checkpoint.tensors)
+        if found.family and not found.adapted:
+            raise _knows_no_structure(path, found.words)
         raise SAMAutoSegError(
             f"{path} is not an adapted model: expected a file that 'samautoseg finetune' wrote; "
             "'samautoseg models inspect' tells what it is"
@@ -165,4 +181,11 @@ def _card_of(header: dict[str, str], path: str | Path) -> ModelCard:
         values = json.loads(header.get("card", ""))
     except json.JSONDecodeError as error:
         raise SAMAutoSegError(f"{path} is damaged: its header is no JSON") from error
-    return ModelCard.from_json(values)
+    return checkpoint.tensors, ModelCard.from_json(values)
+
+
+def _knows_no_structure(path: str | Path, words: str) -> SAMAutoSegError:
+    return SAMAutoSegError(
+        f"{path} is {words}, which knows no structures yet: teach it some with "
+        "'samautoseg finetune' first"
+    )

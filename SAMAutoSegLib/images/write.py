@@ -55,11 +55,16 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     _write(Path(path), volume.array, volume.grid, {})
 
 
-def _write(path: Path, array: np.ndarray, grid: Grid, fields: Mapping[str, str]) -> None:
-    if not path.name.lower().endswith(_SUFFIXES):
+def require_known_format(path: str | Path) -> None:
+    """Raise `SAMAutoSegError` unless the suffix of `path` names a format that can be written."""
+    if not Path(path).name.lower().endswith(_SUFFIXES):
         raise SAMAutoSegError(
             f"cannot write {path}: unknown file type; name it {', '.join(_SUFFIXES)}"
         )
+
+
+def _write(path: Path, array: np.ndarray, grid: Grid, fields: Mapping[str, str]) -> None:
+    require_known_format(path)
     if array.shape != grid.size[::-1]:
         raise ValueError(f"array {array.shape} is not [K, J, I] of a {grid.size} grid")
     image = sitk.GetImageFromArray(array)

@@ -26,15 +26,19 @@ def stacks(scan: Callable[..., Volume]) -> Stacks:
     )
 
 
+def mask_in_box(backbone: Backbone, image: np.ndarray, box: list[int]) -> np.ndarray:
+    predictor = ClickPredictor(backbone)
+    predictor.set_image(image)
+    return predictor.predict(box=np.array(box), multimask=False).masks[0]
+
+
 def test_a_box_from_border_to_border_prompts_each_structure(
     tiny_backbone: Callable[..., Backbone], stacks: Stacks
 ) -> None:
     backbone = tiny_backbone()
     images, reference = stacks
     found = prompt_with_boxes(images, reference, backbone)
-    predictor = ClickPredictor(backbone)
-    predictor.set_image(images.slice_at(1))
-    expected = predictor.predict(box=np.array([8, 5, 20, 12]), multimask=False).masks[0]
+    expected = mask_in_box(backbone, images.slice_at(1), [8, 5, 20, 12])
     assert expected.any() and not expected.all()
     assert np.array_equal(found[1], np.where(expected, 4, 0))
 
@@ -45,10 +49,8 @@ def test_where_masks_overlap_the_higher_logit_wins(
     backbone = tiny_backbone()
     images, reference = stacks
     found = prompt_with_boxes(images, reference, backbone)
-    predictor = ClickPredictor(backbone)
-    predictor.set_image(images.slice_at(2))
-    four = predictor.predict(box=np.array([2, 3, 3, 4]), multimask=False).masks[0]
-    nine = predictor.predict(box=np.array([22, 17, 40, 30]), multimask=False).masks[0]
+    four = mask_in_box(backbone, images.slice_at(2), [2, 3, 3, 4])
+    nine = mask_in_box(backbone, images.slice_at(2), [22, 17, 40, 30])
     both = four & nine
     assert np.array_equal(found[2] > 0, four | nine)
     assert (found[2][four & ~nine] == 4).all() and (found[2][nine & ~four] == 9).all()

@@ -1,0 +1,212 @@
+"""``samautoseg segment``: an image segmented by an adapted model."""
+
+import argparse
+import json
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+
+if TYPE_CHECKING:
+    from SAMAutoSegLib.adapt.adapted_file import ModelCard
+    from SAMAutoSegLib.images.volume import Volume
+    from SAMAutoSegLib.segment.volume import SegmentationResult
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``samautoseg segment``."""
+    parser.description = (
+        "Segment all structures that a model knows, without a prompt. Ctrl-C stops and keeps the"
+        " slices that are done."
+    )
+    parser.add_argument("image", type=Path, help="image file, or folder with one DICOM series")
+    parser.add_argument(
+        "-m", "--model", required=True, help="file that 'samautoseg finetune' wrote"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        help=".seg.nrrd (with names and colors for Slicer), .nii.gz, .nii, .nrrd or .mha",
+    )
+    parser.add_argument(
+        "--base", metavar="FILE", help="the SAM that the model was trained on, if not found by name"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:N or mps (default: auto)"
+    )
+    where = parser.add_argument_group("what is segmented (default: everything)")
+    where.add_argument("--slices", metavar="LIST", help="slice numbers, as in 3,9,15-20")
+    where.add_argument(
+        "--roi", metavar="BOX", help="voxels i0:i1,j0:j1,k0:k1; the ends are not included"
+    )
+    shown = parser.add_argument_group("how the image is shown to the model (default: as trained)")
+    shown.add_argument("--axis", help="axial, coronal, sagittal, i, j, k or auto")
+    shown.add_argument(
+        "--intensity",
+        metavar="RANGE",
+        help="ct:abdomen and other windows, percentile:0.5,99.5, or limits: --intensity=-160,240",
+    )
+    cleanup = parser.add_argument_group("clean-up (default: none)")
+    cleanup.add_argument(
+        "--smooth",
+        type=float,
+        default=0.0,
+        metavar="MM",
+        help="smooth across slices by a Gaussian of this standard deviation",
+    )
+    cleanup.add_argument(
+        "--remove-islands",
+        type=float,
+        default=0.0,
+        metavar="MM3",
+        help="remove connected parts that are smaller",
+    )
+    cleanup.add_argument(
+        "--largest-component",
+        action="store_true",
+        help="keep only the largest connected part of each structure",
+    )
+    parser.add_argument("--batch", type=int, help="slices per pass of the encoder")
+    parser.add_argument(
+        "--no-cache", action="store_true", help="neither use nor keep embeddings on disk"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Segment, write and report."""
+    if arguments.batch is not None and arguments.batch < 1:
+        raise SAMAutoSegError(f"--batch {arguments.batch}: expected 1 or more slices")
+    if arguments.output.resolve() == arguments.image.resolve():
+        raise SAMAutoSegError(f"cannot write {arguments.output}: it is the image; name another")
+
+    from SAMAutoSegLib.adapt.adapted_file import load_adapted
+    from SAMAutoSegLib.device import choose_device
+    from SAMAutoSegLib.files import require_writable, sha256_of_file
+    from SAMAutoSegLib.images.intensity import Intensity
+    from SAMAutoSegLib.images.read import read_image
+    from SAMAutoSegLib.images.selection import Roi, parse_slices
+    from SAMAutoSegLib.images.slices import SliceStack
+    from SAMAutoSegLib.images.write import require_known_format, write_segmentation
+    from SAMAutoSegLib.progress import console_progress
+    from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+    from SAMAutoSegLib.segment.cleanup import CleanUp
+    from SAMAutoSegLib.segment.volume import segment_volume
+
+    started = time.monotonic()
+    require_known_format(arguments.output)
+    require_writable(arguments.output)
+    cleanup = CleanUp(arguments.largest_component, arguments.remove_islands, arguments.smooth)
+    intensity = Intensity.parse(arguments.intensity) if arguments.intensity else None
+    device = choose_device(arguments.device)
+    volume = read_image(arguments.image)
+    roi = Roi.parse(arguments.roi, volume.grid.size) if arguments.roi else None
+    model, card, backbone = load_adapted(arguments.model, base=arguments.base, device=device)
+    axis = arguments.axis or card.plane
+    count = len(SliceStack(volume.array, volume.grid, axis))
+    slices = parse_slices(arguments.slices, count) if arguments.slices else None
+
+    loaded = time.monotonic()
+    with console_progress() as progress:
+        result = segment_volume(
+            volume,
+            model,
+            card,
+            backbone,
+            axis=axis,
+            slices=slices,
+            roi=roi,
+            intensity=intensity,
+            cache=None if arguments.no_cache else EmbeddingCache(),
+            cleanup=cleanup,
+            batch=arguments.batch,
+            progress=progress,
+        )
+    if not result.slices_done:
+        raise Cancelled("stopped before the first slice was done: nothing was written")
+    segmented = time.monotonic()
+    facts = {
+        "model": Path(arguments.model).name,
+        "model_sha256": sha256_of_file(arguments.model),
+        "backbone": card.backbone,
+        "backbone_sha256": card.backbone_sha256,
+        "method": card.method,
+        "image": arguments.image.resolve().name,
+    }
+    write_segmentation(
+        arguments.output,
+        result.labels,
+        volume.grid,
+        list(card.structures),
+        {**facts, **_circumstances()},
+    )
+    written = time.monotonic()
+    report = {
+        **facts,
+        "output": str(arguments.output),
+        "device": str(backbone.device),
+        "precision": str(backbone.precision).removeprefix("torch."),
+        "axis": axis,
+        "slices": result.slices_done,
+        "cancelled": result.cancelled,
+        "structures": _sizes(result, card, volume),
+        "notes": result.notes,
+        "seconds": {
+            "loading": round(loaded - started, 3),
+            "segmenting": round(segmented - loaded, 3),
+            "writing": round(written - segmented, 3),
+            "total": round(written - started, 3),
+        },
+    }
+    if arguments.json:
+        print(json.dumps(report, indent=2))
+    else:
+        _tell(report)
+    if result.cancelled:
+        raise Cancelled(
+            f"stopped; {arguments.output} holds the {len(result.slices_done)} slices that were done"
+        )
+    return 0
+
+
+def _circumstances() -> dict[str, str]:
+    from SAMAutoSegLib import __version__
+
+    return {"version": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+
+
+def _sizes(
+    result: "SegmentationResult", card: "ModelCard", volume: "Volume"
+) -> list[dict[str, Any]]:
+    import numpy as np
+
+    sizes = []
+    for structure in card.structures:
+        voxels = int(np.count_nonzero(result.labels == structure.label))
+        milliliters = round(voxels * volume.grid.voxel_volume_mm3 / 1000, 3)
+        sizes.append(
+            {
+                "name": structure.name,
+                "label": structure.label,
+                "voxels": voxels,
+                "milliliters": milliliters,
+            }
+        )
+    return sizes
+
+
+def _tell(report: dict[str, Any]) -> None:
+    width = max(len(structure["name"]) for structure in report["structures"])
+    for structure in report["structures"]:
+        print(f"{structure['name']:{width}}  {structure['milliliters']:10.1f} ml")
+    print(
+        f"\n{len(report['slices'])} {report['axis']} slices in"
+        f" {report['seconds']['segmenting']:.1f} s on {report['device']} ({report['precision']}),"
+        f" written to {report['output']}"
+    )
+    for note in report["notes"]:
+        print(f"Note: {note}")

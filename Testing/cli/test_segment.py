@@ -1,0 +1,285 @@
+import json
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+import torch
+
+from SAMAutoSegLib.adapt.adapted_file import ModelCard, save_adapted
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
+from SAMAutoSegLib.cli.main import main
+from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.images.read import read_image, read_labels
+from SAMAutoSegLib.images.selection import Roi
+from SAMAutoSegLib.images.structure import standard_structures
+from SAMAutoSegLib.images.volume import Grid, Volume
+from SAMAutoSegLib.images.write import write_volume
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.checkpoint import load_backbone
+from SAMAutoSegLib.segment.cleanup import CleanUp
+from SAMAutoSegLib.segment.volume import segment_volume
+
+GRID = Grid((40, 30, 5), (0.8, 0.8, 5.0), (-12.5, 30.0, 100.0), np.diag([-1.0, -1.0, 1.0]))
+
+
+@dataclass
+class Case:
+    """Files of one call, and what the library computes from them."""
+
+    image: Path
+    model: Path
+    base: Path
+    output: Path
+    expected: Callable[..., np.ndarray]
+
+    def arguments(self, *more: str) -> list[str]:
+        files = [str(self.image), "-m", str(self.model), "-o", str(self.output)]
+        return ["segment", *files, "--base", str(self.base), "--device", "cpu", *more]
+
+    def labels(self) -> np.ndarray:
+        return read_labels(self.output)[0].array
+
+
+@pytest.fixture
+def case(
+    tiny_file: Path,
+    tmp_path: Path,
+    picture: Callable[..., np.ndarray],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Case:
+    monkeypatch.setenv("SAMAUTOSEG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SAMAUTOSEG_DATA", str(tmp_path / "data"))
+    array = np.stack([picture(30, 40, seed=k) for k in range(5)]).astype(np.int16)
+    image = tmp_path / "scan.nii.gz"
+    write_volume(image, Volume(array, GRID, "scan"))
+    backbone = load_backbone(tiny_file, device="cpu")
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = AdaptedModel(backbone, 3, Adaptation()).eval()
+    card = ModelCard(
+        backbone=backbone.name,
+        backbone_sha256=backbone.sha256,
+        input=backbone.spec,
+        intensity=Intensity("window", 0, 255),
+        plane="axial",
+        adaptation=model.adaptation,
+        structures=tuple(standard_structures(["liver", "spleen"])),
+        method="joint",
+    )
+    save_adapted(tmp_path / "organs.safetensors", model, card)
+
+    def expected(**options: Any) -> np.ndarray:
+        return segment_volume(read_image(image), model, card, backbone, **options).labels
+
+    output = tmp_path / "out" / "organs.seg.nrrd"
+    return Case(image, tmp_path / "organs.safetensors", tiny_file, output, expected)
+
+
+def report(case: Case, capsys: pytest.CaptureFixture[str], *more: str) -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(case.arguments("--json", *more)) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def error(case: Case, capsys: pytest.CaptureFixture[str], *more: str) -> str:
+    """The one line that a call fails with, which writes nothing."""
+    capsys.readouterr()
+    assert main(case.arguments(*more)) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith("samautoseg: error: ") and told.err.count("\n") == 1
+    assert not case.output.is_file()
+    return told.err
+
+
+def test_the_segmentation_lies_on_the_images_grid_with_names(case: Case) -> None:
+    assert main(case.arguments()) == 0
+    labels, structures = read_labels(case.output)
+    assert labels.grid.same_as(GRID, tolerance=1e-5)
+    assert [structure.name for structure in structures] == ["liver", "spleen"]
+    assert structures[0].terminology
+    assert np.array_equal(labels.array, case.expected())
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".mha"])
+def test_the_suffix_names_the_format(case: Case, suffix: str) -> None:
+    case.output = case.output.with_name(f"organs{suffix}")
+    assert main(case.arguments()) == 0
+    assert np.array_equal(case.labels(), case.expected())
+
+
+def test_the_file_says_where_it_comes_from(case: Case) -> None:
+    assert main(case.arguments()) == 0
+    image = sitk.ReadImage(str(case.output))
+    said = {
+        key.removeprefix("SAMAutoSeg_"): image.GetMetaData(key)
+        for key in image.GetMetaDataKeys()
+        if key.startswith("SAMAutoSeg_")
+    }
+    assert said["model"] == "organs.safetensors" and said["image"] == "scan.nii.gz"
+    assert len(said["model_sha256"]) == len(said["backbone_sha256"]) == 64
+    assert said["method"] == "joint" and said["backbone"] == "checkpoint.pth"
+    assert said["version"] and said["date"].startswith("20")
+
+
+def test_the_report_tells_what_was_done(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    told = report(case, capsys)
+    assert told["slices"] == [0, 1, 2, 3, 4] and told["axis"] == "axial"
+    assert told["device"] == "cpu" and told["precision"] in ("float32", "bfloat16")
+    assert told["notes"] == [] and not told["cancelled"]
+    steps = ("loading", "segmenting", "writing")
+    assert told["seconds"]["total"] == pytest.approx(
+        sum(told["seconds"][s] for s in steps), abs=0.01
+    )
+    voxels = np.bincount(case.labels().ravel(), minlength=3)
+    for structure in told["structures"]:
+        assert structure["voxels"] == voxels[structure["label"]] > 0
+        assert structure["milliliters"] == pytest.approx(structure["voxels"] * 3.2 / 1000, abs=1e-3)
+
+
+def test_without_json_a_person_can_read_it(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(case.arguments("--axis", "coronal")) == 0
+    told = capsys.readouterr().out
+    assert "liver" in told and " ml" in told and "30 coronal slices in" in told
+    assert "Note: coronal slices, though the model was trained on axial ones" in told
+
+
+def test_options_reach_the_library(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(case, capsys, "--slices", "1,3-4")["slices"] == [1, 3, 4]
+    assert np.array_equal(case.labels(), case.expected(slices=[1, 3, 4]))
+    assert report(case, capsys, "--roi", "3:30,:20,1:4")["slices"] == [1, 2, 3]
+    assert np.array_equal(case.labels(), case.expected(roi=Roi((3, 30), (0, 20), (1, 4))))
+    report(case, capsys, "--intensity=60,190", "--batch", "2")
+    assert np.array_equal(case.labels(), case.expected(intensity=Intensity("window", 60, 190)))
+    report(case, capsys, "--largest-component", "--remove-islands", "50", "--smooth", "5")
+    cleanup = CleanUp(True, 50, 5)
+    assert np.array_equal(case.labels(), case.expected(cleanup=cleanup))
+
+
+def test_embeddings_are_kept_unless_it_is_forbidden(case: Case, tmp_path: Path) -> None:
+    assert main(case.arguments("--no-cache")) == 0
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+    assert main(case.arguments()) == 0
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 5
+
+
+def interrupted_at(slice_number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    encode, count = Backbone.encode, 0
+
+    def encode_and_interrupt(self: Backbone, *arguments: Any) -> torch.Tensor:
+        nonlocal count
+        if count == slice_number:
+            signal.raise_signal(signal.SIGINT)
+        count += 1
+        return encode(self, *arguments)
+
+    monkeypatch.setattr(Backbone, "encode", encode_and_interrupt)
+
+
+def test_ctrl_c_writes_the_slices_that_are_done(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = case.expected()
+    interrupted_at(1, monkeypatch)
+    assert main(case.arguments("--json")) == 130
+    told = capsys.readouterr()
+    assert f"stopped; {case.output} holds the 2 slices that were done" in told.err
+    assert json.loads(told.out)["cancelled"] and json.loads(told.out)["slices"] == [0, 1]
+    assert np.array_equal(case.labels()[:2], whole[:2]) and not case.labels()[2:].any()
+
+
+def test_ctrl_c_before_the_first_slice_writes_nothing(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case.output.parent.mkdir()
+    case.output.write_text("before")
+    apply = Intensity.apply
+
+    def apply_and_interrupt(self: Intensity, array: np.ndarray) -> np.ndarray:
+        signal.raise_signal(signal.SIGINT)
+        return apply(self, array)
+
+    monkeypatch.setattr(Intensity, "apply", apply_and_interrupt)
+    assert main(case.arguments()) == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert case.output.read_text() == "before"
+
+
+def test_a_plain_sam_is_sent_to_finetune(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    case.model = case.base
+    told = error(case, capsys)
+    assert "knows no structures yet" in told and "samautoseg finetune" in told
+    case.model = Path("lite-medsam")
+    assert "lite-medsam is a plain SAM, which knows no structures" in error(case, capsys)
+
+
+def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_computed(
+    case: Case, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Backbone, "encode", None)
+    case.output = tmp_path / "organs.png"
+    assert "unknown file type" in error(case, capsys)
+    (tmp_path / "folder.nrrd").mkdir()
+    case.output = tmp_path / "folder.nrrd"
+    assert "it is a folder" in error(case, capsys)
+    case.output = case.base / "organs.nrrd"
+    assert f"cannot write {case.output}" in error(case, capsys)
+
+
+def test_the_image_itself_is_never_overwritten(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = case.image.read_bytes()
+    case.output = case.image.parent / "." / case.image.name
+    capsys.readouterr()
+    assert main(case.arguments()) == 2
+    assert "it is the image" in capsys.readouterr().err
+    assert case.image.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--slices", "3,9"], "slice 9 is out of range"),
+        (["--slices", "3,3"], "given more than once"),
+        (["--roi", "0:50,:,:"], "region i = 0:50 is empty or outside"),
+        (["--axis", "up"], "unknown axis 'up'"),
+        (["--intensity", "ct:heart"], "unknown CT window 'heart'"),
+        (["--batch", "0"], "--batch 0: expected 1 or more"),
+        (["--smooth", "-1"], "expected 0 or more mm"),
+        (["--device", "cuda:99"], "device 'cuda:99'"),
+        (["--base", "none.pth"], "no checkpoint at none.pth"),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    case: Case, capsys: pytest.CaptureFixture[str], more: list[str], said: str
+) -> None:
+    assert said in error(case, capsys, *more)
+
+
+def test_a_missing_image_or_model_is_one_line(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image, case.image = case.image, Path("none.nii.gz")
+    assert "none.nii.gz does not exist" in error(case, capsys)
+    case.image, case.model = image, Path("none.safetensors")
+    assert "no checkpoint at none.safetensors" in error(case, capsys)
+
+
+def test_a_model_cut_in_half_is_one_line(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
+    content = case.model.read_bytes()
+    case.model.write_bytes(content[: len(content) // 2])
+    assert "damaged or cut short" in error(case, capsys)
+
+
+def test_a_model_of_another_backbone_is_one_line(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors = torch.load(case.base, weights_only=True)
+    tensors["mask_decoder.iou_token.weight"] += 1
+    torch.save(tensors, case.base)
+    assert "was trained on the backbone checkpoint.pth" in error(case, capsys)
