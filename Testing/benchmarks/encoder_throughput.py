@@ -13,6 +13,7 @@ the labels of the sample CT (`samautoseg demo` fetches both). Random weights ser
 """
 
 import argparse
+import functools
 import importlib.util
 import json
 import platform
@@ -193,7 +194,8 @@ def throughput(
     for _ in range(options.rounds):
         for name, times in seconds.items():
             given = image if name == "upstream" else batch
-            times.append(timed(lambda: variants[name].encode(given), device) / len(given))
+            encode = functools.partial(variants[name].encode, given)
+            times.append(timed(encode, device) / len(given))
     ratios = {
         name: statistics.median(u / t for u, t in zip(seconds["upstream"], times, strict=True))
         for name, times in seconds.items()
@@ -303,8 +305,8 @@ def as_text(report: dict[str, Any]) -> str:
         for name, value in report["mask_iou"].items():
             low = report["mask_iou_lowest"][name]
             lines.append(
-                f"masks        {name}: IoU {value:.4f} with upstream's over {report['boxes']} boxes, "
-                f"lowest {low:.3f}"
+                f"masks        {name}: IoU {value:.4f} with upstream's over "
+                f"{report['boxes']} boxes, lowest {low:.3f}"
             )
     return "\n".join(lines)
 
