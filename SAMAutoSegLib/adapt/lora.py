@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from SAMAutoSegLib.sam.tiny_vit_fast import FastAttentionBlock
+
 
 class LoRALinear(nn.Module):
     """A frozen `nn.Linear` plus a trainable update of rank r.
@@ -89,12 +91,12 @@ def add_lora_to_attention(transformer: nn.Module, rank: int) -> None:
 
 
 def add_lora_to_blocks(blocks: nn.Module, rank: int) -> None:
-    """Wrap the `qkv` projection of every attention of encoder blocks (ViT or TinyViT), in place."""
+    """Wrap the `qkv` projection of every attention of fast encoder blocks, in place."""
     for module in list(blocks.modules()):
         qkv: Any = getattr(module, "qkv", None)
         if not isinstance(qkv, nn.Linear):
             continue
         rows = torch.arange(qkv.out_features)
-        by_head = getattr(module, "heads", None)  # TinyViT: head, then query, key, value
-        rows = rows.view(3, -1) if by_head is None else rows.view(by_head, 3, -1).transpose(0, 1)
+        if isinstance(module, FastAttentionBlock):  # TinyViT: head, then query, key, value
+            rows = rows.view(module.heads, 3, -1).transpose(0, 1)
         module.qkv = LoRAQueryValue(qkv, rank, rows.reshape(3, -1))

@@ -1,0 +1,200 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from SAMAutoSegLib.adapt.adapted_file import ModelCard, load_adapted, read_card, save_adapted
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.images.structure import standard_structures
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.checkpoint import load_backbone
+from SAMAutoSegLib.sam.input_spec import InputSpec
+
+
+@pytest.fixture
+def backbone(tiny_file: Path) -> Backbone:
+    return load_backbone(tiny_file, device="cpu", precision=torch.float32)
+
+
+@pytest.fixture
+def adapted(backbone: Backbone) -> tuple[AdaptedModel, ModelCard]:
+    adaptation = Adaptation(lora_rank=2, encoder_blocks=1)
+    model = AdaptedModel(backbone, 3, adaptation).eval()
+    with torch.no_grad():
+        for parameter in (*model.weights(), model.prompt_embedding):
+            parameter += 0.05 * torch.randn(parameter.shape)
+    card = ModelCard(
+        backbone=backbone.name,
+        backbone_sha256=backbone.sha256,
+        input=InputSpec(side=128, padding="center", aspect="physical", channels="neighbors"),
+        intensity=Intensity("percentile", 0.5, 99.5),
+        plane="sagittal",
+        adaptation=adaptation,
+        structures=tuple(standard_structures(["liver", "gro\u00dfe Zyste"])),
+        method="blo-sam",
+        settings={"steps": 150, "split": "rotate"},
+        provenance={"date": "2026-01-02", "images": [{"name": "a", "slices": [3, 9]}]},
+    )
+    return model, card
+
+
+@pytest.fixture
+def file(adapted: tuple[AdaptedModel, ModelCard], tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    save_adapted(path, *adapted)
+    return path
+
+
+def rewritten(path: Path, **header: str | None) -> None:
+    """The same tensors with other header entries."""
+    with safe_open(path, framework="pt") as opened:
+        entries = {**opened.metadata(), **header}
+    save_file(load_file(path), path, {name: text for name, text in entries.items() if text})
+
+
+def test_reading_back_gives_the_logits_bit_for_bit(
+    adapted: tuple[AdaptedModel, ModelCard], backbone: Backbone, file: Path, tiny_file: Path
+) -> None:
+    model, card = adapted
+    again, its_card, its_backbone = load_adapted(
+        file, base=tiny_file, device="cpu", precision=torch.float32
+    )
+    images = torch.randn(2, 3, 128, 128)
+    with torch.inference_mode():
+        wanted = model(backbone.encode(images, 1))
+        assert torch.equal(again(its_backbone.encode(images, 1)), wanted)
+    assert its_card == card == read_card(file)
+    assert its_backbone.spec == card.input
+    assert not again.training
+
+
+def test_the_file_holds_what_was_learned_and_no_backbone(
+    adapted: tuple[AdaptedModel, ModelCard], file: Path
+) -> None:
+    tensors, learned = load_file(file), adapted[0].learned_state()
+    assert tensors.keys() == learned.keys()
+    assert all(torch.equal(tensors[name], learned[name]) for name in learned)
+
+
+def test_another_backbone_is_refused(
+    file: Path, tiny_file: Path, tmp_path: Path, adapted: tuple[AdaptedModel, ModelCard]
+) -> None:
+    tensors = torch.load(tiny_file, weights_only=True)
+    tensors["prompt_encoder.no_mask_embed.weight"] += 1
+    other = tmp_path / "other.pth"
+    torch.save(tensors, other)
+    with pytest.raises(SAMAutoSegError, match=r"was trained on the backbone checkpoint.pth .*, no"):
+        load_adapted(file, base=other, device="cpu")
+
+
+def test_another_backbone_is_named_even_if_it_cannot_have_the_side(
+    adapted: tuple[AdaptedModel, ModelCard], tiny_file: Path, tmp_path: Path
+) -> None:
+    model, card = adapted
+    path = tmp_path / "small.safetensors"
+    card = replace(card, backbone_sha256="0" * 64, input=InputSpec(side=256))
+    save_adapted(path, model, card)
+    with pytest.raises(SAMAutoSegError, match="was trained on the backbone"):
+        load_adapted(path, base=tiny_file, device="cpu")
+
+
+def test_a_backbone_the_catalogue_does_not_have_must_be_named(file: Path) -> None:
+    with pytest.raises(SAMAutoSegError, match="not in the catalogue: name its file with --base"):
+        load_adapted(file, device="cpu")
+
+
+def test_a_backbone_that_is_not_fetched_yet_is_named(
+    adapted: tuple[AdaptedModel, ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAMAUTOSEG_DATA", str(tmp_path / "data"))
+    from SAMAutoSegLib.sam.catalog import get
+
+    model, card = adapted
+    path = tmp_path / "model.safetensors"
+    save_adapted(path, model, replace(card, backbone_sha256=get("lite-medsam").sha256))
+    with pytest.raises(SAMAutoSegError, match="samautoseg models fetch lite-medsam"):
+        load_adapted(path, device="cpu")
+
+
+def test_a_plain_sam_knows_no_structures(tiny_file: Path) -> None:
+    with pytest.raises(SAMAutoSegError, match="knows no structures yet: teach it some"):
+        load_adapted(tiny_file, device="cpu")
+    with pytest.raises(SAMAutoSegError, match="lite-medsam is a plain SAM"):
+        read_card("lite-medsam")
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.9])
+def test_a_file_that_is_cut_is_refused(file: Path, share: float) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(SAMAutoSegError, match=r"damaged or cut short|is not a checkpoint"):
+        read_card(file)
+
+
+def test_other_tensors_are_no_adapted_model(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file({"weight": torch.zeros(3)}, path)
+    with pytest.raises(SAMAutoSegError, match="is not an adapted model: expected a file that"):
+        read_card(path)
+
+
+def test_a_newer_format_asks_for_an_update(file: Path) -> None:
+    rewritten(file, format_version="2")
+    with pytest.raises(SAMAutoSegError, match="format version 2, this program reads 1: update"):
+        read_card(file)
+
+
+@pytest.mark.parametrize("card", [None, "{", "[]", "5", '{"backbone": "x"}', '{"more": 1}'])
+def test_a_damaged_card_is_one_line(file: Path, card: str | None) -> None:
+    rewritten(file, card=card)
+    with pytest.raises(SAMAutoSegError) as refused:
+        read_card(file)
+    assert "\n" not in str(refused.value) and "header" in str(refused.value)
+
+
+def test_tensors_that_do_not_belong_to_the_card_are_refused(file: Path, tiny_file: Path) -> None:
+    with safe_open(file, framework="pt") as opened:
+        card = json.loads(opened.metadata()["card"])
+    card["adaptation"]["lora_rank"] = 4
+    rewritten(file, card=json.dumps(card))
+    with pytest.raises(SAMAutoSegError, match="the learned weights do not fit"):
+        load_adapted(file, base=tiny_file, device="cpu")
+
+
+def test_a_file_that_was_there_survives_a_failed_save(
+    adapted: tuple[AdaptedModel, ModelCard], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object) -> None:
+        Path(arguments[1]).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    before = file.read_bytes()
+    monkeypatch.setattr("SAMAutoSegLib.adapt.adapted_file.save_file", fail)
+    with pytest.raises(SAMAutoSegError, match="cannot write .*model.safetensors: No space left"):
+        save_adapted(file, *adapted)
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.glob("*.safetensors")] == [file.name]
+
+
+def test_a_card_comes_back_from_json(adapted: tuple[AdaptedModel, ModelCard]) -> None:
+    card = adapted[1]
+    assert ModelCard.from_json(json.loads(json.dumps(card.to_json()))) == card
+
+
+def test_a_model_of_one_seed_is_the_same_file(
+    tiny_backbone: Callable[..., Backbone], adapted: tuple[AdaptedModel, ModelCard], tmp_path: Path
+) -> None:
+    files = []
+    for name in ("a", "b"):
+        torch.manual_seed(7)
+        model = AdaptedModel(tiny_backbone(), 3, Adaptation())
+        save_adapted(tmp_path / name, model, adapted[1])
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]
