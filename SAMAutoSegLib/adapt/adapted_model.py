@@ -78,10 +78,13 @@ class AdaptedModel(nn.Module):
         return self.decoder.mask_tokens.num_embeddings
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits [B, K, 4e, 4e] of the features [B, ...] that `Backbone.encode` gives."""
+        """Logits [B, K, 4e, 4e] of the features [B, ...] that `Backbone.encode` gives.
+
+        With features in bfloat16, under autocast, the image side of the decoder stays in it.
+        """
         embedding = features if self.tail is None else self.tail(features)
-        prompt = self.prompt_embedding.view(1, -1, 1, 1)
-        return self.decoder(embedding + prompt, self.position)
+        prompt = self.prompt_embedding.view(1, -1, 1, 1).to(embedding.dtype)
+        return self.decoder(embedding + prompt, self.position.to(embedding.dtype))
 
     def weights(self) -> list[nn.Parameter]:
         """What is learned except the prompt embedding: BLO-SAM's lower-level variables."""

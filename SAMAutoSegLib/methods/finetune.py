@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -33,11 +34,16 @@ _ENCODING_SHARE = 0.2
 
 @dataclass(frozen=True)
 class FineTuned:
-    """An adapted model, its card and the course of its training."""
+    """An adapted model, its card and the course of its training.
+
+    `seconds` were spent on: 'encoding' the labeled slices, 'training', and 'scoring' the held-out
+    ones with their encoding.
+    """
 
     model: AdaptedModel
     card: ModelCard
     result: TrainingResult
+    seconds: dict[str, float]
 
 
 def finetune(
@@ -90,8 +96,11 @@ def finetune(
             progress=told,
         )
 
+    started = time.monotonic()
     samples = encode(volumes, part_of(progress, 0.0, _ENCODING_SHARE))
+    encoded = time.monotonic()
     tests = encode(held_out, silent) if held_out else None
+    scoring = time.monotonic() - encoded
     torch.manual_seed(chosen.seed)
     model = AdaptedModel(backbone, len(structures) + 1, adaptation)
     result = train(
@@ -119,7 +128,12 @@ def finetune(
         settings=chosen.to_json(),
         provenance=_provenance(volumes, held_out, result),
     )
-    return FineTuned(model, card, result)
+    seconds = {
+        "encoding": encoded - started,
+        "training": result.seconds - result.scoring_seconds,
+        "scoring": scoring + result.scoring_seconds,
+    }
+    return FineTuned(model, card, result, seconds)
 
 
 def make_settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
@@ -140,7 +154,7 @@ def _scorer(tests: TrainingSet, backbone: Backbone) -> Callable[[AdaptedModel], 
         scores = []
         for n, reference in enumerate(tests.references):
             with as_precision(tests.features.dtype, tests.features.device):
-                logits = model(tests.features[n : n + 1].float()).float()
+                logits = model(tests.features[n : n + 1]).float()
             shape = (reference.shape[0], reference.shape[1])
             shown = backbone.spec.logits_to_slice(logits, shape, tests.pixel_spacings[n])
             predicted = shown[0].argmax(0).cpu()

@@ -25,17 +25,20 @@ def segmentation_loss(logits: Tensor, targets: Tensor, ce_weight: float) -> Tens
         targets: [B, m, m] class numbers, `IGNORED` outside the slice.
         ce_weight: 0 to 1.
     """
-    logits = logits.float()
     targets = targets.long()
     valid = targets != IGNORED
-    entropy = F.cross_entropy(logits, targets, ignore_index=IGNORED)
-    shares = logits.softmax(1) * valid[:, None]
-    expected = F.one_hot(targets * valid, logits.shape[1]).permute(0, 3, 1, 2) * valid[:, None]
-    axes = (0, 2, 3)
-    common = (shares * expected).sum(axes)
-    sizes = (shares * shares).sum(axes) + expected.sum(axes)
-    dice = 1 - (2 * common + _SMOOTHING) / (sizes + _SMOOTHING)
-    present = (expected.sum(axes) > 0) | (sizes.detach() >= 1)
+    logs = logits.float().log_softmax(1)
+    entropy = F.nll_loss(logs, targets, ignore_index=IGNORED)
+    shares = logs.exp()
+    classes = (targets * valid)[:, None]  # class 0 where ignored, with weight 0
+    weight = valid.to(shares.dtype)
+    zeros = shares.new_zeros(shares.shape[1])
+    hits = (shares.gather(1, classes)[:, 0] * weight).flatten()
+    common = zeros.index_add(0, classes.flatten(), hits)
+    expected = zeros.index_add(0, classes.flatten(), weight.flatten())
+    predicted = (shares.square() * weight[:, None]).sum((0, 2, 3))
+    dice = 1 - (2 * common + _SMOOTHING) / (predicted + expected + _SMOOTHING)
+    present = (expected > 0) | (predicted.detach() >= 1)
     return ce_weight * entropy + (1 - ce_weight) * (dice * present).sum() / present.sum()
 
 

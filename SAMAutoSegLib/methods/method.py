@@ -40,7 +40,8 @@ class Method(Protocol):
 
 
 def adamw(parameters: Sequence[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    return torch.optim.AdamW(parameters, lr=0.0, betas=(0.9, 0.999), weight_decay=weight_decay)
+    fused = parameters[0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, fused=fused)
 
 
 def descend(
@@ -65,7 +66,7 @@ def batch_loss(
     model: AdaptedModel, samples: TrainingSet, chosen: Sequence[int], settings: Settings, step: int
 ) -> Tensor:
     """The loss on some slices, with the feature dropout of this step."""
-    features = samples.features[list(chosen)].float()
+    features = samples.features[list(chosen)]
     if settings.feature_dropout:
         features = features * _channels_kept(features, settings, step)
     with as_precision(samples.features.dtype, features.device):
@@ -79,4 +80,4 @@ def _channels_kept(features: Tensor, settings: Settings, step: int) -> Tensor:
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
     kept = torch.rand(features.shape[:2], generator=generator) >= settings.feature_dropout
     factor = kept.float() / (1 - settings.feature_dropout)
-    return factor[..., None, None].to(features.device)
+    return factor[..., None, None].to(features.device, features.dtype)

