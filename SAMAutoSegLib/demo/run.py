@@ -149,7 +149,6 @@ def run_demo(
     """
     base = fetched(BASE, progress)
     demo = Demo(load_case(progress))
-    case = demo.case
     output.mkdir(parents=True, exist_ok=True)
     with demo.timed("loading the backbone"):
         backbone = load_backbone(base, device=device)
@@ -185,10 +184,10 @@ def _run_blo_sam(
     with demo.timed("segmenting the volume"):
         found = segment_volume(case.image, model, card, backbone, progress=progress)
     demo.score(BLO_SAM, found.labels)
-    cleaned = segment_volume(case.image, model, card, backbone, cleanup=CLEAN_UP, progress=progress)
+    cleaned = segment_volume(
+        case.image, model, card, backbone, cache=cache, cleanup=CLEAN_UP, progress=progress
+    )
     demo.score(CLEANED, cleaned.labels)
-    _write(demo, output)
-    return demo
 
 
 def _tune(
