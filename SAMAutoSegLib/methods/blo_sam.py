@@ -18,7 +18,7 @@ from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods.joint import draw
 from SAMAutoSegLib.methods.method import adamw, batch_loss, descend
-from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.settings import Settings, require_between
 from SAMAutoSegLib.methods.slice_groups import SliceGroups, Split
 from SAMAutoSegLib.methods.training_set import TrainingSet
 
@@ -44,13 +44,9 @@ class BLOSAMSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.split not in get_args(Split):
-            raise SAMAutoSegError(f"setting split {self.split!r}: expected rotate or half")
-        if not 1e-9 <= self.prompt_learning_rate <= 1:
-            raise SAMAutoSegError(
-                f"setting prompt_learning_rate {self.prompt_learning_rate}: expected 1e-9 to 1"
-            )
-        if self.prompt_every < 1:
-            raise SAMAutoSegError(f"setting prompt_every {self.prompt_every}: expected 1 or more")
+            raise SAMAutoSegError(f"setting split {self.split}: expected rotate or half")
+        require_between("prompt_learning_rate", self.prompt_learning_rate, 1e-9, 1.0)
+        require_between("prompt_every", self.prompt_every, 1, 1_000_000)
 
 
 class BLOSAM:

@@ -51,9 +51,7 @@ class Settings:
             ("patience", 0, 1_000_000),
             ("seed", 0, 2**63 - 1),
         ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise SAMAutoSegError(f"setting {name} {value}: expected {low:g} to {high:g}")
+            require_between(name, getattr(self, name), low, high)
 
     def rate_at(self, step: int, peak: float) -> float:
         """The learning rate at a step that starts from 0."""
@@ -61,6 +59,15 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def require_between(name: str, value: Any, low: float, high: float) -> None:
+    """`SAMAutoSegError` unless a setting is a number in range, whole if the limits are."""
+    whole = isinstance(low, int)
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not (number and low <= value <= high):
+        kind = "a whole number" if whole else "a number"
+        raise SAMAutoSegError(f"setting {name} {value}: expected {kind} from {low} to {high}")
 
 
 def settings_for(budget: Budget) -> dict[str, Any]:
