@@ -1,0 +1,83 @@
+import pytest
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.methods.blo_sam import BLOSAMSettings
+from SAMAutoSegLib.methods.finetune import make_settings
+from SAMAutoSegLib.methods.registry import METHODS, method_named
+from SAMAutoSegLib.methods.settings import Settings, settings_for
+
+
+def test_settings_that_are_not_named_keep_their_defaults() -> None:
+    made = make_settings(BLOSAMSettings, {"steps": 7, "split": "half"})
+    assert made == BLOSAMSettings(steps=7, split="half")
+
+
+def test_a_setting_of_another_method_is_refused_with_a_list() -> None:
+    with pytest.raises(SAMAutoSegError, match="'split' is not known to this method: it has steps"):
+        make_settings(Settings, {"split": "half"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("steps", 0),
+        ("batch", 0),
+        ("learning_rate", 0.0),
+        ("learning_rate", 2.0),
+        ("learning_rate", float("nan")),
+        ("weight_decay", -0.1),
+        ("ce_weight", 1.1),
+        ("feature_dropout", 1.0),
+        ("average", 1.0),
+        ("seed", -1),
+        ("prompt_learning_rate", 0.0),
+        ("prompt_every", 0),
+        ("split", "thirds"),
+        # as a command line gives them
+        ("steps", 1.5),
+        ("steps", "many"),
+        ("batch", True),
+        ("seed", None),
+        ("prompt_every", 1.5),
+        ("learning_rate", "fast"),
+        ("learning_rate", [0.1]),
+        ("prompt_learning_rate", "fast"),
+        ("split", ["half"]),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(SAMAutoSegError, match=f"setting {name} .*expected") as caught:
+        make_settings(BLOSAMSettings, {name: value})
+    assert str(value) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_whole_number_is_a_number_too() -> None:
+    assert make_settings(Settings, {"learning_rate": 1}).learning_rate == 1
+
+
+def test_the_rate_warms_up_to_its_peak_and_ends_near_zero() -> None:
+    settings = Settings(steps=100, warmup=9)
+    rates = [settings.rate_at(step, 0.01) for step in range(100)]
+    assert rates[0] == pytest.approx(0.001) and max(rates) == rates[9]
+    assert 0.009 < rates[9] < 0.01
+    assert rates[50] == pytest.approx(0.01 * 0.5**0.9)
+    assert 0 < rates[99] < 2e-4
+
+
+def test_a_larger_budget_trains_longer() -> None:
+    steps = [
+        make_settings(Settings, settings_for(budget)).steps
+        for budget in ("quick", "standard", "thorough")
+    ]
+    assert steps == sorted(steps) and len(set(steps)) == 3
+
+
+def test_unknown_names_are_refused_with_what_there_is() -> None:
+    with pytest.raises(SAMAutoSegError, match="quick, standard, thorough"):
+        settings_for("endless")  # type: ignore[arg-type]
+    with pytest.raises(SAMAutoSegError, match="'boost': expected one of blo-sam, joint"):
+        method_named("boost")
+
+
+def test_methods_are_found_by_their_own_names() -> None:
+    assert all(method_named(name).name == name for name in METHODS)
