@@ -7,7 +7,7 @@ from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
 
 @pytest.fixture
 def labels() -> np.ndarray:
-    """Label 2 in parts of 12, 4 and 1 voxels, label 5 in one of 6 and, inside the same box, 2."""
+    """Label 2 in parts of 12, 4 and 1 voxels, label 5 in parts of 6 and 2."""
     array = np.zeros((4, 8, 9), np.uint8)
     array[0:3, 0:2, 0:2] = 2
     array[1, 4:6, 0:2] = 2
@@ -48,6 +48,16 @@ def test_islands_are_measured_in_cubic_millimeters(
 def test_a_structure_of_small_islands_only_vanishes(labels: np.ndarray) -> None:
     remove_parts(labels, 1.0, CleanUp(largest_component=True, minimum_island_mm3=7))
     assert sizes(labels) == {2: 12}
+
+
+def test_structures_around_each_other_do_not_touch_each_other() -> None:
+    array = np.zeros((1, 5, 9), np.uint8)
+    array[0, :, :5] = 2
+    array[0, 1:4, 1:4] = 5  # inside of 2
+    array[0, 2, 8] = 2
+    array[0, 2, 7] = 5  # next to an island of 2
+    remove_parts(array, 1.0, CleanUp(largest_component=True))
+    assert sizes(array) == {2: 16, 5: 9}
 
 
 def test_the_array_behind_a_view_is_cleaned(labels: np.ndarray) -> None:

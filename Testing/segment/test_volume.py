@@ -6,6 +6,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from SAMAutoSegLib.device import choose_precision
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
@@ -253,24 +254,37 @@ def test_out_of_memory_halves_the_batch(segmenter, scan) -> None:
     assert np.array_equal(result.labels, whole) and result.notes == []
 
 
+@pytest.fixture
+def on_gpu(segmenter, monkeypatch):
+    """A segmenter on a GPU in name only, everything is computed on the CPU; notes its moves."""
+    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
+    tiny = segmenter()
+    tiny.moves = []
+
+    def move(device: torch.device, precision: torch.dtype) -> None:
+        tiny.moves.append((str(device), precision))
+        tiny.backbone.device = device
+
+    to = torch.Tensor.to
+    monkeypatch.setattr(
+        torch.Tensor, "to", lambda t, *a, **k: to(t, *(cpu if x == gpu else x for x in a), **k)
+    )
+    monkeypatch.setattr(tiny.backbone, "device", gpu)
+    monkeypatch.setattr(tiny.backbone, "to", move)
+    monkeypatch.setattr(tiny.model, "to", lambda device: tiny.moves.append(f"model {device}"))
+    return tiny
+
+
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_a_gpu_that_is_too_small_leaves_the_rest_to_the_cpu(
-    segmenter, scan, monkeypatch, part: str
+    segmenter, on_gpu, scan, monkeypatch, part: str
 ) -> None:
-    volume, tiny = scan(), segmenter()
-    whole = run(tiny, volume).labels
-    gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
-    encode, forward = tiny.backbone.encode, tiny.model.forward
-    moves: list[tuple[str, torch.dtype | None]] = []
-    done: list[int] = []
+    volume, done = scan(), []
+    encode, forward = on_gpu.backbone.encode, on_gpu.model.forward
 
     def fill_memory(own: str) -> None:
-        if part == own and tiny.backbone.device == gpu and len(done) >= 2:
+        if part == own and on_gpu.backbone.device.type == "cuda" and len(done) >= 2:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-
-    def move(device: torch.device, precision: torch.dtype | None = None) -> None:
-        moves.append((str(device), precision))
-        tiny.backbone.device = device
 
     def encode_there(images: torch.Tensor, before_last: int = 0) -> torch.Tensor:
         fill_memory("encoder")
@@ -280,27 +294,42 @@ def test_a_gpu_that_is_too_small_leaves_the_rest_to_the_cpu(
         fill_memory("decoder")
         return forward(features)
 
-    # A GPU in name only: everything is computed on the CPU.
-    monkeypatch.setattr(tiny.backbone, "device", gpu)
-    monkeypatch.setattr(tiny.backbone, "encode", encode_there)
-    monkeypatch.setattr(tiny.backbone, "to", move)
-    monkeypatch.setattr(tiny.model, "forward", forward_there)
-    monkeypatch.setattr(tiny.model, "to", lambda device: moves.append((f"model {device}", None)))
-    to = torch.Tensor.to
-    monkeypatch.setattr(
-        torch.Tensor, "to", lambda t, *a, **k: to(t, *(cpu if x == gpu else x for x in a), **k)
-    )
-    result = run(tiny, volume, batch=1, on_slice=lambda n, _: done.append(n))
+    monkeypatch.setattr(on_gpu.backbone, "encode", encode_there)
+    monkeypatch.setattr(on_gpu.model, "forward", forward_there)
+    result = run(on_gpu, volume, batch=1, on_slice=lambda n, _: done.append(n))
 
-    assert np.array_equal(result.labels, whole)
+    assert np.array_equal(result.labels, run(segmenter(), volume).labels)
     assert result.slices_done == [0, 1, 2, 3, 4]
     assert result.notes == [
         "cuda:0 ran out of memory at a single slice: the last 3 of 5 slices were computed on the "
         "CPU"
     ]
-    own = torch.float32
-    assert [name for name, _ in moves] == ["cpu", "model cpu", "cuda:0", "model cuda:0"]
-    assert moves[2][1] == own
+    own = choose_precision(torch.device("cpu"))
+    back = ("cuda:0", torch.float32)
+    assert on_gpu.moves == [("cpu", own), "model cpu", back, "model cuda:0"]
+
+
+def test_a_decoder_without_memory_gets_that_of_the_batch_first(
+    segmenter, on_gpu, scan, monkeypatch
+) -> None:
+    volume, batches = scan(), []
+    encode, forward = on_gpu.backbone.encode, on_gpu.model.forward
+
+    def encode_there(images: torch.Tensor, before_last: int = 0) -> torch.Tensor:
+        batches.append(len(images))
+        return encode(images, before_last)
+
+    def forward_there(features: torch.Tensor) -> torch.Tensor:
+        if batches[-1] > 1:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return forward(features)
+
+    monkeypatch.setattr(on_gpu.backbone, "encode", encode_there)
+    monkeypatch.setattr(on_gpu.model, "forward", forward_there)
+    result = run(on_gpu, volume, batch=3)
+    assert batches == [3, 1, 1, 1, 1, 1]
+    assert np.array_equal(result.labels, run(segmenter(), volume).labels)
+    assert result.notes == [] and on_gpu.moves == []
 
 
 def test_a_cpu_that_is_too_small_is_an_error(segmenter, scan) -> None:
@@ -327,6 +356,9 @@ def test_an_error_that_is_not_about_memory_is_not_hidden(segmenter, scan) -> Non
 
 def test_smoothing_is_in_millimeters_across_slices(segmenter, scan) -> None:
     volume, tiny = scan((24, 20, 9), (0.8, 0.8, 2.0)), segmenter()
+    with torch.no_grad():  # a model that is sure of itself: probabilities far from linear
+        for mlp in tiny.model.decoder.output_hypernetworks_mlps:
+            mlp.layers[-1].weight *= 100
     shares = np.stack(
         [
             logits_of(tiny, volume.array[n].astype(np.uint8), (0.8, 0.8)).softmax(0).numpy()
