@@ -55,8 +55,9 @@ def save_state(path: Path, state: TrainingState, model: AdaptedModel, method: Me
     """Write the state whole or not at all; `SAMAutoSegError` if it cannot be written."""
     state.learned = model.learned_state()
     state.optimizers = {n: o.state_dict() for n, o in method.optimizers().items()}
-    with replace_when_complete(path) as temporary:
-        torch.save({"version": _VERSION, **vars(state)}, temporary)
+    # A stream, because torch derives a name from a path, and cannot from one without a suffix.
+    with replace_when_complete(path) as temporary, temporary.open("wb") as stream:
+        torch.save({"version": _VERSION, **vars(state)}, stream)
 
 
 def load_state(path: Path, identity: dict[str, Any]) -> TrainingState:
