@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
-from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods.checkpoint import TrainingState, load_state, save_state
 from SAMAutoSegLib.methods.method import Method
 from SAMAutoSegLib.methods.settings import Settings
@@ -40,7 +40,8 @@ class TrainingResult:
         best_step: the one that the kept weights come from.
         seconds: spent in this run (not in one that it resumed).
         scoring_seconds: of them, on scores.
-        stopped: why it ended before the last step: 'cancelled', 'no more gain' or ''.
+        stopped: why it ended before the last step: 'cancelled', 'no more gain', 'the loss is no
+            number any more' or ''.
         notes: what the user should know, one sentence each.
     """
 
@@ -81,8 +82,8 @@ def train(
             so far is kept.
 
     Raises:
-        SAMAutoSegError: `resume` without a usable checkpoint, or a checkpoint that cannot be
-            written.
+        SAMAutoSegError: `resume` without a usable checkpoint, a checkpoint that cannot be
+            written, or a loss that is no number from the start.
     """
     started = saved = time.monotonic()
     method = method_type(model, samples, settings)
@@ -101,9 +102,18 @@ def train(
     step = state.step
     while step < settings.steps:
         losses = method.step(step)
+        watched = next(iter(losses.values()))
+        if not math.isfinite(watched):
+            if not state.best:
+                raise SAMAutoSegError(
+                    "the loss is no number: lower the setting learning_rate, or look for extreme "
+                    "values in the images"
+                )
+            result.stopped = "the loss is no number any more"
+            break
         step += 1
         entry = {"step": float(step), **losses}
-        _watch(state, next(iter(losses.values())))
+        _watch(state, watched)
         _average(state, model, settings.average)
         due = score is not None and (step % score_every == 0 or step == settings.steps)
         if due and score is not None:
