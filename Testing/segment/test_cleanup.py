@@ -60,6 +60,12 @@ def test_structures_around_each_other_do_not_touch_each_other() -> None:
     assert sizes(array) == {2: 16, 5: 9}
 
 
+def test_parts_are_not_connected_through_another_structure() -> None:
+    array = np.array([[[2, 2, 2, 5, 2]]], np.uint8)
+    remove_parts(array, 1.0, CleanUp(largest_component=True))
+    assert array.tolist() == [[[2, 2, 2, 5, 0]]]
+
+
 def test_the_array_behind_a_view_is_cleaned(labels: np.ndarray) -> None:
     turned = np.moveaxis(labels[:, ::-1], 2, 0)
     remove_parts(turned, 1.0, CleanUp(largest_component=True))
