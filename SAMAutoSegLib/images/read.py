@@ -132,7 +132,8 @@ def _read_series(folder: Path) -> tuple[sitk.Image, Modality | None]:
     reader.SetFileNames(names)
     reader.MetaDataDictionaryArrayUpdateOn()
     try:
-        image = reader.Execute()
+        with _without_warnings():
+            image = reader.Execute()
     except RuntimeError as error:
         raise SAMAutoSegError(
             f"cannot read the DICOM series in {folder}: {_reason(error)}"
