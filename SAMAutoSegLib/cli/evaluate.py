@@ -2,9 +2,6 @@
 
 import argparse
 import json
-import re
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.images.read import read_labels
     from SAMAutoSegLib.images.selection import parse_slices
     from SAMAutoSegLib.images.slices import SliceStack
+    from SAMAutoSegLib.images.structure import matched
 
     prediction, found = read_labels(arguments.prediction)
     reference, expected = read_labels(arguments.reference)
@@ -66,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
             f" {prediction.grid.describe_difference(reference.grid)};"
             " resample one of them to the other"
         )
-    pairs = _matched(expected, found)
+    pairs = matched(expected, found)
     if arguments.structures is not None:
         pairs = _chosen(arguments.structures, pairs)
     # The labels of the reference count; the prediction may number its structures otherwise.
@@ -108,34 +106,6 @@ def run(arguments: argparse.Namespace) -> int:
         if unscored:
             print(f"Not scored of the prediction: {', '.join(unscored)}")
     return 0
-
-
-def _matched(expected: "Sequence[Structure]", found: "Sequence[Structure]") -> "list[Pair]":
-    """Each structure of the reference with its partner in the prediction, if it has one."""
-    by_name = not any(_is_number(structure.name) for structure in (*expected, *found))
-    pairs: list[Pair] = []
-    for structure in expected:
-        partner = next(
-            (
-                other
-                for other in found
-                if (
-                    other.name.casefold() == structure.name.casefold()
-                    if by_name
-                    else other.label == structure.label
-                )
-            ),
-            None,
-        )
-        if partner is not None and _is_number(structure.name):
-            structure = replace(structure, name=partner.name)
-        pairs.append((structure, partner))
-    return pairs
-
-
-def _is_number(name: str) -> bool:
-    """Whether a structure was named after its value for want of a name."""
-    return re.fullmatch(r"label \d+", name) is not None
 
 
 def _chosen(text: str, pairs: "list[Pair]") -> "list[Pair]":

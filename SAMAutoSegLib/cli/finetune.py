@@ -2,6 +2,8 @@
 
 import argparse
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, write the model, report."""
     from SAMAutoSegLib.files import require_writable
 
-    require_writable(arguments.output)
+    for written in filter(None, (arguments.output, arguments.curve)):
+        _refuse_inputs(written, [*arguments.image, *arguments.labels, Path(arguments.base)])
+        require_writable(written)
     settings = _settings(arguments)
 
     from SAMAutoSegLib.adapt.adapted_file import save_adapted
@@ -154,6 +158,13 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _refuse_inputs(written: Path, inputs: list[Path]) -> None:
+    if written.resolve() in [path.resolve() for path in inputs]:
+        raise SAMAutoSegError(
+            f"cannot write {written}: it is read by this very command; name another"
+        )
+
+
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
     from SAMAutoSegLib.methods.settings import settings_for
 
@@ -172,8 +183,9 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure]]":
-    """The images with their labels, and the structures to learn."""
+    """The images with their labels, all numbered as in the first, and the structures to learn."""
     from SAMAutoSegLib.images.read import read_image, read_labels
+    from SAMAutoSegLib.images.structure import matched
     from SAMAutoSegLib.images.volume import require_same_grid
 
     given = {name: len(getattr(arguments, name) or []) for name in ("image", "labels")}
@@ -187,9 +199,25 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure]]"
         image = read_image(image_path)
         labels, found = read_labels(labels_path)
         require_same_grid(image, labels)
+        if structures:
+            labels = _renumbered(labels, matched(structures, found))
         pairs.append((image, labels))
         structures = structures or found
     return pairs, _chosen(arguments.structures, structures)
+
+
+def _renumbered(
+    labels: "Volume", pairs: "Sequence[tuple[Structure, Structure | None]]"
+) -> "Volume":
+    """Labels with the values of the first structure of each pair instead of the second's."""
+    import numpy as np
+
+    partners = [partner.label for _, partner in pairs if partner is not None]
+    values = np.zeros(max(int(labels.array.max()), *partners, 0) + 1, np.uint16)
+    for structure, partner in pairs:
+        if partner is not None:
+            values[partner.label] = structure.label
+    return replace(labels, array=values[labels.array])
 
 
 def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":
@@ -202,14 +230,17 @@ def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":
     chosen: list[Structure] = []
     for item in (item.strip() for item in text.split(",")):
         value, equals, name = (part.strip() for part in item.partition("="))
+        if equals and not name:
+            raise SAMAutoSegError(f"structure {item!r} has no name: expected VALUE=NAME")
         hits = [s for s in found if value.casefold() in (str(s.label), s.name.casefold())]
         if not hits:
             there = ", ".join(f"{s.label} ({s.name})" for s in found)
             raise SAMAutoSegError(f"structure {value!r} is not in the first labels; there: {there}")
         chosen.append(structure_named(name, hits[0].label) if equals else hits[0])
-    repeated = [s.name for s in chosen if [t.label for t in chosen].count(s.label) > 1]
-    if repeated:
-        raise SAMAutoSegError(f"structure {repeated[0]!r} is named twice: name it once")
+    for number, one in enumerate(chosen):
+        for other in chosen[:number]:
+            if one.label == other.label or one.name.casefold() == other.name.casefold():
+                raise SAMAutoSegError(f"structure {one.name!r} is named twice: name it once")
     return chosen
 
 

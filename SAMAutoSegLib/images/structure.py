@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import colorsys
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -116,6 +117,39 @@ def structure_named(name: str, label: int) -> Structure:
 def standard_structures(names: list[str]) -> list[Structure]:
     """Structures for these names, labeled 1, 2, 3, ... in that order."""
     return [structure_named(name, label) for label, name in enumerate(names, start=1)]
+
+
+def matched(
+    expected: Sequence[Structure], found: Sequence[Structure]
+) -> list[tuple[Structure, Structure | None]]:
+    """Each expected structure with its partner among those found, None where it has none.
+
+    By name where all have one, else by label; then an unnamed structure gets its partner's name.
+    """
+    by_name = not any(_is_number(structure.name) for structure in (*expected, *found))
+    pairs: list[tuple[Structure, Structure | None]] = []
+    for structure in expected:
+        partner = next(
+            (
+                other
+                for other in found
+                if (
+                    other.name.casefold() == structure.name.casefold()
+                    if by_name
+                    else other.label == structure.label
+                )
+            ),
+            None,
+        )
+        if partner is not None and _is_number(structure.name):
+            structure = replace(structure, name=partner.name)
+        pairs.append((structure, partner))
+    return pairs
+
+
+def _is_number(name: str) -> bool:
+    """Whether a structure was named after its value for want of a name."""
+    return re.fullmatch(r"label \d+", name) is not None
 
 
 def _standard_name(name: str) -> str:
