@@ -40,8 +40,8 @@ class Method(Protocol):
 
 
 def adamw(parameters: Sequence[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    fused = parameters[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, fused=fused)
+    # Not fused: on a CPU the fused form takes a transposed gradient for one that is not.
+    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, fused=False)
 
 
 def descend(
@@ -66,7 +66,7 @@ def batch_loss(
     model: AdaptedModel, samples: TrainingSet, chosen: Sequence[int], settings: Settings, step: int
 ) -> Tensor:
     """The loss on some slices, with the feature dropout of this step."""
-    features = samples.features[list(chosen)]
+    features = samples.features[list(chosen)].float()
     if settings.feature_dropout:
         features = features * _channels_kept(features, settings, step)
     with as_precision(samples.features.dtype, features.device):

@@ -9,8 +9,9 @@ makes a click or a training step on a CPU several times faster:
   image position is H T products of length 256 instead of two projections.
 - A transposed convolution of kernel 2 and stride 2 is a matrix product per position. Its four
   outputs stay beside each other, channels last, until the masks are formed.
-- Image positions are [B, N, 256] in memory too; upstream's are transposed, so that every addition
-  and normalization copies.
+- Image positions are [B, N, 256] in memory too, and so are their gradients: the image is the left
+  factor of every product. Upstream's are transposed, so that every addition and normalization
+  copies.
 """
 
 from typing import Any
@@ -82,7 +83,8 @@ def tokens_read_image(attention: Any, query: Tensor, key: Tensor, value: Tensor)
     q = attention.q_proj(query).unflatten(-1, (heads, -1))  # [B, T, H, d]
     w_k = attention.k_proj.weight.unflatten(0, (heads, -1))  # [H, d, 256]
     probe = torch.einsum("bthd,hdc->bhtc", q, w_k).flatten(1, 2) / q.shape[-1] ** 0.5
-    share = (probe @ key.transpose(1, 2)).softmax(-1)  # [B, H T, N]
+    scores = key @ probe.transpose(1, 2)  # [B, N, H T]
+    share = scores.transpose(1, 2).softmax(-1)  # [B, H T, N]
     seen = (share @ value).unflatten(1, (heads, -1))  # [B, H, T, 256]
     w_v = attention.v_proj.weight.unflatten(0, (heads, -1))
     out = torch.einsum("bhtc,hdc->bthd", seen, w_v).flatten(2) + attention.v_proj.bias
@@ -104,9 +106,9 @@ def image_reads_tokens(
     w_q = attention.q_proj.weight.unflatten(0, (heads, -1))  # [H, d, 256]
     b_q = attention.q_proj.bias.unflatten(0, (heads, -1))
     probe = torch.einsum("bthd,hdc->bhtc", k, w_q).flatten(1, 2) * scale
-    offset = torch.einsum("bthd,hd->bht", k, b_q).flatten(1)[..., None] * scale
-    scores = torch.baddbmm(offset, probe, query.transpose(1, 2))  # [B, H T, N]
-    share = scores.unflatten(1, (heads, -1)).softmax(2).flatten(1, 2)
+    offset = torch.einsum("bthd,hd->bht", k, b_q).flatten(1)[:, None] * scale
+    scores = torch.baddbmm(offset, query, probe.transpose(1, 2))  # [B, N, H T]
+    share = scores.transpose(1, 2).unflatten(1, (heads, -1)).softmax(2).flatten(1, 2)
     w_o = attention.out_proj.weight.unflatten(1, (heads, -1))  # [256, H, d]
     answer = torch.einsum("bthd,chd->bhtc", v, w_o).flatten(1, 2)  # [B, H T, 256]
     answer = answer + attention.out_proj.bias / heads
