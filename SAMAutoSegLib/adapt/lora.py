@@ -74,7 +74,8 @@ class LoRAQueryValue(nn.Module):
         """The effective weight [3 D, D]."""
         update = torch.zeros_like(self.base.weight)
         for lora, rows in ((self.query, self.rows[0]), (self.value, self.rows[2])):
-            update = update.index_add(0, rows, lora.scale * (lora.lora_b @ lora.lora_a))
+            product = lora.scale * (lora.lora_b @ lora.lora_a)  # in bfloat16 under autocast
+            update = update.index_add(0, rows, product.to(update.dtype))
         return self.base.weight + update
 
     def forward(self, x: Tensor) -> Tensor:
