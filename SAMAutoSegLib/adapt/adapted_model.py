@@ -13,13 +13,16 @@ from SAMAutoSegLib.adapt.lora import add_lora_to_blocks
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
 
+# The decoder's attention projects to 128 and 256 channels: no update can have a higher rank.
+_HIGHEST_RANK = 256
+
 
 @dataclass(frozen=True)
 class Adaptation:
     """Which parts of a SAM are adapted.
 
     Attributes:
-        lora_rank: rank of the update of the decoder's query and value projections.
+        lora_rank: rank of the update of the decoder's query and value projections; 0: none.
         encoder_blocks: how many of the encoder's last blocks get such an update too; the features
             that enter the first of them are what is kept, so each block costs at every step.
         token_init: see `ClassDecoder`.
@@ -28,6 +31,11 @@ class Adaptation:
     lora_rank: int = 4
     encoder_blocks: int = 0
     token_init: TokenInit = "random"
+
+    def __post_init__(self) -> None:
+        # A backbone says itself how many blocks it has.
+        if not 0 <= self.lora_rank <= _HIGHEST_RANK:
+            raise SAMAutoSegError(f"LoRA rank {self.lora_rank}: expected 0 to {_HIGHEST_RANK}")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
