@@ -58,12 +58,16 @@ def samples(
 ) -> Callable[..., TrainingSet]:
     """Builds the training set of some slices, of one volume or of several."""
 
-    def build(*slices: tuple[int, ...], encoder_blocks: int = 0) -> TrainingSet:
+    def build(
+        *slices: tuple[int, ...],
+        encoder_blocks: int = 0,
+        precision: torch.dtype = torch.float32,
+    ) -> TrainingSet:
         volumes = [labeled(chosen, seed) for seed, chosen in enumerate(slices or ((0, 2, 4, 6),))]
         return build_training_set(
             volumes,
             structures,
-            tiny_backbone(),
+            tiny_backbone(precision=precision),
             plane="axial",
             intensity=intensity,
             encoder_blocks=encoder_blocks,

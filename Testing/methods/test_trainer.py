@@ -311,10 +311,11 @@ def test_one_slice_can_be_learned_by_heart(
     assert losses[-1] < 0.2 * losses[0]
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_blocks_of_the_encoder_are_trained_too_if_asked_to(
-    samples: Samples, new_model: NewModel
+    samples: Samples, new_model: NewModel, precision: torch.dtype
 ) -> None:
-    training_set = samples((2, 4), encoder_blocks=1)
+    training_set = samples((2, 4), encoder_blocks=1, precision=precision)
     model = new_model(encoder_blocks=1)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     train(Joint, model, training_set, Settings(steps=3, batch=2, average=0.0))
