@@ -1,0 +1,185 @@
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from SAMAutoSegLib.adapt.adapted_model import Adaptation
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.images.volume import Volume
+from SAMAutoSegLib.methods.finetune import FineTuned, finetune
+from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.progress import Progress
+from SAMAutoSegLib.sam.backbone import Backbone
+
+Build = Callable[..., LabeledVolume]
+Tune = Callable[..., FineTuned]
+
+QUICK: dict[str, Any] = {"steps": 4, "batch": 2, "warmup": 1}
+
+
+@pytest.fixture
+def tune(
+    labeled: Build,
+    structures: list[Structure],
+    intensity: Intensity,
+    tiny_backbone: Callable[..., Backbone],
+) -> Tune:
+    def run(*volumes: LabeledVolume, backbone: Backbone | None = None, **options: Any) -> FineTuned:
+        chosen: dict[str, Any] = {"plane": "axial", "intensity": intensity, "settings": QUICK}
+        return finetune(
+            volumes or (labeled((2, 5)),),
+            structures,
+            backbone or tiny_backbone(),
+            **{**chosen, **options},
+        )
+
+    return run
+
+
+def same(one: FineTuned, other: FineTuned) -> bool:
+    states = one.model.learned_state(), other.model.learned_state()
+    return all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+
+
+def fingerprint(backbone: Backbone) -> str:
+    digest = hashlib.sha256()
+    for part in (backbone.image_encoder, backbone.prompt_encoder, backbone.mask_decoder):
+        for tensor in part.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def scores(tuned: FineTuned) -> list[float]:
+    return [e["held_out_dice"] for e in tuned.result.history if "held_out_dice" in e]
+
+
+@pytest.mark.parametrize("encoder_blocks", [0, 1])
+@pytest.mark.parametrize("method", ["blo-sam", "joint"])
+def test_the_backbone_is_not_changed(
+    tune: Tune, tiny_backbone: Callable[..., Backbone], method: str, encoder_blocks: int
+) -> None:
+    backbone = tiny_backbone()
+    before = fingerprint(backbone)
+    adaptation = Adaptation(encoder_blocks=encoder_blocks)
+    tuned = tune(backbone=backbone, method=method, adaptation=adaptation)
+    assert fingerprint(backbone) == before
+    assert any(n.startswith("tail.") for n in tuned.model.learned_state()) == bool(encoder_blocks)
+
+
+def test_the_same_seed_gives_the_same_model_whatever_was_drawn_before(tune: Tune) -> None:
+    torch.manual_seed(1)
+    first = tune()
+    torch.manual_seed(2)
+    assert same(tune(), first)
+    assert not same(tune(settings={**QUICK, "seed": 7}), first)
+
+
+def test_held_out_slices_are_scored_and_train_nothing(tune: Tune, labeled: Build) -> None:
+    wanted, held_out = tune(), labeled((7,))
+    turned = Volume(held_out.labels.array[:, ::-1], held_out.labels.grid, "turned")
+    found = tune(held_out=[held_out])
+    assert same(found, wanted) and len(scores(found)) == 1
+    assert found.card.provenance["held_out_dice"] == round(scores(found)[-1], 4)
+    assert found.card.provenance["held_out"][0]["slices"] == [7]
+    assert same(tune(held_out=[replace(held_out, labels=turned)]), wanted)
+    assert wanted.card.provenance["held_out_dice"] is None and scores(wanted) == []
+
+
+def test_the_held_out_score_is_that_of_the_final_model(
+    tune: Tune, labeled: Build, tiny_backbone: Callable[..., Backbone], intensity: Intensity
+) -> None:
+    held_out = labeled((7,), seed=3)
+    tuned = tune(
+        labeled((7,)), held_out=[held_out], settings={**QUICK, "steps": 30, "learning_rate": 0.01}
+    )
+    backbone = tiny_backbone()
+    gray = intensity.apply(held_out.image.array)[7]
+    with torch.no_grad():
+        logits = tuned.model(backbone.encode(backbone.spec.prepare(gray)[None]))
+    predicted = backbone.spec.logits_to_slice(logits, (48, 40))[0].argmax(0).numpy()
+    dice = []
+    for number, label in ((1, 3), (2, 7)):
+        a, b = predicted == number, held_out.labels.array[7] == label
+        dice.append(2 * (a & b).sum() / (a.sum() + b.sum()))
+    assert tuned.result.best_step == 30 and np.mean(dice) > 0.2
+    assert tuned.card.provenance["held_out_dice"] == pytest.approx(np.mean(dice), abs=1e-3)
+
+
+def test_a_slice_cannot_be_learned_from_and_held_out(tune: Tune, labeled: Build) -> None:
+    with pytest.raises(SAMAutoSegError, match="slice 5 of scan0 is both learned from and held out"):
+        tune(labeled((2, 5)), held_out=[labeled((5, 8))])
+    tune(labeled((2, 5)), held_out=[labeled((5, 8), seed=1)])
+
+
+def test_a_structure_that_no_labeled_slice_shows_is_named(tune: Tune, labeled: Build) -> None:
+    volume = labeled((2, 5))
+    volume.labels.array[volume.labels.array == 7] = 0
+    assert tune().result.notes == []
+    assert tune(volume).result.notes == ["no labeled slice shows bar: this model cannot find it"]
+
+
+def test_the_card_holds_what_is_needed_to_use_the_model(
+    tune: Tune, tiny_backbone: Callable[..., Backbone], labeled: Build
+) -> None:
+    backbone = tiny_backbone(name="tiny", sha256="0" * 64)
+    card = tune(labeled((2, 5)), labeled((1,), seed=1), backbone=backbone, method="joint").card
+    assert (card.backbone, card.backbone_sha256, card.method) == ("tiny", "0" * 64, "joint")
+    assert card.input == backbone.spec and card.plane == "axial"
+    assert [s.label for s in card.structures] == [3, 7]
+    assert card.settings["steps"] == 4 and card.settings.keys() >= {"seed", "learning_rate"}
+    assert [i["slices"] for i in card.provenance["images"]] == [[2, 5], [1]]
+
+
+def test_the_intensity_of_the_first_image_holds_for_all(tune: Tune, labeled: Build) -> None:
+    brighter = labeled((3,), seed=1)
+    brighter.image.array[...] += 500
+    found = tune(labeled((2,)), brighter, intensity=None).card.intensity
+    assert found == tune(labeled((2,)), intensity=None).card.intensity
+
+
+def stop_at(message: str) -> Progress:
+    def progress(fraction: float, told: str) -> None:
+        if told.startswith(message):
+            raise Cancelled("cancelled")
+
+    return progress
+
+
+def test_cancelling_keeps_what_was_trained_but_nothing_before(tune: Tune) -> None:
+    tuned = tune(progress=stop_at("training: step 2"))
+    assert tuned.result.stopped == "cancelled" and tuned.result.steps == 2
+    assert tuned.card.provenance["steps"] == 2
+    with pytest.raises(Cancelled):
+        tune(progress=stop_at("encoding"))
+
+
+@pytest.mark.parametrize("method", ["blo-sam", "joint"])
+def test_going_on_gives_the_model_of_an_uninterrupted_run(
+    tune: Tune, tmp_path: Path, method: str
+) -> None:
+    wanted = tune(method=method)
+    checkpoint = tmp_path / "model.training"
+    tune(method=method, checkpoint=checkpoint, progress=stop_at("training: step 3"))
+    torch.manual_seed(99)
+    found = tune(method=method, checkpoint=checkpoint, resume=True)
+    assert same(found, wanted) and found.result.history == wanted.result.history
+
+
+def test_progress_goes_from_nothing_to_all_and_never_back(tune: Tune) -> None:
+    told: list[float] = []
+    tune(progress=lambda fraction, message: told.append(fraction))
+    assert told == sorted(told) and 0 < told[0] < 0.2 and told[-1] == 1.0
+
+
+def test_structures_that_are_in_no_slice_at_all_are_refused(
+    labeled: Build, tiny_backbone: Callable[..., Backbone]
+) -> None:
+    with pytest.raises(SAMAutoSegError, match="none of the 4 labeled slices holds a voxel of lung"):
+        finetune([labeled()], [structure_named("lung", 9)], tiny_backbone(), plane="axial")
