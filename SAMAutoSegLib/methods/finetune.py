@@ -84,7 +84,7 @@ def finetune(
     intensity = intensity or default_intensity(volumes[0].image)
     _refuse_overlap(volumes, held_out)
 
-    def encode(which: Sequence[LabeledVolume], told: Progress) -> TrainingSet:
+    def encode(which: Sequence[LabeledVolume], views: int, told: Progress) -> TrainingSet:
         return build_training_set(
             which,
             structures,
@@ -92,14 +92,16 @@ def finetune(
             plane=plane,
             intensity=intensity,
             encoder_blocks=adaptation.encoder_blocks,
+            changed_views=views - 1,
+            seed=chosen.seed,
             cache=cache,
             progress=told,
         )
 
     started = time.monotonic()
-    samples = encode(volumes, part_of(progress, 0.0, _ENCODING_SHARE))
+    samples = encode(volumes, chosen.views, part_of(progress, 0.0, _ENCODING_SHARE))
     encoded = time.monotonic()
-    tests = encode(held_out, silent) if held_out else None
+    tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded
     torch.manual_seed(chosen.seed)
     model = AdaptedModel(backbone, len(structures) + 1, adaptation)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +13,9 @@ from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.methods.losses import as_precision, segmentation_loss
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
+
+# Keeps this stream of random numbers apart from those that draw slices.
+_VIEWS = 3
 
 
 class Method(Protocol):
@@ -65,13 +69,18 @@ def descend(
 def batch_loss(
     model: AdaptedModel, samples: TrainingSet, chosen: Sequence[int], settings: Settings, step: int
 ) -> Tensor:
-    """The loss on some slices, with the feature dropout of this step."""
-    features = samples.features[list(chosen)].float()
+    """The loss on some slices, each in one of its views, with the feature dropout of this step."""
+    views = samples.views
+    picked = np.random.default_rng([settings.seed, _VIEWS, step]).integers(
+        len(views), size=len(chosen)
+    )
+    features = torch.stack([views[v][0][n] for v, n in zip(picked, chosen, strict=True)]).float()
+    targets = torch.stack([views[v][1][n] for v, n in zip(picked, chosen, strict=True)])
     if settings.feature_dropout:
         features = features * _channels_kept(features, settings, step)
     with as_precision(samples.features.dtype, features.device):
         logits = model(features)
-    return segmentation_loss(logits, samples.targets[list(chosen)], settings.ce_weight)
+    return segmentation_loss(logits, targets, settings.ce_weight)
 
 
 def _channels_kept(features: Tensor, settings: Settings, step: int) -> Tensor:

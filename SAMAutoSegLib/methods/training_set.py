@@ -18,9 +18,10 @@ from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Volume, require_same_grid
 from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.slice_groups import group_neighbors
+from SAMAutoSegLib.methods.views import changed_view
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images, embed_slices
 from SAMAutoSegLib.sam.input_spec import InputSpec
 
 
@@ -47,6 +48,7 @@ class TrainingSet:
         references: N label slices [H, W] uint8 at the image's resolution, class numbers.
         pixel_spacings: N (row, column) in mm.
         groups: for every slice the number of its group of neighbors, over all volumes.
+        changed: features and targets of slightly changed views of all slices, see `changed_view`.
     """
 
     features: Tensor
@@ -54,6 +56,12 @@ class TrainingSet:
     references: tuple[np.ndarray, ...]
     pixel_spacings: tuple[tuple[float, float], ...]
     groups: tuple[int, ...]
+    changed: tuple[tuple[Tensor, Tensor], ...] = ()
+
+    @property
+    def views(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Features and targets of all views, the slices as they are first."""
+        return ((self.features, self.targets), *self.changed)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -61,7 +69,7 @@ class TrainingSet:
     def fingerprint(self) -> str:
         """SHA-256 of features and targets: tells whether a training can go on with this set."""
         digest = hashlib.sha256()
-        for tensor in (self.features, self.targets):
+        for tensor in (tensor for view in self.views for tensor in view):
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
@@ -74,6 +82,8 @@ def build_training_set(
     plane: Plane,
     intensity: Intensity | None = None,
     encoder_blocks: int = 0,
+    changed_views: int = 0,
+    seed: int = 0,
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
 ) -> TrainingSet:
@@ -84,6 +94,8 @@ def build_training_set(
         plane: of the slices.
         intensity: by default that of `default_intensity`, for every volume its own.
         encoder_blocks: features from before so many last blocks of the encoder.
+        changed_views: how many changed views of every slice are encoded besides.
+        seed: of the changes.
 
     Raises:
         SAMAutoSegError: grids that differ, no slice, slices out of range, or none that holds any
@@ -94,6 +106,8 @@ def build_training_set(
     references: list[np.ndarray] = []
     spacings: list[tuple[float, float]] = []
     groups: list[int] = []
+    changed: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(changed_views)]
+    rng = np.random.default_rng(seed)
     total = sum(len(volume.slices) for volume in volumes)
     if not total:
         raise SAMAutoSegError("no labeled slice: name at least one with --slices")
@@ -103,9 +117,10 @@ def build_training_set(
         stack = SliceStack(classes, volume.image.grid, plane)
         _check_slices(volume, stack)
         gray = (intensity or default_intensity(volume.image)).apply(volume.image.array)
+        images = SliceStack(gray, volume.image.grid, plane).views
         encoded = embed_slices(
             backbone,
-            SliceStack(gray, volume.image.grid, plane).views,
+            images,
             stack.pixel_spacing,
             numbers=volume.slices,
             cache=cache,
@@ -114,15 +129,30 @@ def build_training_set(
                 progress, len(targets) / total, (len(targets) + len(volume.slices)) / total
             ),
         )
+        side = 4 * backbone.embedding_side
+
+        def sample(
+            feature: Tensor,
+            reference: np.ndarray,
+            spacing: tuple[float, float] = stack.pixel_spacing,
+            side: int = side,
+        ) -> tuple[Tensor, Tensor]:
+            target = low_res_target(reference, backbone.spec, side, spacing)
+            return feature.to(backbone.precision), target.to(backbone.device)
+
         for number, feature in encoded:
             reference = stack.slice_at(number).copy()
-            features.append(feature.to(backbone.precision))
+            feature, target = sample(feature, reference)
+            features.append(feature)
+            targets.append(target)
             references.append(reference)
-            targets.append(
-                low_res_target(
-                    reference, backbone.spec, 4 * backbone.embedding_side, stack.pixel_spacing
+            image = backbone.spec.gather(images, number)
+            for view in changed:
+                shown, labels = changed_view(image, reference, stack.pixel_spacing, rng)
+                (feature,) = embed_images(
+                    backbone, [shown], stack.pixel_spacing, cache, encoder_blocks
                 )
-            )
+                view.append(sample(feature, labels))
             spacings.append(stack.pixel_spacing)
         first = max(groups, default=-1) + 1
         groups += [first + group for group in group_neighbors(volume.slices)]
@@ -134,10 +164,11 @@ def build_training_set(
         )
     return TrainingSet(
         torch.stack(features),
-        torch.stack(targets).to(backbone.device),
+        torch.stack(targets),
         tuple(references),
         tuple(spacings),
         tuple(groups),
+        tuple((torch.stack([f for f, _ in v]), torch.stack([t for _, t in v])) for v in changed),
     )
 
 

@@ -162,7 +162,7 @@ def embed_slices(
         group = wanted[done : done + size]
         images = [backbone.spec.gather(slices, n) for n in group]
         try:
-            found = _embed_group(backbone, images, pixel_spacing, cache, encoder_blocks)
+            found = embed_images(backbone, images, pixel_spacing, cache, encoder_blocks)
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
@@ -174,13 +174,14 @@ def embed_slices(
         progress(done / len(wanted), f"encoding slices: {done} of {len(wanted)}")
 
 
-def _embed_group(
+def embed_images(
     backbone: Backbone,
-    images: list[np.ndarray],
+    images: Sequence[np.ndarray],
     pixel_spacing: tuple[float, float],
-    cache: EmbeddingCache | None,
-    encoder_blocks: int,
+    cache: EmbeddingCache | None = None,
+    encoder_blocks: int = 0,
 ) -> list[Tensor]:
+    """As `embed_slices`, in one pass, of images [H, W] or [H, W, 3] that `spec.prepare` takes."""
     keys = [
         cache.key(backbone, image, pixel_spacing, encoder_blocks) if cache else ""
         for image in images

@@ -1,0 +1,49 @@
+"""Slightly changed copies of a labeled slice, made before the encoder: each is encoded once."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import ndimage
+
+# Mild: inside one patient the place of an organ is knowledge that strong changes would destroy.
+_RADIANS = 0.1
+_SCALE = 0.07
+_SHIFT = 0.025
+_GAMMA = (0.75, 1.35)
+_GAIN = (0.9, 1.1)
+_NOISE = 0.03
+
+
+def changed_view(
+    image: np.ndarray,
+    reference: np.ndarray,
+    pixel_spacing: tuple[float, float],
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A slice rotated, scaled, shifted, with other contrast and noise, and its labels.
+
+    Args:
+        image: uint8 [H, W] or [H, W, 3].
+        reference: class numbers [H, W].
+        pixel_spacing: (row, column) in mm; angles and sizes are true in the patient.
+
+    Returns:
+        Both at their own size and type; what comes in from outside is 0.
+    """
+    angle = rng.uniform(-_RADIANS, _RADIANS)
+    scale = 1 + rng.uniform(-_SCALE, _SCALE)
+    shift = rng.uniform(-_SHIFT, _SHIFT, 2) * reference.shape
+    turned = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turned * np.array(pixel_spacing) / np.array(pixel_spacing)[:, None]
+    center = (np.array(reference.shape) - 1) / 2
+    offset = center - matrix @ center + shift
+
+    def moved(plane: np.ndarray, order: int) -> np.ndarray:
+        return ndimage.affine_transform(plane, matrix, offset, order=order)
+
+    planes = image.reshape(*reference.shape, -1).astype(np.float32) / 255
+    shown = np.stack([moved(planes[..., n], 1) for n in range(planes.shape[-1])], axis=-1)
+    shown = np.clip(shown, 0, 1) ** rng.uniform(*_GAMMA) * rng.uniform(*_GAIN)
+    shown = shown + rng.normal(0, rng.uniform(0, _NOISE), shown.shape)
+    gray = (np.clip(shown, 0, 1) * 255).round().astype(np.uint8)
+    return gray.reshape(image.shape), moved(reference, 0)
