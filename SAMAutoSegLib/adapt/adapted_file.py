@@ -151,6 +151,11 @@ def _require_backbone(source: str | Path, card: ModelCard, path: str | Path) -> 
     # not have the input side of this model, which would be told instead.
     if not file.is_file() or (digest := sha256_of_file(file)) == card.backbone_sha256:
         return
+    if entry and entry.sha256 == card.backbone_sha256:
+        raise SAMAutoSegError(
+            f"{file} is damaged (SHA-256 {digest[:12]}...): get it anew with "
+            f"'samautoseg models fetch {entry.name}'"
+        )
     raise SAMAutoSegError(
         f"{path} was trained on the backbone {card.backbone} "
         f"(SHA-256 {card.backbone_sha256[:12]}...), not on {source} "
