@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,6 +118,7 @@ def finetune(
     if result.stopped == "cancelled" and not result.steps:
         raise Cancelled("cancelled before the first step: nothing to keep")
     result.notes += _absent_structures(samples, structures)
+    result.notes += _held_out_neighbors(volumes, held_out)
     card = ModelCard(
         backbone=backbone.name,
         backbone_sha256=backbone.sha256,
@@ -167,16 +168,41 @@ def _scorer(tests: TrainingSet, backbone: Backbone) -> Callable[[AdaptedModel], 
     return score
 
 
-def _refuse_overlap(volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume]) -> None:
+def _of_one_image(
+    volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume]
+) -> Iterator[tuple[LabeledVolume, LabeledVolume]]:
+    """What is learned from an image, with what is held out of the same."""
     for test in held_out:
         for volume in volumes:
-            if volume.image.source is not None and volume.image.source == test.image.source:
-                both = sorted(set(volume.slices) & set(test.slices))
-                if both:
-                    raise SAMAutoSegError(
-                        f"slice {both[0]} of {test.image.name} is both learned from and held out: "
-                        "name it once"
-                    )
+            one, other = volume.image.source, test.image.source
+            same_file = one is not None and other is not None and one.resolve() == other.resolve()
+            if same_file or volume.image is test.image:
+                yield volume, test
+
+
+def _refuse_overlap(volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume]) -> None:
+    for volume, test in _of_one_image(volumes, held_out):
+        both = sorted(set(volume.slices) & set(test.slices))
+        if both:
+            raise SAMAutoSegError(
+                f"slice {both[0]} of {test.image.name} is both learned from and held out: "
+                "name it once"
+            )
+
+
+def _held_out_neighbors(
+    volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume]
+) -> list[str]:
+    """What to know about a score on slices that look almost like what was learned from."""
+    notes = []
+    for volume, test in _of_one_image(volumes, held_out):
+        near = sorted(n for n in test.slices if {n - 1, n + 1} & set(volume.slices))
+        if near:
+            notes.append(
+                f"held-out slice {near[0]} of {test.image.name} is next to a learned one, which "
+                "flatters the score: hold out slices farther away"
+            )
+    return notes
 
 
 def _absent_structures(samples: TrainingSet, structures: Sequence[Structure]) -> list[str]:

@@ -118,6 +118,24 @@ def test_a_slice_cannot_be_learned_from_and_held_out(tune: Tune, labeled: Build)
     tune(labeled((2, 5)), held_out=[labeled((5, 8), seed=1)])
 
 
+def test_an_image_is_the_same_by_another_path_or_without_one(tune: Tune, labeled: Build) -> None:
+    one, other = labeled((2, 5)), labeled((5, 8))
+    detour = replace(other.image, source=Path("folder/../scan0.nii.gz"))
+    scene = replace(one.image, source=None)
+    for first, second in ((one.image, detour), (scene, scene)):
+        with pytest.raises(SAMAutoSegError, match="both learned from and held out"):
+            tune(replace(one, image=first), held_out=[replace(other, image=second)])
+
+
+def test_a_score_on_neighbors_of_learned_slices_is_said_to_flatter(
+    tune: Tune, labeled: Build
+) -> None:
+    (note,) = tune(labeled((2, 5)), held_out=[labeled((0, 4, 7))]).result.notes
+    assert note.startswith("held-out slice 4 of scan0 is next to a learned one")
+    assert tune(labeled((2, 5)), held_out=[labeled((0, 7))]).result.notes == []
+    assert tune(labeled((2, 5)), held_out=[labeled((4,), seed=1)]).result.notes == []
+
+
 def test_a_structure_that_no_labeled_slice_shows_is_named(tune: Tune, labeled: Build) -> None:
     volume = labeled((2, 5))
     volume.labels.array[volume.labels.array == 7] = 0
