@@ -151,9 +151,12 @@ def run(arguments: argparse.Namespace) -> int:
         training_curve_png(arguments.curve, tuned.result.history, title=arguments.method)
     _report(tuned, arguments)
     if tuned.result.stopped == "cancelled":
+        further = "the same command with --resume goes on"
+        if not checkpoint.exists():
+            further = f"but {checkpoint} could not be written, so it cannot be resumed"
         raise Cancelled(
             f"stopped at step {tuned.result.steps}; the best so far is in {arguments.output}, "
-            "the same command with --resume goes on"
+            f"{further}"
         )
     return 0
 

@@ -74,7 +74,7 @@ def train(
     Args:
         method_type: an entry of the registry.
         checkpoint: file that the state is written to from time to time and when cancelled; it is
-            removed at the end.
+            removed at the end. A note says so if it cannot be written.
         resume: go on from that file, to the same result as if there had been no interruption.
         score: told the averaged model every `score_every` steps and at the end; its values (names
             with "dice") go into the history.
@@ -82,8 +82,8 @@ def train(
             so far is kept.
 
     Raises:
-        SAMAutoSegError: `resume` without a usable checkpoint, a checkpoint that cannot be
-            written, or a loss that is no number from the start.
+        SAMAutoSegError: `resume` without a usable checkpoint, or a loss that is no number from
+            the start.
     """
     started = saved = time.monotonic()
     method = method_type(model, samples, settings)
@@ -134,11 +134,11 @@ def train(
             result.stopped = "cancelled"
             break
         if checkpoint is not None and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-            save_state(checkpoint, state, model, method)
+            _keep(checkpoint, state, model, method, result)
             saved = time.monotonic()
     if checkpoint is not None:
         if result.stopped == "cancelled":
-            save_state(checkpoint, state, model, method)
+            _keep(checkpoint, state, model, method, result)
         else:
             checkpoint.unlink(missing_ok=True)
     if state.best:
@@ -148,6 +148,18 @@ def train(
     result.steps, result.best_step = state.step, state.best_step
     result.seconds = time.monotonic() - started
     return result
+
+
+def _keep(
+    path: Path, state: TrainingState, model: AdaptedModel, method: Method, result: TrainingResult
+) -> None:
+    """Write a checkpoint; a full disk costs the chance to resume, not what was learned."""
+    try:
+        save_state(path, state, model, method)
+    except SAMAutoSegError as error:
+        note = f"the training could not be kept for --resume: {error}"
+        if note not in result.notes:
+            result.notes.append(note)
 
 
 def _watch(state: TrainingState, loss: float) -> None:

@@ -246,6 +246,18 @@ def test_cancelling_keeps_the_best_so_far(scripted: Script) -> None:
     assert (result.steps, result.best_step, result.stopped, kept) == (4, 2, "cancelled", 2.0)
 
 
+def test_a_checkpoint_that_cannot_be_written_costs_no_weights(
+    scripted: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "_SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    (tmp_path / "file").write_text("no folder")
+    options: dict[str, Any] = {"checkpoint": tmp_path / "file" / "state"}
+    result, kept = scripted([5.0, 4.0, 3.0, 9.0], progress=cancel_after(4), **options)
+    assert (result.stopped, kept) == ("cancelled", 3.0)
+    _, note = result.notes
+    assert "could not be kept for --resume: cannot write" in note
+
+
 def test_no_gain_for_long_ends_the_training(scripted: Script) -> None:
     losses = [3.0, 2.0] + [2.9] * 20
     result, kept = scripted(losses, settings={"patience": 6})
