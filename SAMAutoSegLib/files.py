@@ -133,7 +133,8 @@ def _why_not_written(error: Exception, written: Path) -> str | None:
     """Say in words why a write failed, or None when the error is about something else."""
     if isinstance(error, OSError):
         if error.errno in _DISK_ERRORS:
-            return f"{error.strerror}; free some space or choose another folder"
+            room = "free some space or " if error.errno not in (errno.EROFS, errno.EIO) else ""
+            return f"{error.strerror}; {room}choose another folder"
         # Other files may be read while this one is written: their errors are not ours.
         named = {str(name) for name in (error.filename, error.filename2) if name is not None}
         if named & {str(written), *map(str, written.parents)}:

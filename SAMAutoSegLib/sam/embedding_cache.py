@@ -36,6 +36,7 @@ class EmbeddingCache:
     def __init__(self, folder: Path | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.folder = folder or user_cache_dir() / "embeddings"
         self.max_bytes = max_bytes
+        self.failed = False  # a write failed: none is tried any more
         self._bytes = self._measure()
 
     def key(
@@ -199,11 +200,14 @@ def embed_images(
 
 
 def _keep(cache: EmbeddingCache, key: str, tensor: Tensor) -> None:
+    if cache.failed:
+        return
     try:
         cache.put(key, tensor)
     except SAMAutoSegError as error:
         # A full disk costs time at the next visit, not the work at hand.
-        log.warning("embedding not kept: %s", error)
+        cache.failed = True
+        log.warning("embeddings are not kept: %s", error)
 
 
 def _digest(tensor: Tensor) -> str:
