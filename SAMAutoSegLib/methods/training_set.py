@@ -129,31 +129,18 @@ def build_training_set(
                 progress, len(targets) / total, (len(targets) + len(volume.slices)) / total
             ),
         )
-        side = 4 * backbone.embedding_side
-
-        def sample(
-            feature: Tensor,
-            reference: np.ndarray,
-            spacing: tuple[float, float] = stack.pixel_spacing,
-            side: int = side,
-        ) -> tuple[Tensor, Tensor]:
-            target = low_res_target(reference, backbone.spec, side, spacing)
-            return feature.to(backbone.precision), target.to(backbone.device)
-
+        spacing = stack.pixel_spacing
         for number, feature in encoded:
             reference = stack.slice_at(number).copy()
-            feature, target = sample(feature, reference)
-            features.append(feature)
-            targets.append(target)
+            features.append(feature.to(backbone.precision))
+            targets.append(_target(reference, backbone, spacing))
             references.append(reference)
             image = backbone.spec.gather(images, number)
             for view in changed:
-                shown, labels = changed_view(image, reference, stack.pixel_spacing, rng)
-                (feature,) = embed_images(
-                    backbone, [shown], stack.pixel_spacing, cache, encoder_blocks
-                )
-                view.append(sample(feature, labels))
-            spacings.append(stack.pixel_spacing)
+                shown, labels = changed_view(image, reference, spacing, rng)
+                (feature,) = embed_images(backbone, [shown], spacing, cache, encoder_blocks)
+                view.append((feature.to(backbone.precision), _target(labels, backbone, spacing)))
+            spacings.append(spacing)
         first = max(groups, default=-1) + 1
         groups += [first + group for group in group_neighbors(volume.slices)]
     if not any(reference.any() for reference in references):
@@ -180,6 +167,11 @@ def as_classes(labels: np.ndarray, structures: Sequence[Structure]) -> np.ndarra
     for number, structure in enumerate(structures, start=1):
         table[structure.label] = number
     return table[labels]
+
+
+def _target(reference: np.ndarray, backbone: Backbone, spacing: tuple[float, float]) -> Tensor:
+    side = 4 * backbone.embedding_side
+    return low_res_target(reference, backbone.spec, side, spacing).to(backbone.device)
 
 
 def low_res_target(
