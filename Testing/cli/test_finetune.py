@@ -11,12 +11,15 @@ import torch
 
 from SAMAutoSegLib.adapt.adapted_file import load_adapted, read_card
 from SAMAutoSegLib.cli.main import main
+from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Grid, Volume
 from SAMAutoSegLib.images.write import write_segmentation, write_volume
+from SAMAutoSegLib.methods import trainer
 from SAMAutoSegLib.methods.method import Method
 from SAMAutoSegLib.methods.registry import METHODS
+from SAMAutoSegLib.sam.backbone import Backbone
 
 GRID = Grid((40, 30, 6), (1.0, 1.0, 4.0), (-12.5, 30.0, 100.0), np.diag([-1.0, -1.0, 1.0]))
 
@@ -209,12 +212,15 @@ def test_blocks_of_the_encoder_can_be_adapted(case: Case) -> None:
     assert any(name.startswith("tail.") for name in learned(case))
 
 
-def test_embeddings_are_kept_unless_it_is_forbidden(case: Case, tmp_path: Path) -> None:
+def test_embeddings_are_kept_unless_it_is_forbidden(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert main(case.arguments("--no-cache")) == 0
     before = learned(case)
     assert not list((tmp_path / "cache").rglob("*.safetensors"))
     assert main(case.arguments()) == 0
-    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 2
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) >= 2
+    monkeypatch.setattr(Backbone, "encode", None)
     assert main(case.arguments()) == 0
     assert same(learned(case), before)
 
@@ -254,6 +260,24 @@ def test_ctrl_c_keeps_the_best_and_resume_finishes_as_if_nothing_had_been(
     assert case.checkpoint.exists()
     assert report(case.arguments("--resume"), capsys)["steps"] == 4
     assert same(learned(case), whole) and not case.checkpoint.exists()
+
+
+def test_ctrl_c_keeps_the_best_where_the_rest_does_not_fit_on_the_disk(
+    case: Case,
+    capsys: Capture,
+    interrupt: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*arguments: object) -> None:
+        raise SAMAutoSegError("cannot write it: no space left")
+
+    monkeypatch.setattr(trainer, "save_state", full)
+    interrupt(1)
+    assert main(case.arguments("--json")) == 130
+    told = capsys.readouterr()
+    assert f"{case.checkpoint} could not be written, so it cannot be resumed" in told.err
+    assert "no space left" in json.loads(told.out)["notes"][-1]
+    assert read_card(case.output).provenance["steps"] == 2
 
 
 def test_a_second_ctrl_c_stops_at_once_and_leaves_the_former_model(

@@ -297,6 +297,14 @@ def test_scores_are_recorded_and_choose_nothing(scripted: Script) -> None:
     assert 0 < result.scoring_seconds <= result.seconds
 
 
+def test_scoring_changes_nothing(samples: Samples, new_model: NewModel) -> None:
+    settings, training_set = Settings(steps=4, batch=1), samples()
+    plain, scored = new_model(), new_model()
+    train(Joint, plain, training_set, settings)
+    train(Joint, scored, training_set, settings, score=first_value, score_every=1)
+    assert same(plain, scored)
+
+
 def test_progress_tells_step_and_loss(scripted: Script) -> None:
     lines: list[tuple[float, str]] = []
     scripted([5.0, 4.0], progress=lambda fraction, line: lines.append((fraction, line)))
