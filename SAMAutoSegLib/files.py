@@ -15,8 +15,10 @@ from SAMAutoSegLib.progress import Progress
 # Failures of the disk itself: they name no file, or one that says nothing to the user.
 _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", -1)}
 
-# A disk with less than this is full: the libraries that write images and tensors report a
-# full disk as an unspecific error of their own.
+# The libraries that write images and tensors report a full disk as an error of their own, with
+# the system's words in it (112 is its number on Windows) or without any. Then a disk with less
+# than this is full.
+_FULL_DISK_WORDS = (os.strerror(errno.ENOSPC), "(os error 112)")
 _FULL_DISK_BYTES = 1 << 20
 
 _BLOCK_BYTES = 1 << 20
@@ -140,6 +142,7 @@ def _why_not_written(error: Exception, written: Path) -> str | None:
         if named & {str(written), *map(str, written.parents)}:
             return f"{error.strerror}; choose a folder you may write to"
     folder = written.parent
-    if folder.is_dir() and shutil.disk_usage(folder).free < _FULL_DISK_BYTES:
+    told = any(words in str(error) for words in _FULL_DISK_WORDS)
+    if told or (folder.is_dir() and shutil.disk_usage(folder).free < _FULL_DISK_BYTES):
         return "the disk is full; free some space or choose another folder"
     return None

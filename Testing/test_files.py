@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import os
 import subprocess
@@ -108,6 +109,15 @@ except SAMAutoSegError as error:
     assert "out.bin: File too large; free some space" in done.stdout
     assert target.read_bytes() == b"old"
     assert names(tmp_path) == ["out.bin"]
+
+
+def test_a_library_error_that_quotes_the_system_is_explained(tmp_path: Path) -> None:
+    quoted = f"while serializing: I/O error: {os.strerror(errno.ENOSPC)} (os error 28)"
+    with (
+        pytest.raises(SAMAutoSegError, match="cannot write .*out: the disk is full"),
+        replace_when_complete(tmp_path / "out"),
+    ):
+        raise RuntimeError(quoted)
 
 
 def test_a_library_error_on_a_full_disk_is_explained(
