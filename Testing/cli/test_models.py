@@ -32,7 +32,8 @@ def listed(capsys: pytest.CaptureFixture[str]) -> dict[str, dict[str, object]]:
 
 def save_adapted(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    header = {"samautoseg": json.dumps({"structures": [{"name": "spleen"}, {"name": "liver"}]})}
+    card = {"structures": [{"name": "spleen"}, {"name": "liver"}]}
+    header = {"format": "SAMAutoSeg adapted model", "card": json.dumps(card)}
     save_file({"prompt": torch.zeros(3)}, path, header)
 
 
