@@ -44,7 +44,7 @@ def console_progress(stream: TextIO | None = None) -> Iterator[Progress]:
 
         def progress(fraction: float, message: str) -> None:
             if requested.is_set():
-                raise Cancelled("cancelled")
+                raise Cancelled("stopped before there was a result to keep")
             show(min(max(fraction, 0.0), 1.0), message)
 
         try:

@@ -303,6 +303,7 @@ def test_ctrl_c_before_the_training_writes_nothing(
 
     monkeypatch.setattr(Intensity, "apply", apply_and_interrupt)
     assert main(case.arguments()) == 130
+    assert "stopped before there was a result to keep" in capsys.readouterr().err
     assert not list(case.output.parent.iterdir())
 
 
