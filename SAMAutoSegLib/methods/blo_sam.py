@@ -39,7 +39,7 @@ class BLOSAMSettings(Settings):
 
     prompt_learning_rate: float = 3e-3
     split: Split = "rotate"
-    prompt_every: int = 4
+    prompt_every: int = 10
 
     def __post_init__(self) -> None:
         super().__post_init__()

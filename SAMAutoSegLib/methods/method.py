@@ -74,7 +74,7 @@ def batch_loss(
     picked = np.random.default_rng([settings.seed, _VIEWS, step]).integers(
         len(views), size=len(chosen)
     )
-    features = torch.stack([views[v][0][n] for v, n in zip(picked, chosen, strict=True)]).float()
+    features = torch.stack([views[v][0][n] for v, n in zip(picked, chosen, strict=True)])
     targets = torch.stack([views[v][1][n] for v, n in zip(picked, chosen, strict=True)])
     if settings.feature_dropout:
         features = features * _channels_kept(features, settings, step)

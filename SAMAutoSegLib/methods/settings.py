@@ -35,9 +35,9 @@ class Settings:
     weight_decay: float = 0.1
     warmup: int = 10
     ce_weight: float = 0.2
-    views: int = 4
+    views: int = 2
     feature_dropout: float = 0.2
-    average: float = 0.9
+    average: float = 0.95
     patience: int = 100
     seed: int = 42
 
@@ -78,8 +78,8 @@ def settings_for(budget: Budget) -> dict[str, Any]:
     """The settings that a budget stands for."""
     budgets: dict[Budget, dict[str, Any]] = {
         "quick": {"steps": 100, "views": 1},
-        "standard": {"steps": 300, "views": 4},
-        "thorough": {"steps": 900, "views": 8},
+        "standard": {"steps": 300, "views": 2},
+        "thorough": {"steps": 900, "views": 4},
     }
     if budget not in budgets:
         raise SAMAutoSegError(f"budget {budget!r}: expected one of {', '.join(get_args(Budget))}")
