@@ -91,6 +91,10 @@ def segment_anything() -> types.ModuleType:
             importlib.import_module("torchvision")
         except ImportError:
             sys.modules.update(_torchvision_stand_in())
+    if "segment_anything" not in sys.modules:
+        # MONAI tries it too and, where torchvision is missing, leaves parts of it behind.
+        for name in [name for name in sys.modules if name.startswith("segment_anything.")]:
+            del sys.modules[name]
     return importlib.import_module("segment_anything")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
@@ -90,7 +90,8 @@ def save_adapted(path: str | Path, model: AdaptedModel, card: ModelCard) -> None
         "card": json.dumps(card.to_json()),
     }
     with replace_when_complete(path) as temporary:
-        save_file(model.learned_state(), temporary, header)
+        # Not `save_file`, which makes files that no other user of a shared folder may read.
+        temporary.write_bytes(save(model.learned_state(), header))
 
 
 def read_card(path: str | Path) -> ModelCard:

@@ -53,7 +53,10 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"\n{case.sample.title}: learned from slices {', '.join(map(str, case.labeled))},")
     print(f"scored on the {len(case.tested)} others (NSD at {NSD_TOLERANCE_MM:g} mm)\n")
     print(demo.table())
-    print(f"\n{case.sample.remark}\n")
+    print("\nboxes: the backbone prompted with boxes around the reference, which no user has")
+    print("joint: plain fine-tuning; U-Net: trained from scratch on the same slices")
+    print("BLO-SAM+: with clean-up, the largest part of each structure, smoothed across slices")
+    print(f"{case.sample.remark}\n")
     for step, seconds in demo.seconds.items():
         print(f"{seconds:7.1f} s  {step}")
     print(f"\nResults are in {arguments.output.resolve()}: open image.nrrd and")

@@ -58,11 +58,11 @@ LABELED_SLICES = 5
 MODEL_FILE = "model.safetensors"
 NSD_TOLERANCE_MM = 2.0
 
-BOXES = "boxes (oracle)"
+BOXES = "boxes"
 UNET = "U-Net"
 JOINT = "joint"
 BLO_SAM = "BLO-SAM"
-CLEANED = "BLO-SAM, cleaned up"
+CLEANED = "BLO-SAM+"
 
 # What a user would tick for compact organs: one part each, smoothed over about a slice.
 CLEAN_UP = CleanUp(largest_component=True, smooth_slices_mm=3.0)

@@ -65,7 +65,6 @@ class BLOSAM:
         self.upper = adamw([model.prompt_embedding], 0.0)
         # One round lasts until each part was gone through about once.
         self.round_steps = max(1, -(-len(samples) // (2 * settings.batch)))
-        self.prompt_loss = float("nan")
 
     def step(self, number: int) -> dict[str, float]:
         first, second = self.groups.parts(number // self.round_steps)

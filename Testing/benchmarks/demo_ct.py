@@ -12,7 +12,9 @@ max), since either is in use and the difference at 3 mm is large.
 import argparse
 import json
 import statistics
+import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,6 +29,7 @@ from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
 from SAMAutoSegLib.progress import silent
 from SAMAutoSegLib.sam.checkpoint import load_backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.sam.fetch import fetched
 from SAMAutoSegLib.sam.predictor import ClickPredictor
 from SAMAutoSegLib.segment.prompted import prompt_with_boxes
@@ -59,9 +62,12 @@ def main() -> None:
     print(f"boxes, min to max + 1: mean Dice {dice(enclosing):.4f}")
     by_index = values[index_boxes(images, reference, backbone)]
     print(f"boxes, min to max:     mean Dice {dice(by_index):.4f}")
+    folder = tempfile.TemporaryDirectory()  # what is timed uses no kept embedding
+    cache = EmbeddingCache(Path(folder.name))
     for budget in options.budgets.split(","):
         for method in ("joint", "blo-sam"):
-            found, spent = [], []
+            found: dict[str, list[float]] = {}
+            spent = []
             for seed in range(options.seeds):
                 started = time.monotonic()
                 tuned = finetune(
@@ -73,17 +79,26 @@ def main() -> None:
                     settings=settings_for(budget) | {"seed": seed},  # type: ignore[arg-type]
                 )
                 spent.append(time.monotonic() - started)
-                result = segment_volume(case.image, tuned.model, tuned.card, backbone)
-                found.append(dice(result.labels))
-            tell(f"{method}, {budget}", found, spent)
+                for name, cleanup in (("", None), (" cleaned up", run.CLEAN_UP)):
+                    result = segment_volume(
+                        case.image,
+                        tuned.model,
+                        tuned.card,
+                        backbone,
+                        cache=cache,
+                        cleanup=cleanup,
+                    )
+                    found.setdefault(name, []).append(dice(result.labels))
+            for name, values_found in found.items():
+                tell(f"{method}, {budget}{name}", values_found, spent)
     if options.unet:
-        found, spent = [], []
+        by_unet, spent = [], []
         for seed in range(options.seeds):
             started = time.monotonic()
             labels = values[segment_by_unet(images, reference, case.labeled, seed=seed)]
             spent.append(time.monotonic() - started)
-            found.append(dice(labels))
-        tell("U-Net", found, spent)
+            by_unet.append(dice(labels))
+        tell("U-Net", by_unet, spent)
 
 
 def tell(name: str, dice: list[float], seconds: list[float]) -> None:
