@@ -311,7 +311,7 @@ def _vit_family(tensors: Mapping[str, Tensor]) -> Family | None:
 
 
 def _recognize_without_encoder(tensors: Mapping[str, Tensor]) -> Recognition:
-    """Files of what was learned on top of a SAM, by the tensor names of their authors, and the rest."""
+    """Files of what was learned on top of a SAM, known by their tensor names, and the rest."""
     names = tensors.keys()
     if "fati_qa" in names or any(n.startswith("sa_a_") for n in names):
         return Recognition("a BLO-SAM or MetaTune file (decoder LoRA and prompt)", adapted=True)
