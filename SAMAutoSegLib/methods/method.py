@@ -48,6 +48,15 @@ def adamw(parameters: Sequence[nn.Parameter], weight_decay: float) -> torch.opti
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, fused=False)
 
 
+def draw(number: int, slices: list[int], settings: Settings, stream: int = 0) -> list[int]:
+    """The batch of step `number`: every slice once before any comes again, in random order."""
+    size = min(settings.batch, len(slices))
+    batches = -(-len(slices) // size)
+    epoch, turn = divmod(number, batches)
+    order = np.random.default_rng([settings.seed, stream, epoch]).permutation(len(slices))
+    return [slices[order[n % len(slices)]] for n in range(turn * size, (turn + 1) * size)]
+
+
 def descend(
     optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, longest: float = 1.0
 ) -> None:
