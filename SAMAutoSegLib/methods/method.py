@@ -86,16 +86,21 @@ def batch_loss(
     features = torch.stack([views[v][0][n] for v, n in zip(picked, chosen, strict=True)])
     targets = torch.stack([views[v][1][n] for v, n in zip(picked, chosen, strict=True)])
     if settings.feature_dropout:
-        features = features * _channels_kept(features, settings, step)
+        # Embeddings have their channels first, what enters an adapted part of the encoder last.
+        axis = 1 if model.tail is None else features.ndim - 1
+        features = features * _channels_kept(features, axis, settings, step)
     with as_precision(samples.features.dtype, features.device):
         logits = model(features)
     return segmentation_loss(logits, targets, settings.ce_weight)
 
 
-def _channels_kept(features: Tensor, settings: Settings, step: int) -> Tensor:
-    """Zero for a blanked channel, else 1 / (1 - share): [B, C, 1, 1]."""
+def _channels_kept(features: Tensor, axis: int, settings: Settings, step: int) -> Tensor:
+    """Zero for a blanked channel of a slice, else 1 / (1 - share); 1 long along other axes."""
     # Drawn on the CPU, so that the same seed gives the same training on every device.
     generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
-    kept = torch.rand(features.shape[:2], generator=generator) >= settings.feature_dropout
+    batch, channels = len(features), features.shape[axis]
+    kept = torch.rand(batch, channels, generator=generator) >= settings.feature_dropout
     factor = kept.float() / (1 - settings.feature_dropout)
-    return factor[..., None, None].to(features.device, features.dtype)
+    shape = [batch] + [1] * (features.ndim - 1)
+    shape[axis] = channels
+    return factor.view(shape).to(features.device, features.dtype)
