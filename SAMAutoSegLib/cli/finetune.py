@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.methods.registry import method_named, method_names
 
 if TYPE_CHECKING:
     from SAMAutoSegLib.images.slices import Plane
@@ -58,7 +59,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " (default: by modality)",
     )
     how = parser.add_argument_group("how")
-    how.add_argument("--method", default="blo-sam", help="blo-sam or joint (default: blo-sam)")
+    how.add_argument(
+        "--method", default="blo-sam", help=f"{', '.join(method_names())} (default: blo-sam)"
+    )
     how.add_argument(
         "--base",
         default="lite-medsam",
@@ -81,12 +84,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--encoder-blocks",
         type=int,
-        default=0,
         metavar="N",
-        help="adapt the encoder's last N blocks too; slower (default: 0)",
+        help="adapt the encoder's last N blocks too; slower (default: as the method does)",
     )
     how.add_argument(
-        "--lora-rank", type=int, default=4, metavar="R", help="rank of the update (default: 4)"
+        "--lora-rank", type=int, metavar="R", help="rank of the update (default: the method's)"
     )
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     how.add_argument("--no-cache", action="store_true", help="keep no embeddings on disk")
@@ -110,12 +112,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
 
     from SAMAutoSegLib.adapt.adapted_file import save_adapted
-    from SAMAutoSegLib.adapt.adapted_model import Adaptation
     from SAMAutoSegLib.evaluate.figures import training_curve_png
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.slices import plane_along
     from SAMAutoSegLib.methods.finetune import finetune
-    from SAMAutoSegLib.methods.registry import method_named
     from SAMAutoSegLib.progress import console_progress
     from SAMAutoSegLib.sam.checkpoint import load_backbone
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
@@ -138,7 +138,7 @@ def run(arguments: argparse.Namespace) -> int:
             plane=plane,
             method=arguments.method,
             settings=settings,
-            adaptation=Adaptation(arguments.lora_rank, arguments.encoder_blocks),
+            adaptation=_adaptation(arguments),
             intensity=intensity,
             held_out=held_out,
             cache=None if arguments.no_cache else EmbeddingCache(),
@@ -183,6 +183,11 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
         except json.JSONDecodeError:
             settings[name.strip()] = value.strip()
     return settings
+
+
+def _adaptation(arguments: argparse.Namespace) -> dict[str, int]:
+    given = {"lora_rank": arguments.lora_rank, "encoder_blocks": arguments.encoder_blocks}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure]]":

@@ -14,12 +14,13 @@ from typing import ClassVar, get_args
 
 import torch
 
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods.method import adamw, batch_loss, descend, draw
 from SAMAutoSegLib.methods.settings import Settings, require_between
 from SAMAutoSegLib.methods.slice_groups import SliceGroups, Split
 from SAMAutoSegLib.methods.training_set import TrainingSet
+from SAMAutoSegLib.sam.backbone import Backbone
 
 _LOWER, _UPPER = 1, 2
 
@@ -53,6 +54,10 @@ class BLOSAM:
 
     name: ClassVar[str] = "blo-sam"
     settings_type: ClassVar[type[Settings]] = BLOSAMSettings
+
+    @classmethod
+    def adaptation(cls, settings: BLOSAMSettings, backbone: Backbone) -> Adaptation:
+        return Adaptation()
 
     def __init__(self, model: AdaptedModel, samples: TrainingSet, settings: BLOSAMSettings) -> None:
         self.model = model

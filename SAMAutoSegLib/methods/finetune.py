@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 
 from SAMAutoSegLib import __version__
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
-from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.files import sha256_of_file
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
@@ -54,7 +54,7 @@ def finetune(
     plane: Plane,
     method: str = "blo-sam",
     settings: dict[str, Any] | None = None,
-    adaptation: Adaptation | None = None,
+    adaptation: dict[str, Any] | None = None,
     intensity: Intensity | None = None,
     held_out: Sequence[LabeledVolume] = (),
     cache: EmbeddingCache | None = None,
@@ -69,6 +69,7 @@ def finetune(
         plane: of the slices.
         method: name in the registry.
         settings: of the method, where they differ from its defaults.
+        adaptation: entries of `Adaptation`, where they differ from what the method adapts.
         intensity: by default that of the first image, for all.
         held_out: labeled slices that train nothing and choose nothing, only give the score.
         checkpoint, resume: see `train`.
@@ -79,8 +80,8 @@ def finetune(
         Cancelled: while encoding, when there is nothing to keep yet.
     """
     kind = method_named(method)
-    adaptation = adaptation or Adaptation()
     chosen = make_settings(kind.settings_type, settings or {})
+    adapted = replace(kind.adaptation(chosen, backbone), **adaptation or {})
     intensity = intensity or default_intensity(volumes[0].image)
     _refuse_overlap(volumes, held_out)
 
@@ -91,7 +92,7 @@ def finetune(
             backbone,
             plane=plane,
             intensity=intensity,
-            encoder_blocks=adaptation.encoder_blocks,
+            encoder_blocks=adapted.encoder_blocks,
             changed_views=views - 1,
             seed=chosen.seed,
             cache=cache,
@@ -104,7 +105,7 @@ def finetune(
     tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded
     torch.manual_seed(chosen.seed)
-    model = AdaptedModel(backbone, len(structures) + 1, adaptation)
+    model = AdaptedModel(backbone, len(structures) + 1, adapted)
     result = train(
         kind,
         model,
@@ -125,7 +126,7 @@ def finetune(
         input=backbone.spec,
         intensity=intensity,
         plane=plane,
-        adaptation=adaptation,
+        adaptation=adapted,
         structures=tuple(structures),
         method=kind.name,
         settings=chosen.to_json(),

@@ -6,10 +6,11 @@ from typing import ClassVar
 
 import torch
 
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.methods.method import adamw, batch_loss, descend, draw
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
+from SAMAutoSegLib.sam.backbone import Backbone
 
 
 class Joint:
@@ -17,6 +18,10 @@ class Joint:
 
     name: ClassVar[str] = "joint"
     settings_type: ClassVar[type[Settings]] = Settings
+
+    @classmethod
+    def adaptation(cls, settings: Settings, backbone: Backbone) -> Adaptation:
+        return Adaptation()
 
     def __init__(self, model: AdaptedModel, samples: TrainingSet, settings: Settings) -> None:
         self.model = model

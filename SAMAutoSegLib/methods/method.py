@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.methods.losses import as_precision, segmentation_loss
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
+from SAMAutoSegLib.sam.backbone import Backbone
 
 # Keeps this stream of random numbers apart from those that draw slices.
 _VIEWS = 3
@@ -21,12 +22,20 @@ _VIEWS = 3
 class Method(Protocol):
     """One way to train an adapted model; made anew for every training.
 
+    A file in this folder with a class like this is all that a new method takes: it is found by its
+    `name`, which has to be written as in `name: ClassVar[str] = "..."`.
+
     Everything random at a step depends on the seed and the step's number only, so that a training
     that was interrupted goes on exactly as if it had not been.
     """
 
     name: ClassVar[str]
     settings_type: ClassVar[type[Settings]]
+
+    @classmethod
+    def adaptation(cls, settings: Any, backbone: Backbone) -> Adaptation:
+        """What this method adapts, unless the user asks for something else."""
+        ...
 
     def __init__(self, model: AdaptedModel, samples: TrainingSet, settings: Any) -> None: ...
 

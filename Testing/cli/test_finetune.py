@@ -18,7 +18,7 @@ from SAMAutoSegLib.images.volume import Grid, Volume
 from SAMAutoSegLib.images.write import write_segmentation, write_volume
 from SAMAutoSegLib.methods import trainer
 from SAMAutoSegLib.methods.method import Method
-from SAMAutoSegLib.methods.registry import METHODS
+from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.sam.backbone import Backbone
 
 GRID = Grid((40, 30, 6), (1.0, 1.0, 4.0), (-12.5, 30.0, 100.0), np.diag([-1.0, -1.0, 1.0]))
@@ -230,7 +230,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Presses Ctrl-C during a step of the next training, once or twice."""
 
     def at(step: int, times: int = 1) -> None:
-        kind: type[Method] = METHODS["blo-sam"]
+        kind: type[Method] = method_named("blo-sam")
         train = kind.step
 
         def step_and_interrupt(self: Method, number: int) -> dict[str, float]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from SAMAutoSegLib.adapt.adapted_model import Adaptation
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import Structure, structure_named
@@ -67,8 +66,7 @@ def test_the_backbone_is_not_changed(
 ) -> None:
     backbone = tiny_backbone()
     before = fingerprint(backbone)
-    adaptation = Adaptation(encoder_blocks=encoder_blocks)
-    tuned = tune(backbone=backbone, method=method, adaptation=adaptation)
+    tuned = tune(backbone=backbone, method=method, adaptation={"encoder_blocks": encoder_blocks})
     assert fingerprint(backbone) == before
     assert any(n.startswith("tail.") for n in tuned.model.learned_state()) == bool(encoder_blocks)
 

@@ -3,7 +3,7 @@ import pytest
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods.blo_sam import BLOSAMSettings
 from SAMAutoSegLib.methods.finetune import make_settings
-from SAMAutoSegLib.methods.registry import METHODS, method_named
+from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.settings import Settings, settings_for
 
 
@@ -77,7 +77,3 @@ def test_unknown_names_are_refused_with_what_there_is() -> None:
         settings_for("endless")  # type: ignore[arg-type]
     with pytest.raises(SAMAutoSegError, match="'boost': expected one of blo-sam, joint"):
         method_named("boost")
-
-
-def test_methods_are_found_by_their_own_names() -> None:
-    assert all(method_named(name).name == name for name in METHODS)
