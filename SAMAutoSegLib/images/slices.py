@@ -49,9 +49,15 @@ class SliceStack:
         order = (self.axis_index, nearest[row_axis], nearest[column_axis])
         self.pixel_spacing = (grid.spacing[order[1]], grid.spacing[order[2]])
         self._slices = array.transpose([2 - ijk for ijk in order])
-        if row_sense * sense[row_axis] < 0:
+        self._order = list(order)
+        self._turned = [
+            False,
+            row_sense * sense[row_axis] < 0,
+            column_sense * sense[column_axis] < 0,
+        ]
+        if self._turned[1]:
             self._slices = self._slices[:, ::-1]
-        if column_sense * sense[column_axis] < 0:
+        if self._turned[2]:
             self._slices = self._slices[:, :, ::-1]
 
     def __len__(self) -> int:
@@ -76,6 +82,11 @@ class SliceStack:
     def views(self) -> list[np.ndarray]:
         """All slices in order, each as `slice_at` gives it."""
         return list(self._slices)
+
+    def place_of(self, ijk: np.ndarray) -> np.ndarray:
+        """Slice number, row and column of a place given in voxels I, J, K; not rounded."""
+        place = np.asarray(ijk, dtype=float)[self._order]
+        return np.where(self._turned, np.array(self._slices.shape) - 1 - place, place)
 
     def put(self, number: int, values: np.ndarray) -> None:
         """Write [rows, columns], oriented as `slice_at` gives them, back into the array."""

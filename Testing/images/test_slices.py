@@ -78,6 +78,15 @@ def test_putting_every_slice_back_gives_the_same_array(order, flips, plane):
     np.testing.assert_array_equal(target.array, array)
 
 
+@pytest.mark.parametrize("plane", EXPECTED)
+@pytest.mark.parametrize(("order", "flips"), ORIENTATIONS)
+def test_a_voxel_is_found_at_its_place_in_the_slices(order, flips, plane):
+    array, grid = stored_as(order, flips)
+    stack = SliceStack(array, grid, plane)
+    number, row, column = stack.place_of(np.array([1, 2, 3])).astype(int)
+    assert stack.slice_at(number)[row, column] == array[3, 2, 1]
+
+
 def test_a_storage_axis_shows_the_plane_it_runs_across():
     array, grid = stored_as((2, 0, 1), (True, False, True))
     for axis, plane in zip("ijk", ("axial", "sagittal", "coronal"), strict=True):
