@@ -1,0 +1,111 @@
+"""Arrays handed from process to process as files that are mapped into memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.files import write_errors_named
+
+SUFFIX = ".array"
+
+_STEP_BYTES = 1 << 24
+
+ArrayFile = dict[str, Any]
+"""`file` (absolute path), `dtype` (as numpy writes it, '<i2') and `shape` of a C-ordered array."""
+
+
+def share_array(folder: Path, array: np.ndarray) -> ArrayFile:
+    """Write an array into a new file of `folder` for another process to open.
+
+    Raises:
+        SAMAutoSegError: the disk is full, or the array holds Python objects.
+    """
+    steps = share_in_steps(folder, array)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def share_in_steps(folder: Path, array: np.ndarray) -> Generator[float, None, ArrayFile]:
+    """As `share_array`, yielding the fraction done after every 16 MiB.
+
+    For a user interface that has to breathe: a large volume takes longer than a frame. The array
+    must not change meanwhile.
+    """
+    if array.dtype.hasobject:
+        raise SAMAutoSegError(f"an array of type {array.dtype}: expected numbers")
+    path = folder / f"{secrets.token_hex(8)}{SUFFIX}"
+    rows = array.reshape(1) if array.ndim == 0 else array
+    at_once = max(1, _STEP_BYTES // max(1, rows[:1].nbytes))
+    try:
+        # Written, not mapped: a disk that fills up under a mapping ends the process.
+        with write_errors_named(path), path.open("xb") as stream:
+            for first in range(0, len(rows), at_once):
+                stream.write(np.ascontiguousarray(rows[first : first + at_once]).data)
+                yield min(1.0, (first + at_once) / len(rows))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return {"file": str(path), "dtype": array.dtype.str, "shape": list(array.shape)}
+
+
+def open_array(shared: ArrayFile) -> np.ndarray:
+    """The array of `share_array`, mapped read-only; an empty one is plain memory.
+
+    Raises:
+        SAMAutoSegError: the file is gone, or does not hold such an array.
+    """
+    path, dtype, shape = _checked(shared)
+    if not math.prod(shape):
+        return np.zeros(shape, dtype)
+    return np.memmap(path, dtype, "r", shape=shape)
+
+
+def take_array(folder: Path, shared: ArrayFile) -> np.ndarray:
+    """The array, whose file in `folder` is removed: its memory is freed with the array.
+
+    Raises:
+        SAMAutoSegError: as `open_array`; a file that is not in `folder` is left alone.
+    """
+    path, dtype, shape = _checked(shared)
+    if path.parent != folder:
+        raise SAMAutoSegError(f"array file {path} is not in the folder {folder} of this session")
+    if os.name == "nt":  # where a mapped file cannot be removed
+        array = np.fromfile(path, dtype).reshape(shape)
+    else:
+        array = np.asarray(open_array(shared))
+    path.unlink()
+    return array
+
+
+def _checked(shared: ArrayFile) -> tuple[Path, np.dtype, tuple[int, ...]]:
+    path = Path(shared["file"])
+    shape = tuple(shared["shape"])
+    try:
+        dtype = np.dtype(shared["dtype"])
+    except TypeError as error:
+        raise SAMAutoSegError(f"array type {shared['dtype']!r} is not known") from error
+    if dtype.hasobject or dtype.itemsize == 0:
+        raise SAMAutoSegError(f"array type {shared['dtype']!r}: expected numbers")
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise SAMAutoSegError(
+            f"the array file {path} is gone ({error.strerror}): repeat the last step"
+        ) from error
+    if size != math.prod(shape) * dtype.itemsize:
+        raise SAMAutoSegError(
+            f"the array file {path} has {size} bytes, not those of {dtype} {shape}: repeat the "
+            "last step"
+        )
+    return path, dtype, shape
