@@ -169,9 +169,9 @@ def _refuse_inputs(written: Path, inputs: list[Path]) -> None:
 
 
 def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    from SAMAutoSegLib.methods.settings import settings_for
+    from SAMAutoSegLib.methods.settings import with_budget
 
-    settings = settings_for(arguments.budget)
+    settings: dict[str, Any] = {}
     if arguments.seed is not None:
         settings["seed"] = arguments.seed
     for text in arguments.set:
@@ -182,7 +182,7 @@ def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
             settings[name.strip()] = json.loads(value)
         except json.JSONDecodeError:
             settings[name.strip()] = value.strip()
-    return settings
+    return with_budget(arguments.budget, settings)
 
 
 def _adaptation(arguments: argparse.Namespace) -> dict[str, int]:

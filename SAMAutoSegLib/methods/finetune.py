@@ -21,7 +21,7 @@ from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.methods.losses import as_precision, mean_dice
 from SAMAutoSegLib.methods.registry import method_named
-from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.trainer import TrainingResult, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
 from SAMAutoSegLib.progress import Progress, part_of, silent
@@ -68,7 +68,7 @@ def finetune(
         structures: what is to be learned.
         plane: of the slices.
         method: name in the registry.
-        settings: of the method, where they differ from its defaults.
+        settings: of the method, where they differ from its defaults, see `make_settings`.
         adaptation: entries of `Adaptation`, where they differ from what the method adapts.
         intensity: by default that of the first image, for all.
         held_out: labeled slices that train nothing and choose nothing, only give the score.
@@ -80,7 +80,8 @@ def finetune(
         Cancelled: while encoding, when there is nothing to keep yet.
     """
     kind = method_named(method)
-    chosen = make_settings(kind.settings_type, settings or {})
+    labeled = sum(len(volume.slices) for volume in volumes)
+    chosen = make_settings(kind.settings_type, settings or {}, labeled)
     adapted = replace(kind.adaptation(chosen, backbone), **adaptation or {})
     intensity = intensity or default_intensity(volumes[0].image)
     _refuse_overlap(volumes, held_out)
@@ -138,17 +139,6 @@ def finetune(
         "scoring": scoring + result.scoring_seconds,
     }
     return FineTuned(model, card, result, seconds)
-
-
-def make_settings(kind: type[Settings], values: dict[str, Any]) -> Settings:
-    """Settings of a method; `SAMAutoSegError` for one that it does not have."""
-    unknown = set(values) - set(kind.__dataclass_fields__)
-    if unknown:
-        raise SAMAutoSegError(
-            f"setting {min(unknown)!r} is not known to this method: it has "
-            f"{', '.join(kind.__dataclass_fields__)}"
-        )
-    return kind(**values)
 
 
 def _scorer(tests: TrainingSet, backbone: Backbone) -> Callable[[AdaptedModel], dict[str, float]]:

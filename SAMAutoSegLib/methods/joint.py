@@ -27,13 +27,13 @@ class Joint:
         self.model = model
         self.samples = samples
         self.settings = settings
-        self.optimizer = adamw([*model.weights(), model.prompt_embedding], settings.weight_decay)
+        self.optimizer = adamw(model.learned(), settings.weight_decay)
 
     def step(self, number: int) -> dict[str, float]:
         chosen = draw(number, list(range(len(self.samples))), self.settings)
         loss = batch_loss(self.model, self.samples, chosen, self.settings, number)
         rate = self.settings.rate_at(number, self.settings.learning_rate)
-        descend(self.optimizer, loss, rate)
+        descend(self.optimizer, loss, rate, self.settings.gradient_clip)
         return {"training_loss": loss.item()}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:

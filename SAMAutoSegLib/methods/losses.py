@@ -12,7 +12,9 @@ IGNORED = 255
 _SMOOTHING = 1e-5
 
 
-def segmentation_loss(logits: Tensor, targets: Tensor, ce_weight: float) -> Tensor:
+def segmentation_loss(
+    logits: Tensor, targets: Tensor, ce_weight: float, count_absent: bool = False
+) -> Tensor:
     """`ce_weight` cross-entropy plus the rest Dice loss, of low-res logits.
 
     BLO-SAM (arXiv 2402.16338) takes 0.2 and 0.8. The Dice loss has squared denominators, sums over
@@ -24,10 +26,11 @@ def segmentation_loss(logits: Tensor, targets: Tensor, ce_weight: float) -> Tens
         logits: [B, K, m, m].
         targets: [B, m, m] class numbers, `IGNORED` outside the slice.
         ce_weight: 0 to 1.
+        count_absent: the published form, without that exception.
     """
     targets = targets.long()
     valid = targets != IGNORED
-    logs = logits.float().log_softmax(1)
+    logs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(1)
     entropy = F.nll_loss(logs, targets, ignore_index=IGNORED)
     shares = logs.exp()
     classes = (targets * valid)[:, None]  # class 0 where ignored, with weight 0
@@ -38,7 +41,7 @@ def segmentation_loss(logits: Tensor, targets: Tensor, ce_weight: float) -> Tens
     expected = zeros.index_add(0, classes.flatten(), weight.flatten())
     predicted = (shares.square() * weight[:, None]).sum((0, 2, 3))
     dice = 1 - (2 * common + _SMOOTHING) / (predicted + expected + _SMOOTHING)
-    present = (expected > 0) | (predicted.detach() >= 1)
+    present = (expected > 0) | (predicted.detach() >= 1) | count_absent
     return ce_weight * entropy + (1 - ce_weight) * (dice * present).sum() / present.sum()
 
 

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.methods.losses import as_precision, segmentation_loss
@@ -66,28 +67,57 @@ def draw(number: int, slices: list[int], settings: Settings, stream: int = 0) ->
     return [slices[order[n % len(slices)]] for n in range(turn * size, (turn + 1) * size)]
 
 
-def descend(
-    optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, longest: float = 1.0
-) -> None:
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float, clip: float) -> None:
     """One step of the optimizer's own parameters; no other gradient is computed or kept.
 
-    Gradients longer than `longest` are shortened: with two slices a batch a single one can be far
-    out of line.
+    Args:
+        clip: see `Settings.gradient_clip`.
     """
     (group,) = optimizer.param_groups
+    apply_gradients(optimizer, torch.autograd.grad(loss, group["params"]), rate, clip)
+
+
+def apply_gradients(
+    optimizer: torch.optim.Optimizer, gradients: Sequence[Tensor], rate: float, clip: float
+) -> None:
+    """One step along gradients of the optimizer's own parameters."""
+    (group,) = optimizer.param_groups
     group["lr"] = rate
-    gradients = torch.autograd.grad(loss, group["params"])
     for parameter, gradient in zip(group["params"], gradients, strict=True):
         parameter.grad = gradient
-    nn.utils.clip_grad_norm_(group["params"], longest)
+    if clip:
+        nn.utils.clip_grad_norm_(group["params"], clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
 def batch_loss(
-    model: AdaptedModel, samples: TrainingSet, chosen: Sequence[int], settings: Settings, step: int
+    model: AdaptedModel,
+    samples: TrainingSet,
+    chosen: Sequence[int],
+    settings: Settings,
+    step: int,
+    learned: dict[str, Tensor] | None = None,
 ) -> Tensor:
-    """The loss on some slices, each in one of its views, with the feature dropout of this step."""
+    """The loss on some slices, see `batch_logits`."""
+    logits, targets = batch_logits(model, samples, chosen, settings, step, learned)
+    return segmentation_loss(logits, targets, settings.ce_weight, settings.count_absent)
+
+
+def batch_logits(
+    model: AdaptedModel,
+    samples: TrainingSet,
+    chosen: Sequence[int],
+    settings: Settings,
+    step: int,
+    learned: dict[str, Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Low-res logits [B, K, m, m] and targets [B, m, m] of some slices.
+
+    Each in one of its views, with the feature dropout of this step. With `learned`, by name, they
+    are a function of these tensors instead of the model's own, and computed in full precision, so
+    that they can be differentiated twice or by finite differences.
+    """
     views = samples.views
     picked = np.random.default_rng([settings.seed, _VIEWS, step]).integers(
         len(views), size=len(chosen)
@@ -98,9 +128,11 @@ def batch_loss(
         # Embeddings have their channels first, what enters an adapted part of the encoder last.
         axis = 1 if model.tail is None else features.ndim - 1
         features = features * _channels_kept(features, axis, settings, step)
-    with as_precision(samples.features.dtype, features.device):
-        logits = model(features)
-    return segmentation_loss(logits, targets, settings.ce_weight)
+    if learned is None:
+        with as_precision(samples.features.dtype, features.device):
+            return model(features), targets
+    precision = next(iter(learned.values())).dtype
+    return functional_call(model, learned, (features.to(precision),)), targets
 
 
 def _channels_kept(features: Tensor, axis: int, settings: Settings, step: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -26,6 +27,9 @@ class Settings:
         feature_dropout: share of the embedding's channels blanked at a step, against overfitting.
         average: decay of the exponential average of the weights that becomes the model; 0: none.
         patience: stop after so many steps without a lower smoothed loss; 0: never.
+        gradient_clip: longer gradients of a step are shortened to this length, because with few
+            slices a batch a single one can be far out of line; 0: none is.
+        count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
     """
 
@@ -39,6 +43,8 @@ class Settings:
     feature_dropout: float = 0.2
     average: float = 0.95
     patience: int = 100
+    gradient_clip: float = 1.0
+    count_absent: bool = False
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -53,9 +59,19 @@ class Settings:
             ("feature_dropout", 0.0, 0.9),
             ("average", 0.0, 0.9999),
             ("patience", 0, 1_000_000),
+            ("gradient_clip", 0.0, 1e6),
             ("seed", 0, 2**63 - 1),
         ):
             require_between(name, getattr(self, name), low, high)
+        if not isinstance(self.count_absent, bool):
+            raise SAMAutoSegError(
+                f"setting count_absent {self.count_absent}: expected true or false"
+            )
+
+    @classmethod
+    def recipes(cls, slices: int) -> dict[str, dict[str, Any]]:
+        """Named settings of this method for so many labeled slices: what its authors published."""
+        return {}
 
     def rate_at(self, step: int, peak: float) -> float:
         """The learning rate at a step that starts from 0."""
@@ -74,6 +90,12 @@ def require_between(name: str, value: Any, low: float, high: float) -> None:
         raise SAMAutoSegError(f"setting {name} {value}: expected {kind} from {low} to {high}")
 
 
+def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
+    """`SAMAutoSegError` unless a setting is one of these."""
+    if value not in choices:
+        raise SAMAutoSegError(f"setting {name} {value}: expected {' or '.join(choices)}")
+
+
 def settings_for(budget: Budget) -> dict[str, Any]:
     """The settings that a budget stands for."""
     budgets: dict[Budget, dict[str, Any]] = {
@@ -84,3 +106,35 @@ def settings_for(budget: Budget) -> dict[str, Any]:
     if budget not in budgets:
         raise SAMAutoSegError(f"budget {budget!r}: expected one of {', '.join(get_args(Budget))}")
     return budgets[budget]
+
+
+def with_budget(budget: Budget, given: dict[str, Any]) -> dict[str, Any]:
+    """What is given, the rest from the budget; a recipe says itself how long it takes."""
+    return given if "recipe" in given else settings_for(budget) | given
+
+
+def make_settings(kind: type[Settings], values: dict[str, Any], slices: int = 1) -> Settings:
+    """Settings of a method.
+
+    Args:
+        values: where they differ from the defaults, or from those of the recipe named "recipe".
+        slices: how many are labeled.
+
+    Raises:
+        SAMAutoSegError: a setting or a recipe that the method does not have, or out of range.
+    """
+    values = dict(values)
+    recipe = values.pop("recipe", None)
+    if recipe is not None:
+        recipes = kind.recipes(slices)
+        if recipe not in recipes:
+            there = ", ".join(recipes) or "none"
+            raise SAMAutoSegError(f"recipe {recipe!r} is not known to this method: it has {there}")
+        values = recipes[recipe] | values
+    unknown = set(values) - set(kind.__dataclass_fields__)
+    if unknown:
+        raise SAMAutoSegError(
+            f"setting {min(unknown)!r} is not known to this method: it has "
+            f"{', '.join(kind.__dataclass_fields__)}"
+        )
+    return kind(**values)

@@ -1,0 +1,134 @@
+"""First and second order of BLO-SAM on a tiny SAM, and the published recipe."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from SAMAutoSegLib.adapt.adapted_model import PROMPT, AdaptedModel
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.methods import hypergradient as module
+from SAMAutoSegLib.methods.blo_sam import BLOSAM, BLOSAMSettings
+from SAMAutoSegLib.methods.hypergradient import Loss, Weights, gradient_step, hypergradient
+from SAMAutoSegLib.methods.method import batch_loss
+from SAMAutoSegLib.methods.settings import Settings, make_settings, with_budget
+from SAMAutoSegLib.methods.training_set import TrainingSet
+
+SETTINGS = BLOSAMSettings(steps=20, batch=1, split="half", prompt_every=1, warmup=0)
+
+
+@pytest.fixture
+def model(new_model: Callable[..., AdaptedModel]) -> AdaptedModel:
+    return new_model().double()
+
+
+@pytest.fixture
+def slices(samples: Callable[..., TrainingSet]) -> TrainingSet:
+    made = samples()
+    return replace(made, features=made.features.double())
+
+
+def weights_of(model: AdaptedModel) -> Weights:
+    return {n: p.detach() for n, p in model.named_parameters() if p.requires_grad and n != PROMPT}
+
+
+def test_the_exact_gradient_of_a_sam_is_that_of_the_whole_step(
+    model: AdaptedModel, slices: TrainingSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Short enough to stay between the kinks of the hypernetworks' ReLU, which float64 allows.
+    monkeypatch.setattr(module, "_PROBE", 1e-5)
+
+    def loss_on(chosen: list[int]) -> Loss:
+        def loss(weights: Weights, prompt: Tensor) -> Tensor:
+            return batch_loss(model, slices, chosen, SETTINGS, 3, {**weights, PROMPT: prompt})
+
+        return loss
+
+    lower, upper, step = loss_on([0, 1]), loss_on([2, 3]), gradient_step(0.3)
+    weights, prompt = weights_of(model), model.prompt_embedding.detach()
+
+    def after(shifted: Tensor) -> Tensor:
+        leaves = {name: value.clone().requires_grad_() for name, value in weights.items()}
+        found = torch.autograd.grad(lower(leaves, shifted), list(leaves.values()))
+        return upper(step(weights, dict(zip(leaves, found, strict=True))), shifted).detach()
+
+    _, exact = hypergradient(lower, upper, weights, prompt, step, "exact")
+    _, nearly = hypergradient(lower, upper, weights, prompt, step, "finite-difference")
+    _, first = hypergradient(lower, upper, weights, prompt, step, "first")
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        way = torch.randn(prompt.shape, generator=generator, dtype=prompt.dtype)
+        numeric = (after(prompt + 1e-5 * way) - after(prompt - 1e-5 * way)) / 2e-5
+        assert float((exact * way).sum()) == pytest.approx(float(numeric), rel=1e-5)
+    assert (nearly - exact).norm() < 1e-2 * exact.norm()
+    assert (first - exact).norm() > 1e-3 * exact.norm()
+
+
+def test_every_order_moves_the_prompt_by_its_own_gradient(
+    new_model: Callable[..., AdaptedModel],
+    slices: TrainingSet,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_PROBE", 1e-5)
+    prompts = {}
+    for order in ("first", "exact", "finite-difference"):
+        model = new_model().double()
+        method = BLOSAM(model, slices, replace(SETTINGS, order=order))
+        for step in range(3):
+            method.step(step)
+        prompts[order] = model.prompt_embedding.detach().clone()
+        assert all(parameter.grad is None for parameter in model.parameters())
+
+    assert not torch.equal(prompts["first"], prompts["exact"])
+    between = (prompts["finite-difference"] - prompts["exact"]).norm()
+    assert between < 0.2 * (prompts["first"] - prompts["exact"]).norm()
+
+
+def test_second_order_works_on_features_in_bfloat16(
+    new_model: Callable[..., AdaptedModel], samples: Callable[..., TrainingSet]
+) -> None:
+    made = samples()
+    made = replace(made, features=made.features.bfloat16())
+    method = BLOSAM(new_model(), made, replace(SETTINGS, order="finite-difference"))
+
+    losses = method.step(0)
+
+    assert losses["prompt_loss_on_D2"] > 0
+    assert method.model.prompt_embedding.isfinite().all()
+
+
+def test_the_published_recipe_is_one_setting() -> None:
+    made = make_settings(BLOSAMSettings, {"recipe": "published"}, slices=8)
+
+    assert made.steps == 400  # a hundred passes over the four slices of D1
+    assert made.batch == 1 and made.split == "half" and made.prompt_every == 1
+    assert made.learning_rate == made.prompt_learning_rate == 5e-3
+    assert made.weight_decay == made.prompt_weight_decay == 0.1
+    assert made.rate_at(0, 1.0) == 1.0 and made.views == 1 and made.average == 0
+    assert make_settings(BLOSAMSettings, {"recipe": "published", "steps": 7}).steps == 7
+
+
+def test_a_recipe_takes_the_place_of_the_budget() -> None:
+    assert with_budget("thorough", {"recipe": "published"}) == {"recipe": "published"}
+    assert with_budget("quick", {"steps": 5})["steps"] == 5
+    assert with_budget("quick", {})["steps"] == 100
+
+
+def test_an_unknown_recipe_is_named() -> None:
+    with pytest.raises(SAMAutoSegError, match=r"recipe 'best'.*it has published"):
+        make_settings(BLOSAMSettings, {"recipe": "best"})
+    with pytest.raises(SAMAutoSegError, match=r"recipe 'published'.*it has none"):
+        make_settings(Settings, {"recipe": "published"})
+
+
+def test_the_published_recipe_watches_d2(
+    new_model: Callable[..., AdaptedModel], samples: Callable[..., TrainingSet]
+) -> None:
+    settings = make_settings(BLOSAMSettings, {"recipe": "published"}, slices=4)
+    losses = BLOSAM(new_model(), samples(), settings).step(0)  # type: ignore[arg-type]
+
+    assert next(iter(losses)) == "prompt_loss_on_D2"
+    with pytest.raises(SAMAutoSegError, match="select D2 with prompt_every 10"):
+        BLOSAMSettings(select="D2")
