@@ -1,15 +1,16 @@
-"""What is learned on top of a frozen SAM: prompt embedding, class tokens, low-rank updates."""
+"""What is learned on top of a frozen SAM: a head for all classes, and low-rank updates."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from SAMAutoSegLib.adapt.class_decoder import ClassDecoder, TokenInit
+from SAMAutoSegLib.adapt.heads import Head, HeadName, make_head
 from SAMAutoSegLib.adapt.lora import add_lora_to_blocks
+from SAMAutoSegLib.adapt.token_init import TokenInit
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
 
@@ -22,20 +23,34 @@ class Adaptation:
     """Which parts of a SAM are adapted.
 
     Attributes:
-        lora_rank: rank of the update of the decoder's query and value projections; 0: none.
+        lora_rank: rank of the update of the query and value projections of the head
+            'class-tokens' and of encoder blocks; 0: none, and 1 in encoder blocks.
         encoder_blocks: how many of the encoder's last blocks get such an update too; the features
             that enter the first of them are what is kept, so each block costs at every step.
-        token_init: see `ClassDecoder`.
+        token_init: where class tokens start, see `ClassDecoder`, `AutoViT` and `AutoViTTokens`.
+        head: what gives the logits, see `heads`.
     """
 
     lora_rank: int = 4
     encoder_blocks: int = 0
     token_init: TokenInit = "random"
+    head: HeadName = "class-tokens"
 
     def __post_init__(self) -> None:
         # A backbone says itself how many blocks it has.
         if not 0 <= self.lora_rank <= _HIGHEST_RANK:
             raise SAMAutoSegError(f"LoRA rank {self.lora_rank}: expected 0 to {_HIGHEST_RANK}")
+        if self.token_init not in get_args(TokenInit):
+            raise SAMAutoSegError(f"token_init {self.token_init!r}: expected random or sam")
+        if self.head not in get_args(HeadName):
+            raise SAMAutoSegError(
+                f"head {self.head!r}: expected one of {', '.join(get_args(HeadName))}"
+            )
+        if self.lora_rank and self.head != "class-tokens" and not self.encoder_blocks:
+            raise SAMAutoSegError(
+                f"LoRA rank {self.lora_rank}: expected 0, since the head {self.head} is learned as "
+                "a whole; or adapt encoder blocks too"
+            )
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,8 +70,9 @@ class AdaptedModel(nn.Module):
     """Features of the frozen encoder to low-res logits of all structures, without a prompt.
 
     The learnable prompt embedding is SAM's `no_mask_embed`, the dense prompt that stands for "no
-    prompt", started from its pretrained value (BLO-SAM, arXiv 2402.16338, section 3). Weights of
-    the backbone that stay frozen are copied, not saved.
+    prompt", started from its pretrained value (BLO-SAM, arXiv 2402.16338, section 3). Heads that
+    take no prompt leave it alone, and it is not learned. Weights of the backbone that stay frozen
+    are copied, not saved.
 
     Args:
         backbone: any SAM; it is not changed.
@@ -71,9 +87,15 @@ class AdaptedModel(nn.Module):
         self.adaptation = adaptation
         encoder = backbone.prompt_encoder
         self.prompt_embedding = nn.Parameter(encoder.no_mask_embed.weight.detach().clone())
-        self.decoder = ClassDecoder(
-            backbone.mask_decoder, classes, adaptation.lora_rank, adaptation.token_init
+        self.classes = classes
+        self.decoder: Head = make_head(
+            adaptation.head,
+            backbone.mask_decoder,
+            classes,
+            adaptation.lora_rank,
+            adaptation.token_init,
         )
+        self.prompt_embedding.requires_grad_(self.decoder.takes_prompt)
         self.tail: nn.Module | None = None
         if adaptation.encoder_blocks:
             self.tail = backbone.tunable_tail(adaptation.encoder_blocks)
@@ -81,22 +103,24 @@ class AdaptedModel(nn.Module):
         self.register_buffer("position", encoder.get_dense_pe().detach(), persistent=False)
         self.to(backbone.device)
 
-    @property
-    def classes(self) -> int:
-        return self.decoder.mask_tokens.num_embeddings
-
     def forward(self, features: Tensor) -> Tensor:
         """Logits [B, K, 4e, 4e] of the features [B, ...] that `Backbone.encode` gives.
 
         With features in bfloat16, under autocast, the image side of the decoder stays in it.
         """
         embedding = features if self.tail is None else self.tail(features)
-        prompt = self.prompt_embedding.view(1, -1, 1, 1).to(embedding.dtype)
-        return self.decoder(embedding + prompt, self.position.to(embedding.dtype))
+        if self.decoder.takes_prompt:
+            embedding = embedding + self.prompt_embedding.view(1, -1, 1, 1).to(embedding.dtype)
+        return self.decoder(embedding, self.position.to(embedding.dtype))
 
     def weights(self) -> list[nn.Parameter]:
         """What is learned except the prompt embedding: BLO-SAM's lower-level variables."""
         return [p for n, p in self.named_parameters() if p.requires_grad and n != PROMPT]
+
+    def learned(self) -> list[nn.Parameter]:
+        """All that is learned: the weights, and the prompt embedding where the head takes it."""
+        prompt = [self.prompt_embedding] if self.decoder.takes_prompt else []
+        return [*self.weights(), *prompt]
 
     def learned_state(self) -> dict[str, Tensor]:
         """Copies of all that is learned, on the CPU, by name: what a model file holds."""

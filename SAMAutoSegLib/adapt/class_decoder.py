@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from SAMAutoSegLib.adapt.lora import add_lora_to_attention
+from SAMAutoSegLib.adapt.token_init import TokenInit
 from SAMAutoSegLib.sam.two_way import mask_logits, two_way, upscale
-
-TokenInit = Literal["random", "sam"]
 
 
 class ClassDecoder(nn.Module):
@@ -29,12 +28,12 @@ class ClassDecoder(nn.Module):
             from SAM's single-mask token.
     """
 
+    takes_prompt: ClassVar[bool] = True
+
     def __init__(
         self, mask_decoder: Any, classes: int, lora_rank: int = 4, token_init: TokenInit = "random"
     ) -> None:
         super().__init__()
-        if classes < 2:
-            raise ValueError(f"{classes} classes: expected the background and a structure")
         source = copy.deepcopy(mask_decoder)
         self.transformer: nn.Module = source.transformer.requires_grad_(False)
         if lora_rank:

@@ -134,7 +134,11 @@ def double_positions(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
 def mask_logits(features: Tensor, mlps: Any, tokens: Tensor, e: int) -> Tensor:
     """Low-res logits [B, M, 4e, 4e] of `upscale`'s features and M mask tokens [B, M, 256]."""
     weights = torch.stack([mlp(tokens[:, n]) for n, mlp in enumerate(mlps)], 1)  # [B, M, 32]
-    logits = features.flatten(1, -2) @ weights.transpose(1, 2)  # [B, 16 N, M]
+    return in_place_of_positions(features.flatten(1, -2) @ weights.transpose(1, 2), e)
+
+
+def in_place_of_positions(logits: Tensor, e: int) -> Tensor:
+    """Maps [B, M, 4e, 4e] of M values at every sub-position of `upscale`: [B, ..., M]."""
     # Position (y, x), then (dy, dx) of the first and of the second doubling.
-    logits = logits.view(len(logits), e, e, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
-    return logits.reshape(len(logits), -1, 4 * e, 4 * e)
+    maps = logits.view(len(logits), e, e, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
+    return maps.reshape(len(logits), -1, 4 * e, 4 * e)

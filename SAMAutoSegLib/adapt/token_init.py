@@ -1,0 +1,5 @@
+"""Where class tokens start from."""
+
+from typing import Literal
+
+TokenInit = Literal["random", "sam"]
