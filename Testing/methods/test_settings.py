@@ -3,7 +3,7 @@ import pytest
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods.blo_sam import BLOSAMSettings
 from SAMAutoSegLib.methods.registry import method_named
-from SAMAutoSegLib.methods.settings import Settings, make_settings, settings_for, with_budget
+from SAMAutoSegLib.methods.settings import Settings, make_settings, settings_for
 
 
 def test_settings_that_are_not_named_keep_their_defaults() -> None:
