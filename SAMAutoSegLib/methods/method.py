@@ -112,12 +112,23 @@ def batch_logits(
     step: int,
     learned: dict[str, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Low-res logits [B, K, m, m] and targets [B, m, m] of some slices.
+    """Low-res logits [B, K, m, m] and targets [B, m, m] of some slices, see `batch_views`.
 
-    Each in one of its views, with the feature dropout of this step. With `learned`, by name, they
-    are a function of these tensors instead of the model's own, and computed in full precision, so
-    that they can be differentiated twice or by finite differences.
+    With `learned`, by name, they are a function of these tensors instead of the model's own, and
+    computed in full precision, so that they can be differentiated twice or by finite differences.
     """
+    features, targets = batch_views(model, samples, chosen, settings, step)
+    if learned is None:
+        with as_precision(samples.features.dtype, features.device):
+            return model(features), targets
+    precision = next(iter(learned.values())).dtype
+    return functional_call(model, learned, (features.to(precision),)), targets
+
+
+def batch_views(
+    model: AdaptedModel, samples: TrainingSet, chosen: Sequence[int], settings: Settings, step: int
+) -> tuple[Tensor, Tensor]:
+    """Features and targets of some slices, each in one of its views, with this step's dropout."""
     views = samples.views
     picked = np.random.default_rng([settings.seed, _VIEWS, step]).integers(
         len(views), size=len(chosen)
@@ -128,11 +139,7 @@ def batch_logits(
         # Embeddings have their channels first, what enters an adapted part of the encoder last.
         axis = 1 if model.tail is None else features.ndim - 1
         features = features * _channels_kept(features, axis, settings, step)
-    if learned is None:
-        with as_precision(samples.features.dtype, features.device):
-            return model(features), targets
-    precision = next(iter(learned.values())).dtype
-    return functional_call(model, learned, (features.to(precision),)), targets
+    return features, targets
 
 
 def _channels_kept(features: Tensor, axis: int, settings: Settings, step: int) -> Tensor:
