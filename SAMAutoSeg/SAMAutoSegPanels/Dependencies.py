@@ -1,0 +1,135 @@
+"""What has to be installed, found and installed in one place."""
+
+import importlib.util
+import os
+import tempfile
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import qt
+import slicer
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+from SAMAutoSegPanels.SetUpState import EXTENSION, PACKAGES, TORCH
+from SAMAutoSegPanels.Translation import _
+
+_REQUESTER = "SAMAutoSeg"
+_TORCH = ">=2.4"
+
+# Set while a restart is due; a restart of Slicer that did not bring the extension clears it.
+_PENDING = "SAMAutoSeg/RestartPendingInProcess"
+
+# Slicer's own, or matched to the graphics card: an installation must never exchange them.
+_KEPT = ("numpy", "scipy", "SimpleITK", "torch", "torchvision", "pydicom", "pillow", "requests")
+
+
+class Dependencies:
+    """The PyTorch extension, PyTorch, and the packages of ``Resources/requirements.txt``.
+
+    Nothing is imported to look for it, and nothing is installed but by `install`.
+    """
+
+    def __init__(self, requirementsFile):
+        self._requirementsFile = requirementsFile
+
+    def hasExtension(self):
+        return hasattr(slicer.modules, "pytorchutils")
+
+    def hasTorch(self):
+        return importlib.util.find_spec("torch") is not None
+
+    def missingPackages(self):
+        """Requirements that are not met, as text."""
+        from slicer.packaging import load_requirements, pip_check
+
+        return tuple(
+            str(requirement)
+            for requirement in load_requirements(self._requirementsFile)
+            if not pip_check(requirement)
+        )
+
+    def restartPending(self):
+        """Whether the extension was installed and Slicer has not been restarted since."""
+        pending = qt.QSettings().value(_PENDING, "")
+        return not self.hasExtension() and pending == str(os.getpid())
+
+    def install(self, step):
+        """Do one step of the set-up; the user was asked before.
+
+        Raises:
+            SAMAutoSegError: it failed; the line says what to do.
+        """
+        try:
+            {EXTENSION: self._installExtension, TORCH: self._installTorch}.get(
+                step, self._installPackages
+            )()
+        except SAMAutoSegError:
+            raise
+        except Exception as error:
+            what = {EXTENSION: _("the PyTorch extension"), TORCH: "PyTorch", PACKAGES: _("packages")}
+            raise SAMAutoSegError(
+                _("Installing {what} failed ({reason}). Check the internet connection.").format(
+                    what=what[step], reason=str(error).splitlines()[0] if str(error) else error
+                )
+            ) from error
+
+    def versions(self):
+        """Lines of the report: every package with its version."""
+        from slicer.packaging import load_requirements
+
+        names = [r.name for r in load_requirements(self._requirementsFile)]
+        lines = []
+        for name in ("numpy", "SimpleITK", "torch", "torchvision", *names):
+            try:
+                lines.append(f"{name} {version(name)}")
+            except PackageNotFoundError:
+                lines.append(f"{name} not installed")
+        return lines
+
+    def _installExtension(self):
+        model = slicer.app.extensionsManagerModel()
+        wasInteractive = model.interactive
+        model.interactive = False
+        try:
+            done = model.installExtensionFromServer("PyTorch", False)
+        finally:
+            model.interactive = wasInteractive
+        if not done:
+            raise SAMAutoSegError(
+                _(
+                    "The PyTorch extension could not be installed. Check the internet connection,"
+                    " or install it in the Extensions Manager."
+                )
+            )
+        qt.QSettings().setValue(_PENDING, str(os.getpid()))
+
+    def _installTorch(self):
+        import PyTorchUtils
+
+        logic = PyTorchUtils.PyTorchUtilsLogic()
+        if logic.installTorch(askConfirmation=False, torchVersionRequirement=_TORCH) is None:
+            raise SAMAutoSegError(_("PyTorch was not installed."))
+
+    def _installPackages(self):
+        from slicer.packaging import load_requirements, pip_ensure
+
+        with tempfile.TemporaryDirectory() as folder:
+            constraints = Path(folder) / "constraints.txt"
+            constraints.write_text("\n".join(_installedOf(_KEPT)) + "\n", encoding="utf-8")
+            pip_ensure(
+                load_requirements(self._requirementsFile),
+                constraints=constraints,
+                prompt_install=False,
+                requester=_REQUESTER,
+            )
+
+
+def _installedOf(names):
+    """Constraints that keep these packages as they are."""
+    for name in names:
+        try:
+            # Without the local part, such as +cu128, which no index knows.
+            yield f"{name}=={version(name).split('+')[0]}"
+        except PackageNotFoundError:
+            continue

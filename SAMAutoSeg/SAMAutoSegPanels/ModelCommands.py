@@ -1,0 +1,79 @@
+"""Downloads and copies of models, each in a process of its own."""
+
+import json
+
+from SAMAutoSegPanels.QProcessTransport import QProcessTransport, pythonExecutable
+from SAMAutoSegPanels.Translation import _
+
+
+class ModelCommands:
+    """Runs ``samautoseg models ...``, one command at a time.
+
+    Attributes:
+        onProgress: told the fraction done and a line, None when nothing runs any more.
+    """
+
+    def __init__(self, makeTransport=QProcessTransport):
+        self._makeTransport = makeTransport
+        self._transport = None
+        self.onProgress = lambda fraction, message: None
+
+    @property
+    def running(self):
+        return self._transport is not None
+
+    def fetch(self, entry, onDone, folder=None):
+        """Bring a model of the catalogue; ``onDone`` is told '' or why it failed.
+
+        What was downloaded before a cancel or a failure is not downloaded again.
+        """
+        given = ["fetch", entry["name"], "--json"]
+        if folder is not None:
+            given += ["--from-folder", str(folder)]
+        self._run(given, lambda failure, result: onDone(failure))
+
+    def add(self, path, onDone):
+        """Copy a weights file; ``onDone`` is told '' or why it failed, and the reply."""
+        self._run(["add", str(path), "--json"], onDone)
+
+    def inspect(self, path, onDone):
+        """Find out what a weights file is; ``onDone`` as for `add`."""
+        self._run(["inspect", str(path), "--json"], onDone)
+
+    def cancel(self):
+        transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.kill()
+            self.onProgress(None, "")
+
+    def _run(self, given, onDone):
+        if self.running:
+            onDone(_("Another download or copy is under way: wait, or cancel it."), {})
+            return
+        lines = []
+        command = [pythonExecutable(), "-u", "-m", "SAMAutoSegLib", "models", *given]
+        transport = self._transport = self._makeTransport(command)
+
+        def onLine(line):
+            try:
+                told = json.loads(line)
+            except ValueError:
+                lines.append(line)
+                return
+            if isinstance(told, dict) and "fraction" in told:
+                self.onProgress(told["fraction"], told["message"])
+            else:
+                lines.append(line)
+
+        def onFinished(code, tail):
+            self._transport = None
+            self.onProgress(None, "")
+            if code:
+                last = (tail.splitlines() or [_("the command ended unexpectedly")])[-1]
+                onDone(last.removeprefix("samautoseg: ").removeprefix("error: "), {})
+                return
+            onDone("", json.loads("\n".join(lines)))
+
+        transport.on_line, transport.on_finished = onLine, onFinished
+        self.onProgress(0.0, "")
+        transport.start()

@@ -1,0 +1,206 @@
+"""What can be learned from the corrected slices, how long it takes, and what the buttons say."""
+
+from dataclasses import dataclass
+
+from SAMAutoSegLib.methods.settings import settings_for
+
+from SAMAutoSegPanels.Translation import _
+from SAMAutoSegPanels.Wording import durationWords, listWords, sliceWords
+
+IDLE = "idle"
+STARTING = "starting"
+RUNNING = "running"
+STOPPING = "stopping"
+FINISHED = "finished"
+
+FEWEST_FOR_HELD_OUT = 5
+
+# Measured with LiteMedSAM on two cores; elsewhere the real pace is known after a few steps.
+_STEP_SECONDS = 0.17
+_STEP_SECONDS_GPU = 0.03
+
+
+@dataclass(frozen=True)
+class RetrainFacts:
+    """What decides about the panel.
+
+    ``corrected`` and ``reviewed`` are slice numbers, excluded ones left out; ``structures`` the
+    checked names; ``empty`` those of them that no such slice shows.
+    """
+
+    ready: bool
+    corrected: tuple = ()
+    reviewed: tuple = ()
+    structures: tuple = ()
+    empty: tuple = ()
+    hasBackbone: bool = True
+    backboneWords: str = ""
+    holdOut: bool = True
+    nameProblem: str = ""
+    job: str = IDLE
+    fraction: float = 0.0
+    secondsLeft: float | None = None
+    lastMessage: str = ""
+    failed: bool = False
+
+
+@dataclass(frozen=True)
+class RetrainView:
+    """``percent`` is None where no bar is shown, -1 where nobody knows how far it is."""
+
+    summary: str
+    button: str
+    enabled: bool
+    toolTip: str
+    status: str = ""
+    percent: int | None = None
+    failed: bool = False
+    showResult: bool = False
+    canChange: bool = True
+
+
+def retrainView(facts):
+    summary = summaryText(facts)
+    stop = _("Stop and keep best")
+    if facts.job == STARTING:
+        text = _("Preparing the slices...")
+        return RetrainView(summary, stop, False, text, text, -1, canChange=False)
+    if facts.job == RUNNING:
+        left = _("Goes on while you work, and when Slicer is closed.")
+        if facts.secondsLeft is not None:
+            duration = _("{duration} left").format(duration=durationWords(facts.secondsLeft))
+            left = f"{duration}. {left}"
+        tip = _("Ends the training here. The best model so far is scored and offered.")
+        percent = int(100 * facts.fraction)
+        return RetrainView(summary, stop, True, tip, left, percent, canChange=False)
+    if facts.job == STOPPING:
+        text = _("Stopping: the best so far is being scored...")
+        return RetrainView(summary, stop, False, text, text, -1, canChange=False)
+    if facts.job == FINISHED:
+        tip = _("Keep or discard the new model first.")
+        return RetrainView(
+            summary, _("Retrain"), False, tip, facts.lastMessage, None, facts.failed, True, False
+        )
+    reason = whyNot(facts)
+    tip = reason or _("Trains in the background; Slicer stays usable meanwhile.")
+    status = facts.lastMessage
+    return RetrainView(summary, _("Retrain"), not reason, tip, status, None, facts.failed)
+
+
+def whyNot(facts):
+    """The first thing that keeps the training from being started, '' if nothing does."""
+    if not facts.ready:
+        return _("Finish the set-up first: see the line at the top.")
+    if not (facts.corrected or facts.reviewed):
+        return _("Correct or review some slices first: the training learns from them.")
+    if not facts.structures:
+        return _("Check at least one structure to learn.")
+    if not facts.hasBackbone:
+        return _("The training needs {backbone}: download it under Model.").format(
+            backbone=facts.backboneWords
+        )
+    return facts.nameProblem
+
+
+def summaryText(facts):
+    """The line on top: how many slices there are to learn from, and what becomes of them."""
+    usable = sorted({*facts.corrected, *facts.reviewed})
+    if not usable:
+        return _("No slice is corrected or reviewed yet.")
+    if facts.corrected and facts.reviewed:
+        text = _("Learn from {corrected} corrected and {reviewed} reviewed slices").format(
+            corrected=len(facts.corrected), reviewed=len(facts.reviewed)
+        )
+    elif facts.corrected:
+        text = _("Learn from the {count} corrected slices").format(count=len(facts.corrected))
+    else:
+        text = _("Learn from the {count} reviewed slices").format(count=len(facts.reviewed))
+    if len(usable) == 1:
+        text = _("Learn from slice {number}").format(number=usable[0])
+    train, heldOut = splitSlices(usable, facts.holdOut)
+    if heldOut:
+        text = _("{text}; {numbers} held back for the score").format(
+            text=text, numbers=sliceWords(heldOut)
+        )
+    elif facts.holdOut:
+        text = _("{text}. Too few for a score: hold back needs {count}").format(
+            text=text, count=FEWEST_FOR_HELD_OUT
+        )
+    if facts.empty:
+        text = _("{text}. None of them shows {names}").format(
+            text=text, names=listWords(facts.empty)
+        )
+    return text + "."
+
+
+def splitSlices(slices, holdOut=True):
+    """Slices to train on and slices held out: one in four, spread evenly, never the outermost.
+
+    The outermost ones train because a model can fill in between slices better than go beyond
+    them. Fewer than `FEWEST_FOR_HELD_OUT` slices all train.
+    """
+    slices = sorted(set(slices))
+    if not holdOut or len(slices) < FEWEST_FOR_HELD_OUT:
+        return slices, []
+    count = len(slices) // 4
+    inner = len(slices) - 2
+    chosen = {1 + (2 * n + 1) * inner // (2 * count) for n in range(count)}
+    heldOut = [slices[n] for n in sorted(chosen)]
+    return [number for number in slices if number not in heldOut], heldOut
+
+
+def trainingSeconds(budget, slices, secondsPerSlice, onGpu=False):
+    """About how long a training takes: every view of every slice is encoded, then the steps."""
+    settings = settings_for(budget)
+    step = _STEP_SECONDS_GPU if onGpu else _STEP_SECONDS
+    return settings["views"] * slices * secondsPerSlice + settings["steps"] * step
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """Dice of one structure on the held-out slices; None where it was not measured."""
+
+    name: str
+    before: float | None
+    after: float | None
+
+    @property
+    def change(self):
+        """'better', 'worse' or '': differences below 0.005 are none."""
+        if self.before is None or self.after is None or abs(self.after - self.before) < 0.005:
+            return ""
+        return "better" if self.after > self.before else "worse"
+
+
+def scoreRows(before, after):
+    """Rows of the table, the mean last; ``before`` and ``after`` are Dice by structure."""
+    names = list(dict.fromkeys([*after, *before]))
+    rows = [ScoreRow(name, before.get(name), after.get(name)) for name in names]
+    if len(rows) > 1:
+        rows.append(ScoreRow(_("mean"), _mean(before), _mean(after)))
+    return rows
+
+
+def verdict(rows, notes=()):
+    """One sentence above Keep and Discard."""
+    known = [row for row in rows if row.after is not None]
+    if not known:
+        text = _("Trained. There were too few slices for an honest score: segment and look.")
+    elif known[-1].before is None:
+        text = _("Trained. Dice {after} on slices that trained nothing.").format(
+            after=f"{known[-1].after:.2f}"
+        )
+    else:
+        words = {"better": _("Better"), "worse": _("Worse"), "": _("About the same")}
+        text = _("{verdict}: Dice {before} before, {after} now, on slices that trained nothing.")
+        text = text.format(
+            verdict=words[known[-1].change],
+            before=f"{known[-1].before:.2f}",
+            after=f"{known[-1].after:.2f}",
+        )
+    return " ".join([text, *(f"{note[0].upper()}{note[1:].rstrip('.')}." for note in notes)])
+
+
+def _mean(scores):
+    known = [value for value in scores.values() if value is not None]
+    return sum(known) / len(known) if known else None

@@ -1,0 +1,115 @@
+"""What the panels share: the engine, the models, and what was found on this computer."""
+
+from collections import deque
+
+from SAMAutoSegLib.engine.client import EngineClient
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+from SAMAutoSegPanels.EngineVolumes import EngineVolumes
+from SAMAutoSegPanels.Signal import Signal
+
+
+class Session:
+    """One for each module widget; it holds no Qt object.
+
+    Args:
+        library: a `ModelLibrary`.
+        dependencies: finds and installs packages.
+        models: a `ModelCommands`.
+        makeTransport: makes a transport of the engine's process.
+        later: calls a function once the event loop has drawn and answered.
+
+    Attributes:
+        changed: emitted when anything here, or the choice of volume or model, has changed.
+        found: what the set-up needs to know, see `SetUpFacts`.
+        ready: the engine can be started.
+        parameterNode: the wrapped one of the scene; None while the scene is closed.
+    """
+
+    def __init__(self, library, dependencies, models, makeTransport, later):
+        self.library = library
+        self.dependencies = dependencies
+        self.models = models
+        self.later = later
+        self.changed = Signal()
+        self.found = {}
+        self.ready = False
+        self.devices = []
+        self.chosenDevice = ""
+        self.secondsForVolume = None
+        self.engineMessage = ""
+        self.log = deque(maxlen=200)
+        self.parameterNode = None
+        self.client = EngineClient(makeTransport, self._onState, self.log.append)
+        self.volumes = EngineVolumes(self.client, later)
+
+    @property
+    def model(self):
+        """The chosen model, None where none is chosen or its file is gone."""
+        if self.parameterNode is None:
+            return None
+        return self.library.find(self.parameterNode.model)
+
+    def chooseModel(self, entry):
+        self.secondsForVolume = None
+        self.parameterNode.model = "" if entry is None else entry.path.name
+        self.changed.emit()
+
+    @property
+    def device(self):
+        """The device that is asked for: '' takes the fastest."""
+        return self._device
+
+    _device = ""
+
+    def chooseDevice(self, name):
+        self._device = name
+        self.secondsForVolume = None
+        self.changed.emit()
+
+    def startEngine(self):
+        """Start the engine where it does not run yet; does not wait."""
+        if not self.ready or self.client.state in ("starting", "ready", "busy"):
+            return
+        try:
+            self.client.start()
+        except SAMAutoSegError as error:
+            self.engineMessage = str(error)
+            self.changed.emit()
+            return
+        self.client.send("devices", {}, on_result=self._onDevices)
+
+    def restartEngine(self):
+        self.volumes.forget()
+        self.client.stop()
+        self.startEngine()
+
+    def stop(self):
+        """End the processes; the session can be used again."""
+        self.models.cancel()
+        self.volumes.forget()
+        self.client.stop()
+
+    def backboneFile(self):
+        """File of the SAM that clicks are answered by and that a training starts from; or None.
+
+        It is the chosen model itself if that is a plain SAM, else the one it was learned on.
+        """
+        entry = self.model
+        if entry is not None and not entry.structures:
+            return entry.path
+        for known in self.library.catalog:
+            fits = entry is None or known["sha256"] == entry.backboneSha256
+            if fits and self.library.isHere(known):
+                return self.library.folder / known["file_name"]
+        return None
+
+    def _onDevices(self, result):
+        self.devices, self.chosenDevice = result["devices"], result["chosen"]
+        self.changed.emit()
+
+    def _onState(self, state, message):
+        self.engineMessage = message
+        if message:
+            self.log.append(f"{state}: {message}")
+        self.changed.emit()

@@ -1,0 +1,50 @@
+"""Numbers in words that need no explanation."""
+
+from SAMAutoSegPanels.Translation import _
+
+
+def durationWords(seconds):
+    """A duration as a person would say it: rounded, and never more exact than an estimate is."""
+    if seconds < 8:
+        return _("a few seconds")
+    if seconds < 55:
+        return _("about {count} s").format(count=5 * round(seconds / 5))
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return _("about a minute")
+    if minutes < 60:
+        return _("about {count} min").format(count=minutes)
+    hours, rest = divmod(minutes, 60)
+    if rest < 5:
+        return _("about {count} h").format(count=hours)
+    return _("about {hours} h {minutes} min").format(hours=hours, minutes=5 * (rest // 5))
+
+
+def sizeWords(count):
+    """A number of bytes, as file managers show it."""
+    if count < 1e6:
+        return _("{size} kB").format(size=max(1, round(count / 1e3)))
+    if count < 1e9:
+        return _("{size} MB").format(size=round(count / 1e6))
+    return _("{size} GB").format(size=f"{count / 1e9:.1f}")
+
+
+def listWords(names, most=4):
+    """Names with commas; of a long list the first ones and how many more there are."""
+    names = list(names)
+    if len(names) <= most:
+        return ", ".join(names)
+    return _("{names} and {count} more").format(
+        names=", ".join(names[: most - 1]), count=len(names) - most + 1
+    )
+
+
+def sliceWords(numbers):
+    """Slice numbers with runs drawn together, as in '3, 7-9'."""
+    runs = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs)

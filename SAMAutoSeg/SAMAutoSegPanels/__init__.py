@@ -1,0 +1,1 @@
+"""The panels of the SAMAutoSeg module; files without Qt or Slicer in them run in plain Python."""
