@@ -1,0 +1,276 @@
+"""The segmentation node that a model's structures go into, and which segment is which structure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import slicer
+import vtk
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.volume import Grid
+from SAMAutoSegScene.SegmentLayers import BINARY, SegmentLayers, isEmpty, viewOf
+from SAMAutoSegScene.VolumeReader import arrayFromMatrix, gridOfVolume, requireReadable
+
+ATTRIBUTE = "SAMAutoSeg.Structures"
+
+
+@dataclass
+class SegmentationOutput:
+    """A segmentation that is ready to be written.
+
+    Attributes:
+        node: the segmentation node.
+        segmentIds: the segment for each label value of the structures.
+        notes: what the user should know, one sentence each.
+    """
+
+    node: object
+    segmentIds: dict[int, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StructureSegment:
+    """A structure of a model and the segment that was made for it.
+
+    Attributes:
+        structure: name that the model knows it by.
+        segmentId: of its segment, also if that was removed since.
+        segmentName: the name that the segment has now; None if it was removed.
+    """
+
+    structure: str
+    segmentId: str
+    segmentName: str | None
+
+    @property
+    def removed(self) -> bool:
+        return self.segmentName is None
+
+    @property
+    def renamed(self) -> bool:
+        return self.segmentName is not None and self.segmentName != self.structure
+
+
+def prepareSegmentation(
+    volumeNode,
+    structures: Sequence[Structure],
+    segmentationNode=None,
+    *,
+    name: str | None = None,
+    resample: bool = False,
+) -> SegmentationOutput:
+    """Make or reuse a segmentation of a volume that has a segment for each structure.
+
+    A new node gets the volume's grid, its transform and its place in the subject hierarchy, below
+    the same patient and study. In one that exists, the segment made for a structure is taken
+    whatever its name is now, else one that has the structure's name, else a new one is added;
+    segments, names, colors and voxels that are there stay.
+
+    Args:
+        segmentationNode: the node to reuse; by default a new one is made.
+        name: of a new node, by default that of the volume and "segmentation".
+        resample: bring segments that are on another grid, or under another transform, to the grid
+            of the volume. Each voxel then takes the nearest one's value.
+
+    Raises:
+        SAMAutoSegError: the volume cannot be read; the segmentation is on another grid and
+            `resample` is not set, or part of it lies outside of the volume.
+    """
+    requireReadable(volumeNode)
+    scene = volumeNode.GetScene()
+    notes: list[str] = []
+    if segmentationNode is None:
+        segmentationNode = scene.AddNewNodeByClass(
+            "vtkMRMLSegmentationNode", name or f"{volumeNode.GetName()} segmentation"
+        )
+    difference = differenceFromVolume(segmentationNode, volumeNode)
+    if difference and not resample:
+        raise SAMAutoSegError(
+            f"the segmentation '{segmentationNode.GetName()}' does not fit the volume "
+            f"'{volumeNode.GetName()}': {difference}; choose a new output segmentation, or let "
+            "this one be resampled to the volume"
+        )
+    if difference:
+        _resampleTo(segmentationNode, volumeNode)
+        notes.append(
+            f"'{segmentationNode.GetName()}' was resampled to the grid of "
+            f"'{volumeNode.GetName()}': {difference}"
+        )
+    _placeWith(segmentationNode, volumeNode)
+    segmentIds = _segmentsFor(segmentationNode, structures, notes)
+    return SegmentationOutput(segmentationNode, segmentIds, notes)
+
+
+def differenceFromVolume(segmentationNode, volumeNode) -> str:
+    """Why a segmentation cannot be written in terms of the volume's voxels; empty if it can."""
+    layers = SegmentLayers(segmentationNode, gridOfVolume(volumeNode))
+    for one in layers.segmentIds():
+        labelmap = layers.labelmap(one)
+        segment = layers.segmentation.GetSegment(one)
+        if labelmap is None or layers.segmentation.GetSourceRepresentationName() != BINARY:
+            return f"segment '{segment.GetName()}' is a surface, not voxels"
+        if isEmpty(labelmap):
+            continue
+        if segmentationNode.GetParentTransformNode() is not volumeNode.GetParentTransformNode():
+            return "it is under another transform"
+        if layers.offset(labelmap) is None:
+            return (
+                f"segment '{segment.GetName()}' has voxels of {_spacing(labelmap)} mm in another "
+                f"place or direction than the volume's of {_listed(layers.grid.spacing)} mm"
+            )
+    return ""
+
+
+def structureSegments(segmentationNode) -> list[StructureSegment]:
+    """The structures that segments were made for, and what became of those segments.
+
+    A segment is known by its id, which Slicer never changes: one that was renamed still belongs to
+    its structure, and one that was removed is missing even if another has its name.
+    """
+    text = segmentationNode.GetAttribute(ATTRIBUTE)
+    segmentation = segmentationNode.GetSegmentation()
+    found = []
+    for structure, segmentId in (json.loads(text) if text else {}).items():
+        segment = segmentation.GetSegment(segmentId)
+        name = None if segment is None else segment.GetName()
+        found.append(StructureSegment(structure, segmentId, name))
+    return found
+
+
+def describeChanges(segmentationNode) -> list[str]:
+    """What the user renamed or removed among the segments of a model, one sentence each."""
+    sentences = []
+    for one in structureSegments(segmentationNode):
+        if one.removed:
+            sentences.append(f"the segment of '{one.structure}' was removed")
+        elif one.renamed:
+            sentences.append(f"'{one.structure}' was renamed to '{one.segmentName}'")
+    return sentences
+
+
+def _segmentsFor(
+    segmentationNode, structures: Sequence[Structure], notes: list[str]
+) -> dict[int, str]:
+    segmentation = segmentationNode.GetSegmentation()
+    known = {one.structure: one for one in structureSegments(segmentationNode)}
+    taken = {one.segmentId for one in known.values() if not one.removed}
+    segmentIds: dict[int, str] = {}
+    for structure in structures:
+        one = known.get(structure.name)
+        segmentId = None if one is None or one.removed else one.segmentId
+        if segmentId is None:
+            segmentId = next(
+                (
+                    other
+                    for other in segmentation.GetSegmentIDs()
+                    if other not in taken
+                    and segmentation.GetSegment(other).GetName().casefold()
+                    == structure.name.casefold()
+                ),
+                None,
+            )
+        if segmentId is None:
+            segmentId = _addSegment(segmentation, structure)
+            if one is not None:
+                notes.append(f"the segment of '{structure.name}' was removed; it is made again")
+        elif one is not None and one.renamed:
+            notes.append(f"'{structure.name}' goes into the segment '{one.segmentName}'")
+        taken.add(segmentId)
+        segmentIds[structure.label] = segmentId
+    stored = {name: one.segmentId for name, one in known.items()}
+    stored.update({s.name: segmentIds[s.label] for s in structures})
+    segmentationNode.SetAttribute(ATTRIBUTE, json.dumps(stored))
+    return segmentIds
+
+
+def _addSegment(segmentation, structure: Structure) -> str:
+    segmentId = segmentation.AddEmptySegment("", structure.name, structure.color)
+    segment = segmentation.GetSegment(segmentId)
+    if structure.terminology:
+        segment.SetTerminology(structure.terminology)
+    # Else Slicer would put the terminology's name and color in their place.
+    segment.SetNameAutoGenerated(False)
+    segment.SetColorAutoGenerated(False)
+    return segmentId
+
+
+def _placeWith(segmentationNode, volumeNode) -> None:
+    """Under the transform and the study of the volume, on its grid, and visible."""
+    segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+    segmentationNode.CreateDefaultDisplayNodes()
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(volumeNode.GetScene())
+    if hierarchy is None:
+        return
+    volume = hierarchy.GetItemByDataNode(volumeNode)
+    segmentation = hierarchy.GetItemByDataNode(segmentationNode)
+    if volume and segmentation:
+        hierarchy.SetItemParent(segmentation, hierarchy.GetItemParent(volume))
+
+
+def _resampleTo(segmentationNode, volumeNode) -> None:
+    """Bring the segments to the grid of the volume; nothing is changed if some would be lost."""
+    grid = gridOfVolume(volumeNode)
+    between = vtk.vtkGeneralTransform()
+    source, target = segmentationNode.GetParentTransformNode(), volumeNode.GetParentTransformNode()
+    slicer.vtkMRMLTransformNode.GetTransformBetweenNodes(source, target, between)
+    layers = SegmentLayers(segmentationNode, grid)
+    for labelmap in layers.labelmaps():
+        outside = _outside(labelmap, between, grid)
+        if outside:
+            raise SAMAutoSegError(
+                f"{outside} voxels of the segmentation '{segmentationNode.GetName()}' lie outside "
+                f"of the volume '{volumeNode.GetName()}' and would be lost: choose a new output "
+                "segmentation"
+            )
+    if source is not target:
+        segmentationNode.ApplyTransform(between)
+        segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
+    segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
+    if layers.segmentation.GetSourceRepresentationName() != BINARY:
+        segmentationNode.SetSourceRepresentationToBinaryLabelmap()
+    layers.bringToGrid()
+
+
+def _outside(labelmap, transform, grid: Grid) -> int:
+    """How many voxels of a labelmap lie outside of a grid."""
+    if isEmpty(labelmap):
+        return 0
+    matrix = vtk.vtkMatrix4x4()
+    labelmap.GetImageToWorldMatrix(matrix)
+    toRAS = arrayFromMatrix(matrix)
+    toIJK = np.linalg.inv(grid.ijk_to_ras)
+    extent = labelmap.GetExtent()
+    count = 0
+    for k, values in enumerate(viewOf(labelmap), start=extent[4]):
+        j, i = np.nonzero(values)
+        if not len(i):
+            continue
+        ones = np.ones(len(i))
+        points = vtk.vtkPoints()
+        points.SetData(
+            numpy_to_vtk(
+                (toRAS @ [i + extent[0], j + extent[2], k * ones, ones])[:3].T.copy(), deep=True
+            )
+        )
+        moved = vtk.vtkPoints()
+        transform.TransformPoints(points, moved)
+        ras = vtk_to_numpy(moved.GetData())
+        ijk = toIJK[:3, :3] @ ras.T + toIJK[:3, 3:]
+        count += int(((ijk < -0.5) | (ijk > np.array(grid.size)[:, None] - 0.5)).any(0).sum())
+    return count
+
+
+def _spacing(labelmap) -> str:
+    return _listed(labelmap.GetSpacing())
+
+
+def _listed(spacing) -> str:
+    return " x ".join(f"{value:.3g}" for value in spacing)

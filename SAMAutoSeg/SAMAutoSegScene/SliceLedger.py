@@ -1,0 +1,414 @@
+"""What is known of every slice of a segmentation: the model's, corrected, reviewed, excluded."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+
+import numpy as np
+import vtk
+
+from SAMAutoSegLib.images.bounding_box import bounding_box
+from SAMAutoSegLib.images.slices import Axis, Plane
+from SAMAutoSegScene.SegmentLayers import SegmentLayers, isEmpty
+from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack
+from SAMAutoSegScene.VolumeReader import gridOfVolume
+
+ATTRIBUTE = "SAMAutoSeg.Ledger"
+GENERATION = "SAMAutoSeg.Generation"
+PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
+VERSION = 1
+
+# Bytes of a digest: two different masks of a slice agree once in 2**48 times.
+_DIGEST_BYTES = 6
+_EMPTY = "A" * (_DIGEST_BYTES * 4 // 3)
+
+# During a run the scene is kept up to date this often.
+_SECONDS_BETWEEN_SAVES = 2.0
+
+
+class SliceState(StrEnum):
+    """What is known of a slice."""
+
+    UNTOUCHED = "untouched"
+    MODEL = "model"
+    CORRECTED = "corrected"
+    REVIEWED = "reviewed"
+    EXCLUDED = "excluded"
+
+
+class SliceLedger:
+    """The states of the slices of a segmentation along one axis of its volume.
+
+    What the model wrote is remembered as a digest for each segment and slice; states follow from
+    comparing it with what is there now. So a slice is corrected as soon as one voxel of it differs,
+    and is the model's again once that is undone. What nobody told this ledger about counts as the
+    user's own work. A segment that was renamed is the same segment; one that was removed counts
+    no more, neither does what the model had written into it.
+
+    Undoing what the model wrote brings back the states of before: the segments carry, as a tag,
+    the generation of what was written, and Slicer's undo restores tags together with voxels.
+
+    A slice that was marked as reviewed and is changed later is a corrected one. Everything is kept
+    in an attribute of the segmentation node, so it is saved with the scene and restored from it.
+    """
+
+    def __init__(self, segmentationNode, volumeNode, axis: Axis = "axial") -> None:
+        self.segmentationNode = segmentationNode
+        grid = gridOfVolume(volumeNode)
+        self.layers = SegmentLayers(segmentationNode, grid)
+        self.stack = emptyStack(grid, axis)
+        self.plane: Plane = self.stack.plane
+        self._digests: dict[str, tuple[tuple, dict[int, str]]] = {}
+        self._listeners: list[Callable[[], None]] = []
+        self._written: dict[str, tuple] = {}
+        self._saved = 0.0
+        self._load()
+        self._tags = [
+            segmentationNode.AddObserver(event, self._onSegmentationChanged)
+            for event in _eventsOf(segmentationNode)
+        ]
+
+    def close(self) -> None:
+        """Stop watching the segmentation."""
+        for tag in self._tags:
+            self.segmentationNode.RemoveObserver(tag)
+        self._tags = []
+        self._listeners = []
+
+    def __len__(self) -> int:
+        """Number of slices along the axis."""
+        return len(self.stack)
+
+    def addListener(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever states may have changed."""
+        self._listeners.append(listener)
+
+    # States
+
+    def stateOf(self, number: int) -> SliceState:
+        """The state of a slice; costs about one slice if segments changed since the last call."""
+        if number in self._excluded:
+            return SliceState.EXCLUDED
+        now = self._digestsNow(number)
+        reviewed = self._reviewed.get(number)
+        if reviewed is not None:
+            same = all(reviewed.get(one, _EMPTY) == digest for one, digest in now.items())
+            return SliceState.REVIEWED if same else SliceState.CORRECTED
+        known = self._known(number)
+        if self._differs(now, known):
+            return SliceState.CORRECTED
+        return SliceState.MODEL if known else SliceState.UNTOUCHED
+
+    def states(self) -> list[SliceState]:
+        """The states of all slices; costs about one volume if segments changed."""
+        return [self.stateOf(number) for number in range(len(self))]
+
+    def refresh(self, seconds: float) -> bool:
+        """Bring what is known up to date for that long; True if nothing is left to do.
+
+        For a timer: `states` costs next to nothing afterwards.
+        """
+        until = time.perf_counter() + seconds
+        for number in range(len(self)):
+            self._digestsNow(number)
+            if time.perf_counter() > until:
+                return number == len(self) - 1
+        return True
+
+    def slicesIn(self, *states: SliceState) -> list[int]:
+        """The numbers of the slices in one of these states."""
+        return [number for number, state in enumerate(self.states()) if state in states]
+
+    def toLearnFrom(self) -> list[int]:
+        """The numbers of the slices that are right: corrected or reviewed, and not excluded."""
+        return self.slicesIn(SliceState.CORRECTED, SliceState.REVIEWED)
+
+    def isProtected(self, number: int, segmentIds: Iterable[str]) -> bool:
+        """Whether the model must not write these segments in a slice.
+
+        True if the slice was reviewed, or if the user changed one of these segments there.
+        """
+        now = self._digestsNow(number)
+        reviewed = self._reviewed.get(number)
+        if reviewed is not None:
+            return True
+        known = self._known(number)
+        wanted = set(segmentIds)
+        return self._differs({one: d for one, d in now.items() if one in wanted}, known)
+
+    # What the user says
+
+    def markReviewed(self, numbers: Iterable[int], reviewed: bool = True) -> None:
+        """Say that slices are right as they are, or take that back."""
+        for number in numbers:
+            self._checked(number)
+            if reviewed:
+                self._reviewed[number] = self._filled(self._digestsNow(number))
+                self._excluded.discard(number)
+            else:
+                self._reviewed.pop(number, None)
+        self._save()
+
+    def exclude(self, numbers: Iterable[int], excluded: bool = True) -> None:
+        """Leave slices out of training and checking, or take that back."""
+        for number in numbers:
+            if excluded:
+                self._excluded.add(self._checked(number))
+            else:
+                self._excluded.discard(number)
+        self._save()
+
+    # What the model did
+
+    def beginRun(self, segmentIds: Iterable[str]) -> None:
+        """Start a new generation of what the model writes into these segments.
+
+        To be called after the undo state was saved and before the first slice is written.
+        """
+        self._startGeneration(list(segmentIds))
+        self._save()
+
+    @contextmanager
+    def modelWrites(self, numbers: Iterable[int], segmentIds: Iterable[str]) -> Iterator[None]:
+        """Around the writing of slices by the model: what is there afterwards is the model's.
+
+        Nothing but these slices may be changed inside.
+        """
+        numbers = [self._checked(number) for number in numbers]
+        present = [one for one in segmentIds if self.layers.labelmap(one) is not None]
+        before = self._stamps()
+        undone = not self._generations or self._generation() != self._generations[-1]["id"]
+        # What others did in between may be undone on its own, and takes along all that the model
+        # writes from now on. So that gets a generation of its own.
+        if undone or (self._written and before != self._written):
+            self._startGeneration(present)
+        yield
+        for one, stamp in self._stamps().items():
+            kept = self._digests.get(one)
+            if kept is not None and kept[0] == before.get(one):
+                rest = {n: digest for n, digest in kept[1].items() if n not in numbers}
+                self._digests[one] = (stamp, rest)
+        for number in numbers:
+            now = self._digestsNow(number)
+            self._generations[-1]["slices"][number] = {one: now[one] for one in present}
+            self._reviewed.pop(number, None)
+        self._written = self._stamps()
+        if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
+            self._save()
+
+    def endRun(self) -> None:
+        """Keep what the run wrote in the scene."""
+        self._written = {}
+        self._save()
+
+    def _stamps(self) -> dict[str, tuple]:
+        return {one: self.layers.stamp(one) for one in self.layers.segmentIds()}
+
+    # Where to look next
+
+    def setUncertainty(self, values: Mapping[int, float]) -> None:
+        """Keep how uncertain the model is of slices; higher is more. Others stay as they were."""
+        for number, value in values.items():
+            self._uncertainty[self._checked(int(number))] = float(value)
+        self._save()
+
+    def uncertaintyOf(self, number: int) -> float | None:
+        """How uncertain the model is of a slice; None if it was not asked."""
+        return self._uncertainty.get(number)
+
+    def nextToCheck(self) -> int | None:
+        """The most uncertain slice that nobody corrected, reviewed or excluded; None if none."""
+        open_ = self.slicesIn(SliceState.MODEL, SliceState.UNTOUCHED)
+        ranked = [number for number in open_ if number in self._uncertainty]
+        return max(ranked, key=lambda number: (self._uncertainty[number], -number), default=None)
+
+    # Digests
+
+    def _digestsNow(self, number: int) -> dict[str, str]:
+        """For each segment the digest of its voxels in a slice."""
+        self._checked(number)
+        wanted = []
+        result = {}
+        for one in self.layers.segmentIds():
+            stamp = self.layers.stamp(one)
+            kept = self._digests.get(one)
+            if kept is None or kept[0] != stamp:
+                kept = self._digests[one] = (stamp, {})
+            if number in kept[1]:
+                result[one] = kept[1][number]
+            else:
+                wanted.append(one)
+        box = boxOfSlice(self.stack, number)
+        codes: dict[int, np.ndarray] = {}
+        for one in wanted:
+            labelmap = self.layers.labelmap(one)
+            if labelmap is None or isEmpty(labelmap):
+                digest = _EMPTY
+            else:
+                if id(labelmap) not in codes:
+                    codes[id(labelmap)] = self.layers.codes(labelmap, box)
+                digest = digestOf(codes[id(labelmap)] == self.layers.value(one))
+            self._digests[one][1][number] = result[one] = digest
+        return result
+
+    def _known(self, number: int) -> dict[str, str]:
+        """For each segment the digest of what the model wrote last, as far as it is not undone."""
+        known: dict[str, str] = {}
+        for entry in self._lineage():
+            for one, digest in entry["slices"].get(number, {}).items():
+                known.setdefault(one, digest)
+        return known
+
+    def _differs(self, now: Mapping[str, str], known: Mapping[str, str]) -> bool:
+        return any(known.get(one, _EMPTY) != digest for one, digest in now.items())
+
+    @staticmethod
+    def _filled(digests: Mapping[str, str]) -> dict[str, str]:
+        return {one: digest for one, digest in digests.items() if digest != _EMPTY}
+
+    # Generations
+
+    def _generation(self) -> int:
+        """The newest generation that the segments hold; 0 if none."""
+        found = 0
+        for one in self.layers.segmentIds():
+            value = vtk.reference("")
+            self.layers.segmentation.GetSegment(one).GetTag(self._tagName, value)
+            ledger, _, number = str(value).partition(":")
+            if ledger == self._id and number.isdigit():
+                found = max(found, int(number))
+        return found
+
+    def _lineage(self) -> list[dict]:
+        """The generations that led to what is there now, the newest first."""
+        entries = {entry["id"]: entry for entry in self._generations}
+        lineage = []
+        number = self._generation()
+        while number in entries:
+            lineage.append(entries[number])
+            number = entries[number]["parent"]
+        return lineage
+
+    def _startGeneration(self, segmentIds: list[str]) -> None:
+        parent = self._generation()
+        number = max((entry["id"] for entry in self._generations), default=0) + 1
+        self._generations.append({"id": number, "parent": parent, "slices": {}})
+        for one in segmentIds:
+            segment = self.layers.segmentation.GetSegment(one)
+            if segment is not None:
+                segment.SetTag(self._tagName, f"{self._id}:{number}")
+
+    # The scene
+
+    @property
+    def _attribute(self) -> str:
+        return f"{ATTRIBUTE}.{self.plane}"
+
+    @property
+    def _tagName(self) -> str:
+        return f"{GENERATION}.{self.plane}"
+
+    def _load(self) -> None:
+        text = self.segmentationNode.GetAttribute(self._attribute)
+        data = json.loads(text) if text else {}
+        if data.get("version") != VERSION or data.get("count") != len(self):
+            # None yet, or of another volume: all that is there counts as the user's.
+            data = {"id": uuid.uuid4().hex[:8]}
+        self._id: str = data["id"]
+        self._generations: list[dict] = [
+            {"id": g["id"], "parent": g["parent"], "slices": _unpacked(g)}
+            for g in data.get("generations", [])
+        ]
+        self._reviewed: dict[int, dict[str, str]] = {
+            int(number): digests for number, digests in data.get("reviewed", {}).items()
+        }
+        self._excluded: set[int] = set(data.get("excluded", []))
+        self._uncertainty: dict[int, float] = {
+            int(number): value for number, value in data.get("uncertainty", {}).items()
+        }
+
+    def _save(self) -> None:
+        data = {
+            "version": VERSION,
+            "id": self._id,
+            "count": len(self),
+            "generations": [_packed(entry) for entry in self._generations],
+            "reviewed": self._reviewed,
+            "excluded": sorted(self._excluded),
+            "uncertainty": {n: round(value, 6) for n, value in self._uncertainty.items()},
+        }
+        node = self.segmentationNode
+        # Views and tables need not look again because of this.
+        disabled = node.GetDisableModifiedEvent()
+        node.SetDisableModifiedEvent(True)
+        node.SetAttribute(self._attribute, json.dumps(data, separators=(",", ":")))
+        node.SetDisableModifiedEvent(disabled)
+        self._saved = time.monotonic()
+        self._tell()
+
+    def _onSegmentationChanged(self, caller, event) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self._listeners):
+            listener()
+
+    def _checked(self, number: int) -> int:
+        if not 0 <= number < len(self):
+            raise IndexError(f"slice {number} is not in 0..{len(self) - 1}")
+        return number
+
+
+def digestOf(mask: np.ndarray) -> str:
+    """Text that stands for a mask, whatever empty space lies around it."""
+    box = bounding_box(mask)
+    if box is None:
+        return _EMPTY
+    place = repr([(part.start, part.stop) for part in box]).encode()
+    content = np.packbits(mask[box]).tobytes()
+    digest = hashlib.blake2b(place + content, digest_size=_DIGEST_BYTES).digest()
+    return base64.urlsafe_b64encode(digest).decode()
+
+
+def _packed(entry: dict) -> dict:
+    """A generation as JSON: for each segment the digests of its slices, one after the other."""
+    numbers = sorted(entry["slices"])
+    segments = sorted({one for digests in entry["slices"].values() for one in digests})
+    return {
+        "id": entry["id"],
+        "parent": entry["parent"],
+        "numbers": numbers,
+        "digests": {
+            one: "".join(entry["slices"][number].get(one, "-" * len(_EMPTY)) for number in numbers)
+            for one in segments
+        },
+    }
+
+
+def _unpacked(data: dict) -> dict[int, dict[str, str]]:
+    width = len(_EMPTY)
+    slices: dict[int, dict[str, str]] = {number: {} for number in data["numbers"]}
+    for one, text in data["digests"].items():
+        for index, number in enumerate(data["numbers"]):
+            digest = text[index * width : (index + 1) * width]
+            if digest != "-" * width:
+                slices[number][one] = digest
+    return slices
+
+
+def _eventsOf(segmentationNode) -> tuple[int, ...]:
+    # Undo and redo announce themselves as changed segments only.
+    segmentation = segmentationNode.GetSegmentation()
+    return (
+        segmentation.SourceRepresentationModified,
+        segmentation.SegmentModified,
+        segmentation.SegmentAdded,
+        segmentation.SegmentRemoved,
+    )
