@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard, load_adapted, read_card, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
+from SAMAutoSegLib.adapt.heads import HeadName
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import standard_structures
@@ -72,6 +73,25 @@ def test_reading_back_gives_the_logits_bit_for_bit(
     assert its_card == card == read_card(file)
     assert its_backbone.spec == card.input
     assert not again.training
+
+
+@pytest.mark.parametrize("head", ["auto-vit", "auto-vit-tokens", "auto-cnn-small", "auto-linear"])
+def test_every_head_is_read_back_bit_for_bit(
+    adapted: tuple[AdaptedModel, ModelCard],
+    backbone: Backbone,
+    tmp_path: Path,
+    tiny_file: Path,
+    head: HeadName,
+) -> None:
+    card = replace(adapted[1], adaptation=Adaptation(lora_rank=0, head=head))
+    model = AdaptedModel(backbone, 3, card.adaptation).eval()
+    path = tmp_path / "head.safetensors"
+    save_adapted(path, model, card)
+    again, its_card, _ = load_adapted(path, base=tiny_file, device="cpu", precision=torch.float32)
+    features = backbone.encode(torch.randn(2, 3, 128, 128))
+    with torch.inference_mode():
+        assert torch.equal(again(features), model(features))
+    assert its_card == card
 
 
 def test_the_file_holds_what_was_learned_and_no_backbone(

@@ -120,6 +120,16 @@ def test_the_model_file_says_what_it_learned_from_what(case: Case, method: str) 
     assert not case.checkpoint.exists()
 
 
+def test_auto_sam_learns_the_head_that_is_asked_for(case: Case, capsys: Capture) -> None:
+    chosen = ("--method", "auto-sam", "--set", "head=auto-linear")
+    assert main(case.arguments(*chosen)) == 0
+    card = read_card(case.output)
+    assert card.adaptation.head == card.settings["head"] == "auto-linear"
+    assert not any("transformer" in name or "prompt" in name for name in learned(case))
+    assert main(case.arguments(*chosen, "--lora-rank", "2")) == 2
+    assert "LoRA rank 2: expected 0" in capsys.readouterr().err
+
+
 def test_a_person_reads_what_was_learned_and_that_there_is_no_score(
     case: Case, capsys: Capture
 ) -> None:
