@@ -178,15 +178,22 @@ def low_res_target(
     reference: np.ndarray, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]
 ) -> Tensor:
     """Class numbers [H, W] where the low-res logits [side, side] have them; nearest neighbor."""
-    place = spec.placement((reference.shape[0], reference.shape[1]), pixel_spacing)
-    scale = side / spec.side
-    whole = torch.from_numpy(np.ascontiguousarray(reference))[None, None]
-    shown = F.interpolate(whole.float(), (place.height, place.width), mode="nearest-exact")
-    target = torch.full((1, 1, spec.side, spec.side), float(IGNORED))
-    target[..., place.top : place.top + place.height, place.left : place.left + place.width] = shown
-    if scale != 1:
-        target = F.interpolate(target, (side, side), mode="nearest-exact")
-    return target[0, 0].to(torch.uint8)
+    planes = torch.from_numpy(np.ascontiguousarray(reference))[None].float()
+    return low_res_planes(planes, spec, side, pixel_spacing, IGNORED)[0].to(torch.uint8)
+
+
+def low_res_planes(
+    planes: Tensor, spec: InputSpec, side: int, pixel_spacing: tuple[float, float], outside: float
+) -> Tensor:
+    """Planes [C, H, W] of a slice where the low-res logits have it, nearest: [C, side, side]."""
+    place = spec.placement((planes.shape[1], planes.shape[2]), pixel_spacing)
+    shown = F.interpolate(planes[None], (place.height, place.width), mode="nearest-exact")
+    right = spec.side - place.width - place.left
+    bottom = spec.side - place.height - place.top
+    whole = F.pad(shown, (place.left, right, place.top, bottom), value=outside)
+    if side != spec.side:
+        whole = F.interpolate(whole, (side, side), mode="nearest-exact")
+    return whole[0]
 
 
 def _check_slices(volume: LabeledVolume, stack: SliceStack) -> None:

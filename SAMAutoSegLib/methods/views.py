@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import ndimage
 
@@ -12,6 +14,37 @@ _SHIFT = 0.025
 _GAMMA = (0.75, 1.35)
 _GAIN = (0.9, 1.1)
 _NOISE = 0.03
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """A small rotation, scaling and shift of a slice: where each of its pixels is taken from."""
+
+    matrix: np.ndarray
+    offset: np.ndarray
+
+    def moved(self, plane: np.ndarray, order: int) -> np.ndarray:
+        """A plane [H, W] at its own size, splines of `order`; what comes from outside is 0."""
+        return ndimage.affine_transform(plane, self.matrix, self.offset, order=order)
+
+    def moved_image(self, image: np.ndarray) -> np.ndarray:
+        """An image [H, W] or [H, W, 3], linear, as float32."""
+        planes = image.reshape(*image.shape[:2], -1).astype(np.float32)
+        shown = [self.moved(planes[..., n], 1) for n in range(planes.shape[-1])]
+        return np.stack(shown, axis=-1).reshape(image.shape)
+
+
+def random_motion(
+    shape: tuple[int, ...], pixel_spacing: tuple[float, float], rng: np.random.Generator
+) -> Motion:
+    """A mild motion of a slice [H, W]; angles and sizes are true in the patient."""
+    angle = rng.uniform(-_RADIANS, _RADIANS)
+    scale = 1 + rng.uniform(-_SCALE, _SCALE)
+    shift = rng.uniform(-_SHIFT, _SHIFT, 2) * shape
+    turned = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turned * np.array(pixel_spacing) / np.array(pixel_spacing)[:, None]
+    center = (np.array(shape) - 1) / 2
+    return Motion(matrix, center - matrix @ center + shift)
 
 
 def changed_view(
@@ -30,20 +63,9 @@ def changed_view(
     Returns:
         Both at their own size and type; what comes in from outside is 0.
     """
-    angle = rng.uniform(-_RADIANS, _RADIANS)
-    scale = 1 + rng.uniform(-_SCALE, _SCALE)
-    shift = rng.uniform(-_SHIFT, _SHIFT, 2) * reference.shape
-    turned = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = turned * np.array(pixel_spacing) / np.array(pixel_spacing)[:, None]
-    center = (np.array(reference.shape) - 1) / 2
-    offset = center - matrix @ center + shift
-
-    def moved(plane: np.ndarray, order: int) -> np.ndarray:
-        return ndimage.affine_transform(plane, matrix, offset, order=order)
-
-    planes = image.reshape(*reference.shape, -1).astype(np.float32) / 255
-    shown = np.stack([moved(planes[..., n], 1) for n in range(planes.shape[-1])], axis=-1)
+    motion = random_motion(reference.shape, pixel_spacing, rng)
+    shown = motion.moved_image(image) / 255
     shown = np.clip(shown, 0, 1) ** rng.uniform(*_GAMMA) * rng.uniform(*_GAIN)
     shown = shown + rng.normal(0, rng.uniform(0, _NOISE), shown.shape)
     gray = (np.clip(shown, 0, 1) * 255).round().astype(np.uint8)
-    return gray.reshape(image.shape), moved(reference, 0)
+    return gray, motion.moved(reference, 0)
