@@ -22,7 +22,7 @@ from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.methods.losses import as_precision, mean_dice
 from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.settings import make_settings
-from SAMAutoSegLib.methods.trainer import TrainingResult, train
+from SAMAutoSegLib.methods.trainer import OnStep, TrainingResult, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -56,10 +56,12 @@ def finetune(
     settings: dict[str, Any] | None = None,
     adaptation: dict[str, Any] | None = None,
     intensity: Intensity | None = None,
+    start: AdaptedModel | None = None,
     held_out: Sequence[LabeledVolume] = (),
     cache: EmbeddingCache | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    on_step: OnStep | None = None,
     progress: Progress = silent,
 ) -> FineTuned:
     """Encode the labeled slices and train a model on them.
@@ -71,8 +73,10 @@ def finetune(
         settings: of the method, where they differ from its defaults, see `make_settings`.
         adaptation: entries of `Adaptation`, where they differ from what the method adapts.
         intensity: by default that of the first image, for all.
+        start: a model of the same structures, in the same order, to go on from; where another part
+            of the backbone is adapted the training starts anew and a note says so.
         held_out: labeled slices that train nothing and choose nothing, only give the score.
-        checkpoint, resume: see `train`.
+        checkpoint, resume, on_step: see `train`.
         progress: a `Cancelled` it raises while training keeps the best so far.
 
     Raises:
@@ -107,6 +111,9 @@ def finetune(
     scoring = time.monotonic() - encoded
     torch.manual_seed(chosen.seed)
     model = AdaptedModel(backbone, len(structures) + 1, adapted)
+    can_start = start is not None and _same_kind(start, model)
+    if start is not None and can_start:
+        model.load_learned_state(start.learned_state())
     result = train(
         kind,
         model,
@@ -115,10 +122,15 @@ def finetune(
         checkpoint=checkpoint,
         resume=resume,
         score=None if tests is None else _scorer(tests, backbone),
+        on_step=on_step,
         progress=part_of(progress, _ENCODING_SHARE, 1.0),
     )
     if result.stopped == "cancelled" and not result.steps:
         raise Cancelled("cancelled before the first step: nothing to keep")
+    if start is not None and not can_start:
+        result.notes.append(
+            "the training started anew, because the former model adapts other parts"
+        )
     result.notes += _absent_structures(samples, structures)
     result.notes += _held_out_neighbors(volumes, held_out)
     card = ModelCard(
@@ -139,6 +151,10 @@ def finetune(
         "scoring": scoring + result.scoring_seconds,
     }
     return FineTuned(model, card, result, seconds)
+
+
+def _same_kind(one: AdaptedModel, other: AdaptedModel) -> bool:
+    return (one.adaptation, one.classes) == (other.adaptation, other.classes)
 
 
 def _scorer(tests: TrainingSet, backbone: Backbone) -> Callable[[AdaptedModel], dict[str, float]]:

@@ -20,6 +20,7 @@ from SAMAutoSegLib.methods.training_set import TrainingSet
 from SAMAutoSegLib.progress import Progress, silent
 
 History = list[dict[str, float]]
+OnStep = Callable[[dict[str, float]], None]
 
 # The watched loss jumps from batch to batch: it is smoothed over about ten steps.
 _SMOOTHING = 0.9
@@ -64,6 +65,7 @@ def train(
     resume: bool = False,
     score: Callable[[AdaptedModel], dict[str, float]] | None = None,
     score_every: int = 25,
+    on_step: OnStep | None = None,
     progress: Progress = silent,
 ) -> TrainingResult:
     """Train `model` in place and leave the best weights in it.
@@ -78,6 +80,7 @@ def train(
         resume: go on from that file, to the same result as if there had been no interruption.
         score: told the averaged model every `score_every` steps and at the end; its values (names
             with "dice") go into the history.
+        on_step: told every entry of the history as it is made.
         progress: told after every step; a `Cancelled` it raises ends the training, and the best
             so far is kept.
 
@@ -121,6 +124,8 @@ def train(
             entry |= _scored(model, state.averaged, score)
             result.scoring_seconds += time.monotonic() - before
         state.history.append(entry)
+        if on_step is not None:
+            on_step(entry)
         state.step = step
         if state.smoothed < state.lowest * (1 - _LEAST_GAIN):
             state.lowest, state.best_step = state.smoothed, step

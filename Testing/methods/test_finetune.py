@@ -176,6 +176,29 @@ def test_cancelling_keeps_what_was_trained_but_nothing_before(tune: Tune) -> Non
         tune(progress=stop_at("encoding"))
 
 
+def test_a_training_starts_from_a_former_model(tune: Tune) -> None:
+    former = tune(settings={**QUICK, "steps": 8})
+    still = {"steps": 1, "learning_rate": 1e-9, "weight_decay": 0.0, "average": 0.0}
+    tuned = tune(start=former.model, settings=still)
+    former_state = former.model.learned_state()
+    for name, tensor in tuned.model.learned_state().items():
+        assert torch.allclose(tensor, former_state[name], atol=1e-6)
+    assert not same(tune(settings=still), tuned) and tuned.result.notes == []
+
+
+def test_a_former_model_that_adapts_other_parts_is_left_aside_and_said_so(tune: Tune) -> None:
+    former = tune(adaptation={"lora_rank": 2})
+    tuned = tune(start=former.model)
+    assert same(tuned, tune())
+    assert "started anew" in tuned.result.notes[-1]
+
+
+def test_every_step_is_told_as_it_is_made(tune: Tune, labeled: Build) -> None:
+    told: list[dict[str, float]] = []
+    tuned = tune(held_out=[labeled((7,))], on_step=told.append)
+    assert told == tuned.result.history and "held_out_dice" in told[-1]
+
+
 @pytest.mark.parametrize("method", ["blo-sam", "joint"])
 def test_going_on_gives_the_model_of_an_uninterrupted_run(
     tune: Tune, tmp_path: Path, method: str
