@@ -59,6 +59,30 @@ def share_in_steps(folder: Path, array: np.ndarray) -> Generator[float, None, Ar
     return {"file": str(path), "dtype": array.dtype.str, "shape": list(array.shape)}
 
 
+def reserve_array(folder: Path, dtype: np.dtype, shape: tuple[int, ...]) -> ArrayFile:
+    """A file of zeros, to be filled by `fill_array` when the array is known.
+
+    A disk that is full is told then, and not at the end of a long computation.
+
+    Raises:
+        SAMAutoSegError: the disk is full.
+    """
+    return share_array(folder, np.broadcast_to(np.zeros((), dtype), shape))
+
+
+def fill_array(shared: ArrayFile, array: np.ndarray) -> None:
+    """Write an array of the same type and shape over the reserved one.
+
+    Raises:
+        SAMAutoSegError: the file is gone, or cannot be written.
+    """
+    path, dtype, shape = _checked(shared)
+    if (array.dtype, array.shape) != (dtype, shape):
+        raise ValueError(f"{array.dtype} {array.shape} where {dtype} {shape} is needed")
+    with write_errors_named(path), path.open("r+b") as stream:
+        stream.write(np.ascontiguousarray(array).data)
+
+
 def open_array(shared: ArrayFile) -> np.ndarray:
     """The array of `share_array`, mapped read-only; an empty one is plain memory.
 

@@ -2,8 +2,9 @@
 
 A request is ``{"v": 1, "id": 7, "do": "segment", ...}``. What answers it carries the same id: any
 number of ``progress`` and ``slice`` events, then one of ``result``, ``error`` and ``cancelled``.
-Only ``log`` comes without being asked for. `REQUESTS` and `EVENTS` say which fields each has; both
-sides check every line against them. Arrays are passed as files, see `arrays`.
+Only ``log``, and an ``error`` about a line that is no request, come without an id. `REQUESTS` and
+`EVENTS` say which fields each has; both sides check every line against them. Arrays are passed as
+files, see `arrays`.
 """
 
 from __future__ import annotations
@@ -221,7 +222,7 @@ def parse_event(line: str) -> Event:
     name = message.pop("event", None)
     if not isinstance(name, str) or name not in EVENTS:
         raise ProtocolError(f"event {name!r} is not known: expected {', '.join(EVENTS)}", id)
-    if id is None and name != "log":
+    if id is None and name not in ("log", "error"):
         raise ProtocolError(f"event {name} answers no request: {_start(line)}")
     _check_fields(f"event {name}", message, EVENTS[name], id)
     return Event(id, name, message)
