@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import secrets
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from SAMAutoSegLib.files import write_errors_named
 SUFFIX = ".array"
 
 _STEP_BYTES = 1 << 24
+
+Result = TypeVar("Result")
 
 ArrayFile = dict[str, Any]
 """`file` (absolute path), `dtype` (as numpy writes it, '<i2') and `shape` of a C-ordered array."""
@@ -28,12 +30,7 @@ def share_array(folder: Path, array: np.ndarray) -> ArrayFile:
     Raises:
         SAMAutoSegError: the disk is full, or the array holds Python objects.
     """
-    steps = share_in_steps(folder, array)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as end:
-            return end.value
+    return result_of(share_in_steps(folder, array))
 
 
 def share_in_steps(folder: Path, array: np.ndarray) -> Generator[float, None, ArrayFile]:
@@ -45,18 +42,32 @@ def share_in_steps(folder: Path, array: np.ndarray) -> Generator[float, None, Ar
     if array.dtype.hasobject:
         raise SAMAutoSegError(f"an array of type {array.dtype}: expected numbers")
     path = folder / f"{secrets.token_hex(8)}{SUFFIX}"
-    rows = array.reshape(1) if array.ndim == 0 else array
-    at_once = max(1, _STEP_BYTES // max(1, rows[:1].nbytes))
     try:
         # Written, not mapped: a disk that fills up under a mapping ends the process.
         with write_errors_named(path), path.open("xb") as stream:
-            for first in range(0, len(rows), at_once):
-                stream.write(np.ascontiguousarray(rows[first : first + at_once]).data)
-                yield min(1.0, (first + at_once) / len(rows))
+            yield from write_in_steps(stream, array)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
     return {"file": str(path), "dtype": array.dtype.str, "shape": list(array.shape)}
+
+
+def write_in_steps(stream: IO[bytes], array: np.ndarray) -> Iterator[float]:
+    """Write the values in C order, yielding the fraction done after every 16 MiB."""
+    rows = array.reshape(1) if array.ndim == 0 else array
+    at_once = max(1, _STEP_BYTES // max(1, rows[:1].nbytes))
+    for first in range(0, len(rows), at_once):
+        stream.write(np.ascontiguousarray(rows[first : first + at_once]).data)
+        yield min(1.0, (first + at_once) / len(rows))
+
+
+def result_of(steps: Generator[float, None, Result]) -> Result:
+    """Make all steps at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def reserve_array(folder: Path, dtype: np.dtype, shape: tuple[int, ...]) -> ArrayFile:

@@ -13,9 +13,9 @@ Every event has `event` and `time` (seconds since 1970):
   again, the later ones hold
 - score: `step`, `held_out_dice` (mean over slices and structures)
 - finished, stopped: `model` (path, None where nothing was learned yet), `before` and `after` (Dice
-  of every structure over the held-out slices, None where neither labels nor prediction hold it; the
-  whole is None where there are no held-out slices or, before, no model was refined), `notes`,
-  `steps`, `best_step`, `seconds`
+  of every structure over the held-out slices, None where neither labels nor prediction hold it or
+  the former model does not know it; all of it None where no slice was held out or, for `before`,
+  no model was refined), `notes`, `steps`, `best_step`, `seconds`
 - failed: `message`, `details`
 """
 
@@ -27,12 +27,13 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from SAMAutoSegLib.engine.arrays import result_of, write_in_steps
 from SAMAutoSegLib.engine.lock import is_locked
 from SAMAutoSegLib.engine.transport import engine_environment
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -79,29 +80,44 @@ class TrainingJob:
 
         Args:
             folder: is made; must not hold a job already.
-            spec: `volumes`: for each `name`, `size`, `spacing`, `origin`, `direction` (nine
-                numbers) as in the request `open_volume`, `modality` (optional), `image` and
-                `labels` (names in `arrays`), `slices` to learn from and `held_out` ones;
-                `structures` (as `Structure.to_json`, `label` is the value in the label arrays);
-                `backbone` (file or catalogue name). Optional: `plane` (default: that of the
-                refined model, else 'auto'), `method` ('blo-sam'), `budget` ('standard'),
-                `settings` of the method, `adaptation` (`lora_rank`, `encoder_blocks`),
-                `intensity` (as text), `base_model` (file of the adapted model that is refined),
-                `device` ('auto').
+            spec: `volumes`, a list; each has `name`, `size`, `spacing`, `origin`, `direction`
+                (nine numbers) as in the request `open_volume`, `modality` (or None), `image` and
+                `labels` (names in `arrays`), `slices` to learn from and `held_out` ones.
+                `structures` (as `Structure.to_json`, `label` is the value in the label arrays).
+                `backbone` (file or catalogue name).
+                Optional: `base_model` (file of the adapted model that is refined), `plane`
+                (default: that of this model, else 'auto'), `intensity` (as text; default: that of
+                this model, else by modality), `method` ('blo-sam'), `budget` ('standard'),
+                `settings` of the method, `adaptation` (`lora_rank`, `encoder_blocks`), `side` (of
+                the backbone's input), `device` ('auto').
             arrays: [K, J, I] by name.
 
         Raises:
             SAMAutoSegError: the folder holds a job, or cannot be written.
         """
+        return result_of(cls.create_in_steps(folder, spec, arrays))
+
+    @classmethod
+    def create_in_steps(
+        cls, folder: Path, spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+    ) -> Generator[float, None, TrainingJob]:
+        """As `create`, yielding the fraction done now and then, see `share_in_steps`."""
         if (folder / SPEC).exists():
             raise SAMAutoSegError(f"{folder} holds a training job already: choose another folder")
-        for name, array in arrays.items():
-            with replace_when_complete(folder / f"{name}.npy") as temporary:
-                np.save(temporary, array, allow_pickle=False)
-        whole = {"version": SPEC_VERSION, **spec}
+        for number, (name, array) in enumerate(arrays.items()):
+            with (
+                replace_when_complete(folder / f"{name}.npy") as temporary,
+                temporary.open("wb") as stream,
+            ):
+                whole = np.ascontiguousarray(array[:0])
+                header = {**np.lib.format.header_data_from_array_1_0(whole), "shape": array.shape}
+                np.lib.format.write_array_header_1_0(stream, header)
+                for fraction in write_in_steps(stream, array):
+                    yield (number + fraction) / len(arrays)
+        content = {"version": SPEC_VERSION, **spec}
         with replace_when_complete(folder / SPEC) as temporary:
-            temporary.write_text(json.dumps(whole, indent=1), encoding="utf-8")
-        return cls(folder, whole)
+            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        return cls(folder, content)
 
     @classmethod
     def attach(cls, folder: Path) -> TrainingJob:

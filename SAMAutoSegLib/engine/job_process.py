@@ -1,0 +1,311 @@
+"""``python -m SAMAutoSegLib.engine.job_process FOLDER``: works on one training job, see `jobs`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from SAMAutoSegLib.engine.explain import explain
+from SAMAutoSegLib.engine.jobs import (
+    CHECKPOINT,
+    LOCK,
+    MODEL,
+    STOP,
+    append_event,
+    read_spec,
+)
+from SAMAutoSegLib.engine.lock import FileLock
+from SAMAutoSegLib.engine.time_left import TimeLeft
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+
+if TYPE_CHECKING:
+    from SAMAutoSegLib.adapt.adapted_file import ModelCard
+    from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+    from SAMAutoSegLib.images.slices import Axis, Plane
+    from SAMAutoSegLib.images.structure import Structure
+    from SAMAutoSegLib.methods.training_set import LabeledVolume
+    from SAMAutoSegLib.sam.backbone import Backbone
+    from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+
+_SECONDS_BETWEEN_PROGRESS = 0.2
+
+# Somebody who asks whether the job is at work holds the lock for a moment.
+_SECONDS_TO_LOCK = 2.0
+
+_FAILED = 1
+_ALREADY_RUNNING = 3
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Work on the job of a folder.
+
+    Returns:
+        0 when it is finished or was stopped, 1 when it failed (the events say why), 3 when another
+        process works on it.
+    """
+    folder = Path(arguments[0])
+    lock = FileLock(folder / LOCK)
+    try:
+        if not _acquired(lock):
+            print(f"another process works on {folder}: wait for it, or stop it", file=sys.stderr)
+            return _ALREADY_RUNNING
+        return _work(folder)
+    except SAMAutoSegError as error:  # not even an event could be written
+        print(error, file=sys.stderr)
+        return _FAILED
+    finally:
+        lock.release()
+
+
+def _acquired(lock: FileLock) -> bool:
+    deadline = time.monotonic() + _SECONDS_TO_LOCK
+    while not lock.acquire():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _work(folder: Path) -> int:
+    resumed = (folder / CHECKPOINT).exists()
+    append_event(folder, "started", pid=os.getpid(), host=socket.gethostname(), resumed=resumed)
+    try:
+        spec = read_spec(folder)
+        event, fields = _trained(folder, spec, resumed)
+    except Cancelled as error:
+        event, fields = "stopped", {**_NOTHING, "notes": [str(error)]}
+    except Exception as error:
+        message, details = explain(error)
+        print(details, file=sys.stderr)
+        append_event(folder, "failed", message=message, details=details)
+        return _FAILED
+    append_event(folder, event, **fields)
+    return 0
+
+
+_NOTHING: dict[str, Any] = {
+    "model": None,
+    "before": None,
+    "after": None,
+    "notes": [],
+    "steps": 0,
+    "best_step": 0,
+    "seconds": 0.0,
+}
+
+
+@dataclass
+class _Adapted:
+    """A model with its card."""
+
+    model: AdaptedModel
+    card: ModelCard
+
+
+def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, dict[str, Any]]:
+    """Train, score and save; the event that tells so."""
+    from SAMAutoSegLib.adapt.adapted_file import load_adapted, save_adapted
+    from SAMAutoSegLib.device import choose_device
+    from SAMAutoSegLib.engine.machine import leave_a_core
+    from SAMAutoSegLib.images.intensity import Intensity
+    from SAMAutoSegLib.images.slices import plane_along
+    from SAMAutoSegLib.images.structure import Structure
+    from SAMAutoSegLib.methods.finetune import finetune
+    from SAMAutoSegLib.methods.settings import settings_for
+    from SAMAutoSegLib.sam.checkpoint import load_backbone
+    from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+
+    started = time.monotonic()
+    leave_a_core()
+    _lower_priority()
+    progress = _Progress(folder)
+    progress(0.0, "loading the model")
+    structures = [Structure.from_json(values) for values in spec["structures"]]
+    device = choose_device(spec.get("device") or "auto")
+    former: _Adapted | None = None
+    if spec.get("base_model"):
+        model, card, backbone = load_adapted(
+            spec["base_model"], base=spec["backbone"], device=device
+        )
+        former = _Adapted(model, card)
+        structures = _in_order_of(card, structures)
+    else:
+        backbone = load_backbone(spec["backbone"], side=spec.get("side"), device=device)
+    volumes, held_out = _volumes(folder, spec, "slices"), _volumes(folder, spec, "held_out")
+    axis: Axis = spec.get("plane") or (former.card.plane if former else "auto")
+    plane = plane_along(volumes[0].image.grid, axis)
+    intensity = former.card.intensity if former else None
+    if spec.get("intensity"):
+        intensity = Intensity.parse(spec["intensity"])
+    cache = EmbeddingCache()
+
+    before = None
+    if former is not None and held_out:
+        progress(0.0, "scoring the model as it was")
+        before = _dice(held_out, structures, former, plane, backbone, cache)
+    same = former is not None and _names(former.card.structures) == _names(structures)
+    tuned = finetune(
+        volumes,
+        structures,
+        backbone,
+        plane=plane,
+        method=spec.get("method") or "blo-sam",
+        settings={**settings_for(spec.get("budget") or "standard"), **(spec.get("settings") or {})},
+        adaptation=spec.get("adaptation"),
+        intensity=intensity,
+        start=former.model if former is not None and same else None,
+        held_out=held_out,
+        cache=cache,
+        checkpoint=folder / CHECKPOINT,
+        resume=resumed,
+        on_step=progress.on_step,
+        progress=progress,
+    )
+    after = None
+    if held_out:
+        progress.note("scoring the new model")
+        new = _Adapted(tuned.model, tuned.card)
+        after = _dice(held_out, structures, new, plane, backbone, cache)
+    save_adapted(folder / MODEL, tuned.model, tuned.card)
+    notes = list(tuned.result.notes)
+    if former is not None and not same:
+        notes.append("the training started anew, because the former model has other structures")
+    if sum(len(volume.slices) for volume in held_out) < 2:
+        held = "one slice" if held_out else "no slice"
+        notes.append(f"{held} was held out: too few for a score that can be relied on")
+    return "stopped" if tuned.result.stopped == "cancelled" else "finished", {
+        "model": str(folder / MODEL),
+        "before": before,
+        "after": after,
+        "notes": notes,
+        "steps": tuned.result.steps,
+        "best_step": tuned.result.best_step,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+class _Progress:
+    """Writes how far the training is, and asks whether it shall stop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._time_left = TimeLeft()
+        self._told = -_SECONDS_BETWEEN_PROGRESS
+
+    def __call__(self, fraction: float, message: str) -> None:
+        if (self._folder / STOP).exists():
+            raise Cancelled("stopped before the first step: nothing was learned yet")
+        left = self._time_left.at(fraction)
+        now = time.monotonic()
+        if now - self._told >= _SECONDS_BETWEEN_PROGRESS or fraction >= 1.0:
+            self._told = now
+            self._tell(fraction, message, left)
+
+    def note(self, message: str) -> None:
+        """What is done once the training has ended, which is not stopped any more."""
+        self._tell(1.0, message, None)
+
+    def on_step(self, entry: dict[str, float]) -> None:
+        step = int(entry["step"])
+        losses = {name: round(value, 5) for name, value in entry.items() if "loss" in name}
+        append_event(self._folder, "loss", step=step, **losses)
+        scores = {name: round(value, 4) for name, value in entry.items() if "dice" in name}
+        if scores:
+            append_event(self._folder, "score", step=step, **scores)
+
+    def _tell(self, fraction: float, message: str, left: float | None) -> None:
+        append_event(
+            self._folder,
+            "progress",
+            fraction=round(fraction, 4),
+            message=message,
+            seconds_left=left,
+        )
+
+
+def _volumes(folder: Path, spec: dict[str, Any], which: str) -> list[LabeledVolume]:
+    """The volumes with the slices to learn from ("slices") or the "held_out" ones, if any."""
+    import numpy as np
+
+    from SAMAutoSegLib.engine.volumes import as_volume
+    from SAMAutoSegLib.methods.training_set import LabeledVolume
+
+    found = []
+    for facts in spec["volumes"]:
+        if not facts.get(which):
+            continue
+        # One that names its place tells apart volumes of the same name.
+        image, labels = (
+            np.load(folder / f"{facts[part]}.npy", mmap_mode="r", allow_pickle=False)
+            for part in ("image", "labels")
+        )
+        scan = replace(as_volume(facts, image), source=folder / f"{facts['image']}.npy")
+        slices = tuple(sorted(set(facts[which])))
+        found.append(LabeledVolume(scan, as_volume(facts, labels), slices))
+    if not found and which == "slices":
+        raise SAMAutoSegError("no slice to learn from: correct or mark at least one slice")
+    return found
+
+
+def _in_order_of(card: ModelCard, structures: list[Structure]) -> list[Structure]:
+    """The structures as the card has them where they are the same, so that they can go on."""
+    order = _names(card.structures)
+    if sorted(order) != sorted(_names(structures)):
+        return structures
+    return sorted(structures, key=lambda structure: order.index(structure.name.casefold()))
+
+
+def _names(structures: Sequence[Structure]) -> list[str]:
+    return [structure.name.casefold() for structure in structures]
+
+
+def _dice(
+    held_out: list[LabeledVolume],
+    structures: list[Structure],
+    scored: _Adapted,
+    plane: Plane,
+    backbone: Backbone,
+    cache: EmbeddingCache,
+) -> dict[str, float | None]:
+    """Dice of every structure over the voxels of all held-out slices."""
+    from SAMAutoSegLib.images.slices import SliceStack
+    from SAMAutoSegLib.images.structure import matched
+    from SAMAutoSegLib.segment.volume import segment_volume
+
+    sums = {structure.name: [0, 0] for structure in structures}
+    pairs = [(s, other) for s, other in matched(structures, scored.card.structures) if other]
+    for volume in held_out:
+        result = segment_volume(
+            volume.image,
+            scored.model,
+            scored.card,
+            backbone,
+            axis=plane,
+            slices=volume.slices,
+            cache=cache,
+        )
+        predicted = SliceStack(result.labels, volume.image.grid, plane)
+        expected = SliceStack(volume.labels.array, volume.image.grid, plane)
+        for number in volume.slices:
+            for structure, other in pairs:
+                a = predicted.slice_at(number) == other.label
+                b = expected.slice_at(number) == structure.label
+                sums[structure.name][0] += 2 * int((a & b).sum())
+                sums[structure.name][1] += int(a.sum()) + int(b.sum())
+    return {name: round(both / all, 4) if all else None for name, (both, all) in sums.items()}
+
+
+def _lower_priority() -> None:
+    """Let the user's own programs go first, where the system has such a thing."""
+    if hasattr(os, "nice"):
+        os.nice(5)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
