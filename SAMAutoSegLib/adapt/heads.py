@@ -11,10 +11,18 @@ from SAMAutoSegLib.adapt.auto_linear import AutoLinear
 from SAMAutoSegLib.adapt.auto_vit import AutoViT
 from SAMAutoSegLib.adapt.auto_vit_tokens import AutoViTTokens
 from SAMAutoSegLib.adapt.class_decoder import ClassDecoder
+from SAMAutoSegLib.adapt.heatmap_decoder import HeatmapDecoder
 from SAMAutoSegLib.adapt.token_init import TokenInit
 
 HeadName = Literal[
-    "class-tokens", "auto-vit", "auto-vit-tokens", "auto-cnn", "auto-cnn-small", "auto-linear"
+    "class-tokens",
+    "auto-vit",
+    "auto-vit-tokens",
+    "auto-cnn",
+    "auto-cnn-small",
+    "auto-linear",
+    "heatmap-box",
+    "heatmap-point",
 ]
 
 
@@ -30,11 +38,17 @@ class Head(Protocol):
 
 
 def make_head(
-    name: HeadName, mask_decoder: Any, classes: int, lora_rank: int, token_init: TokenInit
+    name: HeadName,
+    prompt_encoder: Any,
+    mask_decoder: Any,
+    classes: int,
+    lora_rank: int,
+    token_init: TokenInit,
 ) -> Any:
     """A `Head` that starts from a mask decoder, which it does not change.
 
     Args:
+        prompt_encoder: an upstream `PromptEncoder`, used by the heads that prompt.
         mask_decoder: an upstream `MaskDecoder`.
         classes: K, the number of structures plus one.
         lora_rank: used by 'class-tokens', whose transformer is frozen but for low-rank updates.
@@ -56,3 +70,7 @@ def make_head(
             return AutoCNN(channels, classes, depth=2)
         case "auto-linear":
             return AutoLinear(mask_decoder, classes)
+        case "heatmap-box":
+            return HeatmapDecoder(prompt_encoder, mask_decoder, classes, "box")
+        case "heatmap-point":
+            return HeatmapDecoder(prompt_encoder, mask_decoder, classes, "point")

@@ -31,6 +31,7 @@ class CatalogEntry:
         pypi: requirement ('name==version') of the package that holds the file, or None.
         member: path of the file inside the package, or None.
         homepage: where the model is described.
+        takes_points: False where it was trained with boxes only: a point finds next to nothing.
     """
 
     name: str
@@ -46,6 +47,7 @@ class CatalogEntry:
     pypi: str | None
     member: str | None
     homepage: str
+    takes_points: bool = True
 
     @property
     def local_path(self) -> Path:
