@@ -8,8 +8,11 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from SAMAutoSegLib.adapt.class_decoder import ClassDecoder
 from SAMAutoSegLib.adapt.heads import Head, HeadName, make_head
 from SAMAutoSegLib.adapt.lora import add_lora_to_blocks
+from SAMAutoSegLib.adapt.prompted_decoder import PromptedDecoder
+from SAMAutoSegLib.adapt.self_prompts import SelfPrompts
 from SAMAutoSegLib.adapt.token_init import TokenInit
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -29,12 +32,14 @@ class Adaptation:
             that enter the first of them are what is kept, so each block costs at every step.
         token_init: where class tokens start, see `ClassDecoder`, `AutoViT` and `AutoViTTokens`.
         head: what gives the logits, see `heads`.
+        prompted: a pass with a box as prompt is learned too, beside the head 'class-tokens'.
     """
 
     lora_rank: int = 4
     encoder_blocks: int = 0
     token_init: TokenInit = "random"
     head: HeadName = "class-tokens"
+    prompted: bool = False
 
     def __post_init__(self) -> None:
         # A backbone says itself how many blocks it has.
@@ -51,6 +56,8 @@ class Adaptation:
                 f"LoRA rank {self.lora_rank}: expected 0, since the head {self.head} is learned as "
                 "a whole; or adapt encoder blocks too"
             )
+        if self.prompted and self.head != "class-tokens":
+            raise SAMAutoSegError(f"head {self.head}: a prompted pass goes with class-tokens only")
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -90,7 +97,6 @@ class AdaptedModel(nn.Module):
         self.classes = classes
         self.decoder: Head = make_head(
             adaptation.head,
-            encoder,
             backbone.mask_decoder,
             classes,
             adaptation.lora_rank,
@@ -101,6 +107,7 @@ class AdaptedModel(nn.Module):
         if adaptation.encoder_blocks:
             self.tail = backbone.tunable_tail(adaptation.encoder_blocks)
             add_lora_to_blocks(self.tail, max(adaptation.lora_rank, 1))
+        self.prompted = PromptedDecoder(backbone) if adaptation.prompted else None
         self.register_buffer("position", encoder.get_dense_pe().detach(), persistent=False)
         self.to(backbone.device)
 
@@ -109,10 +116,32 @@ class AdaptedModel(nn.Module):
 
         With features in bfloat16, under autocast, the image side of the decoder stays in it.
         """
-        embedding = features if self.tail is None else self.tail(features)
+        return self.decode(self.embed(features))
+
+    def embed(self, features: Tensor) -> Tensor:
+        """The image embedding [B, 256, e, e] of the features."""
+        return features if self.tail is None else self.tail(features)
+
+    def decode(self, embedding: Tensor) -> Tensor:
+        """The logits of an image embedding."""
         if self.decoder.takes_prompt:
-            embedding = embedding + self.prompt_embedding.view(1, -1, 1, 1).to(embedding.dtype)
+            embedding = self._without_mask(embedding)
         return self.decoder(embedding, self.position.to(embedding.dtype))
+
+    @property
+    def input_side(self) -> int:
+        """S of the encoder's input; only with `adaptation.prompted`."""
+        assert self.prompted is not None
+        return self.prompted.input_side
+
+    def answer(self, embedding: Tensor, prompts: SelfPrompts) -> tuple[Tensor, Tensor]:
+        """The learned prompted pass, see `Prompter`; only with `adaptation.prompted`."""
+        assert self.prompted is not None and isinstance(self.decoder, ClassDecoder)
+        position = self.position.to(embedding.dtype)
+        return self.prompted(self.decoder, self._without_mask(embedding), position, prompts)
+
+    def _without_mask(self, embedding: Tensor) -> Tensor:
+        return embedding + self.prompt_embedding.view(1, -1, 1, 1).to(embedding.dtype)
 
     def weights(self) -> list[nn.Parameter]:
         """What is learned except the prompt embedding: BLO-SAM's lower-level variables."""

@@ -1,0 +1,101 @@
+"""From prompts to masks of one structure each: SAM's own way, and one that is learned."""
+
+from __future__ import annotations
+
+import copy
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from SAMAutoSegLib.adapt.class_decoder import ClassDecoder
+from SAMAutoSegLib.adapt.self_prompts import SelfPrompts
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.two_way import mask_logits, two_way, upscale
+
+
+class Prompter(Protocol):
+    """Answers N prompts on one image, or on N images one each.
+
+    Takes the embedding [1, 256, e, e] or [N, 256, e, e] and gives logits [N, m, m], positive
+    inside the structure, and the decoder's own estimates of their IoU [N].
+    """
+
+    def __call__(self, embedding: Tensor, prompts: SelfPrompts) -> tuple[Tensor, Tensor]: ...
+
+
+class FrozenPrompter:
+    """The backbone's own prompt encoder and mask decoder, as pretrained; one image at a time."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.backbone = backbone
+
+    def __call__(self, embedding: Tensor, prompts: SelfPrompts) -> tuple[Tensor, Tensor]:
+        sparse, dense = _encoded(self.backbone.prompt_encoder, prompts)
+        position = self.backbone.prompt_encoder.get_dense_pe()
+        masks, iou = self.backbone.decode(
+            embedding,
+            position.to(embedding.dtype),
+            sparse.to(embedding.dtype),
+            dense.to(embedding.dtype),
+            False,
+        )
+        return masks[:, 0].float(), iou[:, 0].float()
+
+
+class PromptedDecoder(nn.Module):
+    """What the prompted pass has besides the pass without a prompt (SAM-SP, arXiv 2408.12364).
+
+    Both passes share the transformer with its low-rank update and the upscaling. This one has SAM's
+    single-mask token with its hypernetwork, and the embeddings of the corners of a box; all start
+    as pretrained, so that before any training it answers as SAM does. The head that estimates the
+    IoU stays as it is.
+
+    Args:
+        backbone: any SAM; its weights are copied.
+    """
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        source = copy.deepcopy(backbone.mask_decoder)
+        self.prompt_encoder: nn.Module = copy.deepcopy(backbone.prompt_encoder)
+        self.prompt_encoder.requires_grad_(False)
+        self.input_side = backbone.spec.side
+        for corner in self.prompt_encoder.point_embeddings[2:]:  # type: ignore[index]
+            corner.requires_grad_(True)
+        self.mask_token = nn.Parameter(source.mask_tokens.weight.detach()[:1].clone())
+        self.hypernetwork: nn.Module = source.output_hypernetworks_mlps[0].requires_grad_(True)
+        self.iou_prediction_head: nn.Module = source.iou_prediction_head.requires_grad_(False)
+
+    def forward(
+        self, shared: ClassDecoder, embedding: Tensor, position: Tensor, prompts: SelfPrompts
+    ) -> tuple[Tensor, Tensor]:
+        """See `Prompter`.
+
+        Args:
+            shared: the decoder of the pass without a prompt.
+            embedding: the dense prompt that stands for "no mask" already added.
+            position: [1, 256, e, e], SAM's image-wide position code.
+            prompts: boxes only.
+        """
+        sparse, _ = _encoded(self.prompt_encoder, prompts)
+        e = embedding.shape[-1]
+        image = embedding.flatten(2).transpose(1, 2)
+        image = image.expand(len(prompts), -1, -1).contiguous()
+        place = position.flatten(2).transpose(1, 2)
+        own = torch.cat([shared.iou_token.weight, self.mask_token]).expand(len(prompts), -1, -1)
+        tokens = torch.cat([own, sparse.to(own.dtype)], dim=1)
+        tokens, image = two_way(shared.transformer, tokens, image, place)
+        features = upscale(shared.output_upscaling, image)
+        masks = mask_logits(features, [self.hypernetwork], tokens[:, 1:2], e)
+        return masks[:, 0].float(), self.iou_prediction_head(tokens[:, 0])[:, 0].float()
+
+
+def _encoded(prompt_encoder: nn.Module, prompts: SelfPrompts) -> tuple[Tensor, Tensor]:
+    """Sparse [N, T, 256] and dense [N, 256, e, e] embeddings of prompts."""
+    points = None
+    if prompts.points is not None:
+        inside = torch.ones(len(prompts), 1, dtype=torch.int, device=prompts.points.device)
+        points = (prompts.points[:, None], inside)
+    sparse, dense = prompt_encoder(points=points, boxes=prompts.boxes, masks=prompts.masks)
+    return sparse, dense

@@ -1,0 +1,147 @@
+"""Prompts made of a prediction, for the decoder to look again.
+
+Zhou et al., "SAM-SP: Self-Prompting Makes SAM Great Again", 2024 (arXiv 2408.12364): what a pass
+without a prompt found becomes the prompt of the next pass. Published is the box from smallest to
+largest coordinate; the largest component, the padding, the point and the mask are ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from SAMAutoSegLib.images.bounding_box import bounding_box
+
+# Beyond it a sigmoid is flat: a mask prompt says no more than "certainly".
+_LARGEST_LOGIT = 10.0
+
+
+@dataclass(frozen=True)
+class SelfPrompts:
+    """N prompts of the B predictions that they were made of.
+
+    Attributes:
+        images: [N] which of the B predictions.
+        classes: [N] which class, from 1. A class without a pixel has no prompt.
+        boxes: [N, 4] as x0, y0, x1, y1 in the encoder's input; no gradient.
+        points: [N, 2] as x, y, inside the structure; None unless asked for.
+        masks: [N, 1, m, m] clamped log-odds of the class; None unless asked for. Gradients flow
+            through them to the prediction.
+    """
+
+    images: Tensor
+    classes: Tensor
+    boxes: Tensor
+    points: Tensor | None = None
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def chosen(self, keep: Tensor) -> SelfPrompts:
+        """Some of the prompts, by numbers or by a mask of N."""
+        return SelfPrompts(
+            self.images[keep],
+            self.classes[keep],
+            self.boxes[keep],
+            None if self.points is None else self.points[keep],
+            None if self.masks is None else self.masks[keep],
+        )
+
+
+def self_prompts(
+    logits: Tensor, side: int, *, padding: float = 0.0, points: bool = False, masks: bool = False
+) -> SelfPrompts:
+    """One prompt for every class that any pixel of a prediction takes.
+
+    The box encloses the largest connected part (through pixel edges) of the class: pixel (r, c) of
+    the low-res map covers the square from (c, r) S/m to (c + 1, r + 1) S/m of the input.
+
+    Args:
+        logits: [B, K, m, m], class 0 the background.
+        side: S of the input.
+        padding: added on all four sides, as a share of the box's width and height; clipped to the
+            input.
+        points: the center of the pixel that lies deepest inside the part, too.
+        masks: the log-odds of the class against all others, too.
+    """
+    m = logits.shape[-1]
+    scale = side / m
+    taken = logits.detach().argmax(1).cpu().numpy()
+    images, classes, boxes, centers = [], [], [], []
+    for image, labels in enumerate(taken):
+        for number, where in enumerate(ndimage.find_objects(labels), start=1):
+            if where is None:
+                continue
+            part = _largest(labels[where] == number)
+            rows, columns = _within(where, part)
+            box = np.array([columns.start, rows.start, columns.stop, rows.stop]) * scale
+            size = box[2:] - box[:2]
+            box += padding * np.concatenate([-size, size])
+            images.append(image)
+            classes.append(number)
+            boxes.append(box.clip(0, side))
+            if points:
+                row, column = _deepest(part)
+                center = np.array([where[1].start + column, where[0].start + row]) + 0.5
+                centers.append(center * scale)
+    device = logits.device
+    found = torch.tensor(images, dtype=torch.long, device=device)
+    numbers = torch.tensor(classes, dtype=torch.long, device=device)
+    return SelfPrompts(
+        found,
+        numbers,
+        _stacked(boxes, 4, device),
+        _stacked(centers, 2, device) if points else None,
+        _mask_prompts(logits, found, numbers) if masks else None,
+    )
+
+
+def log_odds(logits: Tensor, classes: Tensor) -> Tensor:
+    """Of [N, K, ...] logits those of one class each [N] against all others: [N, ...]."""
+    own = logits.gather(1, classes.view(-1, 1, *[1] * (logits.ndim - 2)).expand_as(logits[:, :1]))
+    others = logits.masked_fill(
+        torch.arange(logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
+        == classes.view(-1, 1, *[1] * (logits.ndim - 2)),
+        float("-inf"),
+    )
+    return own[:, 0] - others.logsumexp(1)
+
+
+def _mask_prompts(logits: Tensor, images: Tensor, classes: Tensor) -> Tensor:
+    odds = log_odds(logits[images], classes)
+    return odds.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)[:, None]
+
+
+def _largest(mask: np.ndarray) -> np.ndarray:
+    numbered, count = ndimage.label(mask)
+    if count == 1:
+        return mask
+    return numbered == 1 + np.bincount(numbered[numbered > 0])[1:].argmax()
+
+
+def _within(where: tuple[slice, ...], part: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of `part`, which was cut out at `where`."""
+    box = bounding_box(part)
+    assert box is not None
+    rows, columns = (
+        slice(outer.start + inner.start, outer.start + inner.stop)
+        for outer, inner in zip(where, box, strict=True)
+    )
+    return rows, columns
+
+
+def _deepest(part: np.ndarray) -> tuple[int, int]:
+    """The pixel farthest from the outside; what lies beyond the array is outside."""
+    depth = ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return int(row), int(column)
+
+
+def _stacked(rows: list[np.ndarray], width: int, device: torch.device) -> Tensor:
+    array = np.array(rows, dtype=np.float32).reshape(-1, width)
+    return torch.from_numpy(array).to(device)
