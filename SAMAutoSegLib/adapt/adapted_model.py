@@ -97,6 +97,7 @@ class AdaptedModel(nn.Module):
         self.classes = classes
         self.decoder: Head = make_head(
             adaptation.head,
+            encoder,
             backbone.mask_decoder,
             classes,
             adaptation.lora_rank,
