@@ -10,7 +10,6 @@ import qt
 import slicer
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-
 from SAMAutoSegPanels.SetUpState import EXTENSION, PACKAGES, TORCH
 from SAMAutoSegPanels.Translation import _
 
@@ -67,7 +66,11 @@ class Dependencies:
         except SAMAutoSegError:
             raise
         except Exception as error:
-            what = {EXTENSION: _("the PyTorch extension"), TORCH: "PyTorch", PACKAGES: _("packages")}
+            what = {
+                EXTENSION: _("the PyTorch extension"),
+                TORCH: "PyTorch",
+                PACKAGES: _("packages"),
+            }
             raise SAMAutoSegError(
                 _("Installing {what} failed ({reason}). Check the internet connection.").format(
                     what=what[step], reason=str(error).splitlines()[0] if str(error) else error

@@ -2,18 +2,21 @@
 
 import json
 
-from SAMAutoSegPanels.QProcessTransport import QProcessTransport, pythonExecutable
+from SAMAutoSegPanels.SlicerPython import pythonExecutable
 from SAMAutoSegPanels.Translation import _
 
 
 class ModelCommands:
     """Runs ``samautoseg models ...``, one command at a time.
 
+    Args:
+        makeTransport: makes a transport for a command.
+
     Attributes:
         onProgress: told the fraction done and a line, None when nothing runs any more.
     """
 
-    def __init__(self, makeTransport=QProcessTransport):
+    def __init__(self, makeTransport):
         self._makeTransport = makeTransport
         self._transport = None
         self.onProgress = lambda fraction, message: None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import replace_when_complete, write_errors_named
-
+from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import listWords, sizeWords
 
@@ -140,7 +140,10 @@ class ModelLibrary:
     def offers(self):
         """Models of the catalogue that are not here yet, with a line for each."""
         return [
-            (entry, f"{entry['title']} \N{MIDDLE DOT} {sizeWords(entry['bytes'])}, {entry['license']}")
+            (
+                entry,
+                f"{entry['title']} \N{MIDDLE DOT} {sizeWords(entry['bytes'])}, {entry['license']}",
+            )
             for entry in self.catalog
             if not self.isHere(entry) and (entry["sha256"] or "pypi" in entry["source"])
         ]
@@ -230,9 +233,7 @@ class ModelLibrary:
                 path, short, backbone=short, license=known["license"], problem=problem
             )
         match = _VERSIONED.match(path.stem)
-        base = ModelEntry(
-            path, match["name"], int(match["number"] or 1), writable=writable
-        )
+        base = ModelEntry(path, match["name"], int(match["number"] or 1), writable=writable)
         if path.suffix != ".safetensors":
             return base
         try:
@@ -289,6 +290,23 @@ def readHeader(path):
     if not isinstance(header, dict):
         raise ValueError("the header is no object")
     return header.get("__metadata__", {})
+
+
+def readStructures(path):
+    """What a model segments, with label values, colors and terminology.
+
+    Raises:
+        SAMAutoSegError: the file is gone or damaged.
+    """
+    try:
+        card = json.loads(readHeader(path)["card"])
+    except (ValueError, KeyError) as error:
+        if not Path(path).is_file():
+            raise SAMAutoSegError(
+                _("The model {path} was deleted or moved. Choose another model.").format(path=path)
+            ) from error
+        raise SAMAutoSegError(_damaged(Path(path))) from error
+    return [Structure.from_json(values) for values in card["structures"]]
 
 
 def fileName(name, version):

@@ -4,7 +4,6 @@ import qt
 import slicer
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import sizeWords
 
@@ -90,9 +89,7 @@ class ModelPanel:
         menu.addSeparator()
         offline = menu.addMenu(_("From a folder, without internet"))
         for entry, words in offers:
-            offline.addAction(words).connect(
-                "triggered()", lambda e=entry: self._onFromFolder(e)
-            )
+            offline.addAction(words).connect("triggered()", lambda e=entry: self._onFromFolder(e))
 
     def _onFromFolder(self, entry):
         title = _("Folder that holds {file} or its package").format(file=entry["file_name"])
@@ -126,7 +123,9 @@ class ModelPanel:
         def onDone(failure, about):
             self._message = failure
             if not failure:
-                self.select(self._session.library.find(about["path"].replace("\\", "/").split("/")[-1]))
+                self.select(
+                    self._session.library.find(about["path"].replace("\\", "/").split("/")[-1])
+                )
             self._session.changed.emit()
 
         self._message = ""

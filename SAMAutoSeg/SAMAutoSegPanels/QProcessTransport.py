@@ -1,16 +1,12 @@
 """The engine's process through Qt: Slicer's event loop keeps Python's threads standing still."""
 
-import shutil
-import sys
 from collections import deque
 
 import qt
 
 from SAMAutoSegLib.engine.protocol import LONGEST_LINE
 from SAMAutoSegLib.engine.transport import engine_command, engine_environment
-from SAMAutoSegLib.errors import SAMAutoSegError
-
-from SAMAutoSegPanels.Translation import _
+from SAMAutoSegPanels.SlicerPython import pythonExecutable
 
 _STDERR_LINES = 40
 
@@ -108,15 +104,3 @@ class QProcessTransport:
         reason = self._process.errorString()
         self._process = None
         self.on_finished(-1, f"{self.command[0]}: {reason}")
-
-
-def pythonExecutable():
-    """Slicer's Python for other processes; in a plain interpreter that interpreter.
-
-    Raises:
-        SAMAutoSegError: the installation of Slicer lacks it.
-    """
-    found = shutil.which("PythonSlicer") or sys.executable
-    if not found:
-        raise SAMAutoSegError(_("PythonSlicer is missing: install Slicer again."))
-    return found

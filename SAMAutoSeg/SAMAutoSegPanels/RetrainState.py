@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 from SAMAutoSegLib.methods.settings import settings_for
-
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import durationWords, listWords, sliceWords
+from SAMAutoSegPanels.Wording import durationWords, sliceWords
 
 IDLE = "idle"
 STARTING = "starting"
@@ -25,14 +24,13 @@ class RetrainFacts:
     """What decides about the panel.
 
     ``corrected`` and ``reviewed`` are slice numbers, excluded ones left out; ``structures`` the
-    checked names; ``empty`` those of them that no such slice shows.
+    checked names.
     """
 
     ready: bool
     corrected: tuple = ()
     reviewed: tuple = ()
     structures: tuple = ()
-    empty: tuple = ()
     hasBackbone: bool = True
     backboneWords: str = ""
     holdOut: bool = True
@@ -125,10 +123,6 @@ def summaryText(facts):
     elif facts.holdOut:
         text = _("{text}. Too few for a score: hold back needs {count}").format(
             text=text, count=FEWEST_FOR_HELD_OUT
-        )
-    if facts.empty:
-        text = _("{text}. None of them shows {names}").format(
-            text=text, names=listWords(facts.empty)
         )
     return text + "."
 

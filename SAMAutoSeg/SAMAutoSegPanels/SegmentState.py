@@ -58,9 +58,7 @@ def segmentView(facts):
     reason = whyNot(facts)
     shown = reason if facts.hasVolume and facts.ready and reason else facts.lastMessage
     tip = reason or _("Segments the volume slice by slice; Slicer stays usable meanwhile.")
-    return SegmentView(
-        _("Segment"), not reason, tip, shown, None, bool(reason) or facts.failed
-    )
+    return SegmentView(_("Segment"), not reason, tip, shown, None, bool(reason) or facts.failed)
 
 
 def whyNot(facts):

@@ -4,7 +4,6 @@ from collections import deque
 
 from SAMAutoSegLib.engine.client import EngineClient
 from SAMAutoSegLib.errors import SAMAutoSegError
-
 from SAMAutoSegPanels.EngineVolumes import EngineVolumes
 from SAMAutoSegPanels.Signal import Signal
 

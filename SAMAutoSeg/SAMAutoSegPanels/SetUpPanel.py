@@ -8,7 +8,6 @@ import slicer
 
 from SAMAutoSegLib import __version__
 from SAMAutoSegLib.errors import SAMAutoSegError
-
 from SAMAutoSegPanels import SetUpState
 from SAMAutoSegPanels.SetUpState import SetUpFacts
 from SAMAutoSegPanels.Translation import _

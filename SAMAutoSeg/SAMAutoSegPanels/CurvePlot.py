@@ -1,0 +1,108 @@
+"""Loss and Dice as a plot of Slicer inside the panel."""
+
+import slicer
+import vtk
+
+from SAMAutoSegPanels.Translation import _
+
+_LOSS = (0.45, 0.55, 0.65)
+_DICE = (0.92, 0.56, 0.13)
+
+
+class CurvePlot:
+    """A plot view with two series; made when the first point is there.
+
+    Its nodes are hidden and are not saved with the scene.
+
+    Args:
+        layout: the Qt layout that the view goes into.
+    """
+
+    def __init__(self, layout):
+        self._layout = layout
+        self._widget = None
+        self._nodes = {}
+
+    def show_(self, curve):
+        """Draw a `TrainingCurve`."""
+        if not self._alive():
+            self._make()
+        _fill(self._nodes["lossTable"], curve.steps, curve.losses)
+        _fill(self._nodes["diceTable"], curve.scoreSteps, curve.scores)
+        self._widget.plotView().fitToContent()
+
+    def forget(self):
+        """The scene is being closed, and the nodes with it."""
+        if self._widget is not None:
+            self._widget.setMRMLPlotViewNode(None)
+        self._nodes = {}
+
+    def cleanup(self):
+        for node in self._nodes.values():
+            slicer.mrmlScene.RemoveNode(node)
+        self._nodes = {}
+        if self._widget is not None:
+            self._widget.setMRMLScene(None)
+            self._widget.setParent(None)
+            self._widget.deleteLater()
+            self._widget = None
+
+    def _alive(self):
+        return self._widget is not None and "view" in self._nodes
+
+    def _make(self):
+        series = []
+        for kind, title, color in (("loss", _("Loss"), _LOSS), ("dice", _("Held-out Dice"), _DICE)):
+            table = self._add("vtkMRMLTableNode", f"{kind}Table", title)
+            for name in (_("Step"), title):
+                column = vtk.vtkFloatArray()
+                column.SetName(name)
+                table.AddColumn(column)
+            one = self._add("vtkMRMLPlotSeriesNode", kind, title)
+            one.SetAndObserveTableNodeID(table.GetID())
+            one.SetXColumnName(_("Step"))
+            one.SetYColumnName(title)
+            one.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
+            one.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleSolid)
+            markers = slicer.vtkMRMLPlotSeriesNode
+            one.SetMarkerStyle(
+                markers.MarkerStyleCircle if kind == "dice" else markers.MarkerStyleNone
+            )
+            one.SetColor(*color)
+            series.append(one)
+        chart = self._add("vtkMRMLPlotChartNode", "chart", _("Training"))
+        for one in series:
+            chart.AddAndObservePlotSeriesNodeID(one.GetID())
+        chart.SetXAxisTitle(_("Step"))
+        chart.SetTitleVisibility(False)
+        chart.SetLegendVisibility(True)
+        view = self._add("vtkMRMLPlotViewNode", "view", "SAMAutoSeg")
+        view.SetPlotChartNodeID(chart.GetID())
+        if self._widget is None:
+            self._widget = slicer.qMRMLPlotWidget()
+            self._widget.setMRMLScene(slicer.mrmlScene)
+            self._widget.plotController().visible = False
+            self._layout.addWidget(self._widget)
+        self._widget.setMRMLPlotViewNode(view)
+
+    def _add(self, className, key, name):
+        node = slicer.mrmlScene.CreateNodeByClass(className)
+        node.UnRegister(None)
+        node.SetName(name)
+        node.SetHideFromEditors(True)
+        node.SetSaveWithScene(False)
+        if className == "vtkMRMLPlotViewNode":
+            node.SetLayoutName("SAMAutoSeg")
+        self._nodes[key] = slicer.mrmlScene.AddNode(node)
+        return self._nodes[key]
+
+
+def _fill(tableNode, xs, ys):
+    """Bring the two columns of a table up to date."""
+    table = tableNode.GetTable()
+    table.SetNumberOfRows(len(xs))
+    for row, values in enumerate(zip(xs, ys, strict=True)):
+        for column, value in enumerate(values):
+            table.SetValue(row, column, vtk.vtkVariant(float(value)))
+    table.Modified()
+    tableNode.Modified()

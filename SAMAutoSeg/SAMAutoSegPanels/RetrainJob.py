@@ -1,0 +1,199 @@
+"""A training as the panel sees it: made from corrected slices, watched, kept or discarded."""
+
+from datetime import datetime
+
+import numpy as np
+
+from SAMAutoSegLib.engine.jobs import TrainingJob, list_jobs
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.files import replace_when_complete
+from SAMAutoSegPanels.RetrainState import FINISHED, IDLE, RUNNING, STOPPING, scoreRows, verdict
+from SAMAutoSegPanels.TrainingCurve import TrainingCurve
+from SAMAutoSegPanels.Translation import _
+from SAMAutoSegPanels.Wording import listWords
+
+_STEP_BYTES = 1 << 23
+
+
+class WatchedJob:
+    """What is known of a job so far; `poll` brings it up to date.
+
+    Attributes:
+        job: a `TrainingJob`.
+        state: see `RetrainState`.
+        message: what it ended with.
+    """
+
+    def __init__(self, job):
+        self.job = job
+        self.state = RUNNING
+        self.fraction = 0.0
+        self.secondsLeft = None
+        self.curve = TrainingCurve()
+        self.rows = []
+        self.message = ""
+        self.failed = False
+        self.lost = False
+        self._seen = 0
+
+    @property
+    def name(self):
+        """The name that the model is to be kept under."""
+        return self.job.spec.get("model_name", "")
+
+    @property
+    def finished(self):
+        return self.state in (FINISHED, IDLE)
+
+    def poll(self):
+        """Read what has happened since; True if anything has."""
+        state = self.job.state
+        new = self.job.events(self._seen)
+        self._seen += len(new)
+        for event in new:
+            if event["event"] == "launched":
+                self.curve = TrainingCurve()
+            elif event["event"] == "progress":
+                self.fraction, self.secondsLeft = event["fraction"], event["seconds_left"]
+            else:
+                self.curve.add(event)
+        before = self.state
+        if state in ("finished", "stopped", "failed"):
+            self._end(self.job.result)
+        elif state == "lost":
+            self.state, self.lost, self.failed = IDLE, True, True
+            self.message = _("The training was interrupted; it can go on where it was.")
+        return bool(new) or self.state != before
+
+    def stop(self):
+        """Ask for the best so far."""
+        self.state = STOPPING
+        self.job.stop()
+
+    def resume(self, command):
+        """Go on where an interrupted training was."""
+        self.job.start(command)
+        self.state, self.lost, self.failed, self.message = RUNNING, False, False, ""
+
+    def _end(self, result):
+        if result["event"] == "failed":
+            self.state, self.failed = IDLE, True
+            self.message = result["message"][:1].upper() + result["message"][1:]
+            return
+        if result.get("model") is None:
+            self.state = IDLE
+            self.message = _("Stopped before anything was learned.")
+            return
+        self.state = FINISHED
+        self.rows = scoreRows(result.get("before") or {}, result.get("after") or {})
+        notes = [*self.job.spec.get("notes", []), *result.get("notes", [])]
+        self.message = verdict(self.rows, notes)
+
+
+def describeJob(job):
+    """One line about a job that an earlier run of Slicer has left."""
+    state = job.state
+    names = listWords(structure["name"] for structure in job.spec["structures"])
+    when = ""
+    events = job.events()
+    if events:
+        when = datetime.fromtimestamp(events[0]["time"]).strftime("%Y-%m-%d %H:%M")
+    words = {
+        "waiting": _("is starting"),
+        "running": _("is running"),
+        "finished": _("has finished"),
+        "stopped": _("was stopped, with a model"),
+        "failed": _("failed"),
+        "lost": _("was interrupted"),
+    }
+    return _("The training of {names} from {when} {state}.").format(
+        names=names, when=when, state=words[state]
+    )
+
+
+def unfinishedBusiness(root):
+    """Jobs in a folder that somebody has still to decide about, the newest first.
+
+    What failed or learned nothing is removed: there is nothing to decide.
+    """
+    found = []
+    for job in list_jobs(root):
+        result = job.result
+        if job.state in ("failed", "stopped", "finished") and not (result or {}).get("model"):
+            job.remove()
+        else:
+            found.append(job)
+    return found
+
+
+def makeJobInSteps(folder, corrected, train, heldOut, settings):
+    """Write a job, a few megabytes between two steps; the generator returns the job.
+
+    Args:
+        folder: of the job, not there yet.
+        corrected: a `CorrectedSlices`.
+        train, heldOut: slice numbers.
+        settings: further fields of the specification.
+
+    Raises:
+        SAMAutoSegError: the disk is full.
+    """
+    volume = corrected.volume
+    yield from saveInSteps(folder / "image.npy", volume.array)
+    yield from saveInSteps(folder / "labels.npy", corrected.labels)
+    grid = volume.grid
+    described = {
+        "name": volume.name,
+        "size": list(grid.size),
+        "spacing": list(grid.spacing),
+        "origin": list(grid.origin),
+        "direction": [float(value) for value in grid.direction.ravel()],
+        "image": "image",
+        "labels": "labels",
+        "slices": list(train),
+        "held_out": list(heldOut),
+    }
+    if volume.modality:
+        described["modality"] = volume.modality
+    spec = {
+        "volumes": [described],
+        "structures": [structure.to_json() for structure in corrected.structures],
+        "plane": corrected.plane,
+        "notes": corrected.notes,
+        **settings,
+    }
+    return TrainingJob.create(folder, spec, {})
+
+
+def saveInSteps(path, array):
+    """Write an array as `numpy.save` does, yielding after every few megabytes."""
+    rows = max(1, _STEP_BYTES // max(1, array[:1].nbytes))
+    with replace_when_complete(path) as temporary, temporary.open("wb") as stream:
+        header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(array[:0]))
+        header["shape"] = array.shape
+        np.lib.format.write_array_header_1_0(stream, header)
+        for first in range(0, len(array), rows):
+            stream.write(np.ascontiguousarray(array[first : first + rows]).data)
+            yield (first + rows) / len(array)
+
+
+def settingsOf(session, node, name, backbone, device):
+    """Fields of the specification that follow from the choices in the panel.
+
+    Raises:
+        SAMAutoSegError: the model's backbone is not on this computer.
+    """
+    if backbone is None:
+        raise SAMAutoSegError(_("The SAM of this model is not here: download it under Model."))
+    settings = {
+        "method": node.method.value,
+        "budget": node.budget.value,
+        "backbone": str(backbone),
+        "model_name": name,
+    }
+    if device:
+        settings["device"] = device
+    model = session.model
+    if model is not None and model.structures:
+        settings["base_model"] = str(model.path)
+    return settings

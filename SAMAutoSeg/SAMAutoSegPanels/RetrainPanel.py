@@ -1,0 +1,423 @@
+"""From corrected slices to a better model: start, watch, stop, compare, keep or discard."""
+
+import secrets
+
+import qt
+import slicer
+
+from SAMAutoSegLib.engine.jobs import job_command
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegPanels import RetrainState
+from SAMAutoSegPanels.CurvePlot import CurvePlot
+from SAMAutoSegPanels.ModelLibrary import checkedName, suggestedName
+from SAMAutoSegPanels.RetrainJob import (
+    WatchedJob,
+    describeJob,
+    makeJobInSteps,
+    settingsOf,
+    unfinishedBusiness,
+)
+from SAMAutoSegPanels.RetrainState import IDLE, STARTING, RetrainFacts, retrainView, splitSlices
+from SAMAutoSegPanels.SliceCells import CORRECTED, REVIEWED
+from SAMAutoSegPanels.SlicerPython import pythonExecutable
+from SAMAutoSegPanels.Translation import _
+from SAMAutoSegPanels.Wording import durationWords
+
+_POLL_MILLISECONDS = 500
+
+# Where no run has told yet how long a slice takes.
+_SECONDS_PER_SLICE = 0.5
+
+
+class RetrainPanel:
+    """One training at a time is shown; its process does not depend on this panel.
+
+    Args:
+        ledgers: a `CurrentLedger`.
+        jobsFolder: where trainings are kept until their model is kept or discarded.
+    """
+
+    def __init__(self, ui, session, ledgers, jobsFolder):
+        self._ui = ui
+        self._session = session
+        self._ledgers = ledgers
+        self._jobsFolder = jobsFolder
+        self._starting = None
+        self._message = ""
+        self._failed = False
+        self._offered = None
+        self._nameEdited = False
+        self._unchecked = set()
+        self._shownStructures = None
+        self._slices = ((), ())
+        self.watched = None
+        self.confirm = slicer.util.confirmOkCancelDisplay
+        self._plot = CurvePlot(ui.plotFrame.layout())
+        self._timer = qt.QTimer()
+        self._timer.setInterval(_POLL_MILLISECONDS)
+        self._timer.connect("timeout()", self._poll)
+
+        ui.retrainButton.connect("clicked()", self.onRetrainButton)
+        ui.keepButton.connect("clicked()", self.keep)
+        ui.discardButton.connect("clicked()", self.discard)
+        ui.attachJobButton.connect("clicked()", self.attach)
+        ui.forgetJobButton.connect("clicked()", self.forgetOffered)
+        ui.structuresList.connect("itemChanged(QListWidgetItem*)", self._onStructureChecked)
+        ui.modelNameEdit.connect("textEdited(QString)", self._onNameEdited)
+        ui.scoresTable.setColumnCount(3)
+        ui.scoresTable.setHorizontalHeaderLabels((_("Structure"), _("Before"), _("After")))
+        ui.scoresTable.verticalHeader().visible = False
+        ui.scoresTable.horizontalHeader().setStretchLastSection(True)
+        session.changed.connect(self.refresh)
+
+    # What is shown
+
+    @property
+    def segmentationNode(self):
+        node = self._session.parameterNode
+        return None if node is None else node.outputSegmentation
+
+    def onStates(self):
+        """The states of the slices are known anew."""
+        ledger = self._ledgers.ledger
+        states = [str(state) for state in ledger.states()] if ledger is not None else []
+        self._slices = tuple(
+            tuple(n for n, state in enumerate(states) if state == wanted)
+            for wanted in (CORRECTED, REVIEWED)
+        )
+        self.refresh()
+
+    @property
+    def facts(self):
+        session, node = self._session, self._session.parameterNode
+        job = IDLE
+        if self._starting is not None:
+            job = STARTING
+        elif self.watched is not None:
+            job = self.watched.state
+        corrected, reviewed = self._slices if self._ledgers.ledger is not None else ((), ())
+        return RetrainFacts(
+            ready=session.ready,
+            corrected=corrected,
+            reviewed=reviewed,
+            structures=tuple(name for _id, name in self.structures()),
+            hasBackbone=session.backboneFile() is not None,
+            backboneWords=getattr(session.model, "backbone", "") or "LiteMedSAM",
+            holdOut=node is not None and node.holdOut,
+            nameProblem=self._nameProblem(),
+            job=job,
+            fraction=0.0 if self.watched is None else self.watched.fraction,
+            secondsLeft=None if self.watched is None else self.watched.secondsLeft,
+            lastMessage=self._message,
+            failed=self._failed,
+        )
+
+    def refresh(self):
+        ui = self._ui
+        self._refreshStructures()
+        self._refreshName()
+        view = retrainView(self.facts)
+        ui.retrainSummaryLabel.text = view.summary
+        ui.retrainButton.text = view.button
+        ui.retrainButton.enabled = view.enabled
+        ui.retrainButton.toolTip = view.toolTip
+        ui.retrainStatusLabel.text = view.status
+        ui.retrainStatusLabel.visible = bool(view.status)
+        ui.retrainProgressBar.visible = view.percent is not None
+        if view.percent is not None:
+            ui.retrainProgressBar.setMaximum(0 if view.percent < 0 else 100)
+            ui.retrainProgressBar.setValue(max(view.percent, 0))
+        ui.resultRow.visible = view.showResult
+        ui.scoresTable.visible = view.showResult and bool(self.watched.rows)
+        choices = (
+            ui.structuresList,
+            ui.methodSelector,
+            ui.budgetSelector,
+            ui.modelNameEdit,
+            ui.holdOutCheckBox,
+        )
+        for widget in choices:
+            widget.enabled = view.canChange
+        ui.retrainEstimateLabel.text = self._estimate() if view.canChange else ""
+        ui.retrainEstimateLabel.visible = bool(ui.retrainEstimateLabel.text)
+        ui.jobFrame.visible = self._offered is not None and self.watched is None
+        if view.showResult:
+            name = self.watched.name
+            version = self._session.library.nextVersion(name)
+            words = _("Keep as {name}").format(name=name if version == 1 else f"{name} v{version}")
+            ui.keepButton.text = words
+
+    def structures(self):
+        """Segment id and name of the checked structures."""
+        items = self._ui.structuresList
+        found = []
+        for row in range(items.count):
+            item = items.item(row)
+            if item.checkState() == qt.Qt.Checked:
+                found.append((item.data(qt.Qt.UserRole), item.text()))
+        return found
+
+    def _refreshStructures(self):
+        node = self.segmentationNode
+        segments = []
+        if node is not None:
+            segmentation = node.GetSegmentation()
+            for segmentId in segmentation.GetSegmentIDs():
+                segment = segmentation.GetSegment(segmentId)
+                segments.append((segmentId, segment.GetName(), tuple(segment.GetColor())))
+        if segments == self._shownStructures:
+            return
+        self._shownStructures = segments
+        items = self._ui.structuresList
+        blocked = items.blockSignals(True)
+        items.clear()
+        for segmentId, name, color in segments:
+            item = qt.QListWidgetItem(_swatch(color), name)
+            item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
+            checked = segmentId not in self._unchecked
+            item.setCheckState(qt.Qt.Checked if checked else qt.Qt.Unchecked)
+            item.setData(qt.Qt.UserRole, segmentId)
+            items.addItem(item)
+        items.blockSignals(blocked)
+        height = items.sizeHintForRow(0) if segments else 0
+        items.setFixedHeight(min(110, height * len(segments) + 6) if segments else 0)
+
+    def _onStructureChecked(self, item):
+        segmentId = item.data(qt.Qt.UserRole)
+        if item.checkState() == qt.Qt.Checked:
+            self._unchecked.discard(segmentId)
+        else:
+            self._unchecked.add(segmentId)
+        self.refresh()
+
+    def _onNameEdited(self, text):
+        self._nameEdited = bool(text.strip())
+        self.refresh()
+
+    def _refreshName(self):
+        if not self._nameEdited:
+            names = [name for _id, name in self.structures()]
+            text = suggestedName(names, self._session.model) if names else ""
+            if self._ui.modelNameEdit.text != text:
+                self._ui.modelNameEdit.text = text
+
+    def _nameProblem(self):
+        try:
+            checkedName(self._ui.modelNameEdit.text)
+        except SAMAutoSegError as error:
+            return str(error)
+        return ""
+
+    def _estimate(self):
+        session, ledger = self._session, self._ledgers.ledger
+        usable = {*self._slices[0], *self._slices[1]}
+        if ledger is None or not usable or session.parameterNode is None:
+            return ""
+        perSlice = _SECONDS_PER_SLICE
+        if session.secondsForVolume is not None:
+            perSlice = session.secondsForVolume / len(ledger)
+        onGpu = not (session.device or session.chosenDevice or "cpu").startswith("cpu")
+        budget = session.parameterNode.budget.value
+        seconds = RetrainState.trainingSeconds(budget, len(usable), perSlice, onGpu)
+        return _("Takes {duration} on this computer.").format(duration=durationWords(seconds))
+
+    # The course of a training
+
+    def onRetrainButton(self):
+        if self.watched is not None and self.watched.state == RetrainState.RUNNING:
+            self.watched.stop()
+            self._session.changed.emit()
+        else:
+            self.start()
+
+    def start(self):
+        """Write the job, a piece at a time, and start its process."""
+        from SAMAutoSegScene.CorrectedSlices import readCorrectedSlices
+
+        session, node = self._session, self._session.parameterNode
+        self._message, self._failed = "", False
+        try:
+            name = checkedName(self._ui.modelNameEdit.text)
+            settings = settingsOf(session, node, name, session.backboneFile(), session.device)
+            corrected = readCorrectedSlices(
+                node.outputSegmentation,
+                node.inputVolume,
+                self._ledgers.ledger,
+                [segmentId for segmentId, _name in self.structures()],
+            )
+        except SAMAutoSegError as error:
+            self._fail(str(error))
+            return
+        train, heldOut = splitSlices(corrected.slices, node.holdOut)
+        folder = self._jobsFolder / secrets.token_hex(6)
+        self._starting = makeJobInSteps(folder, corrected, train, heldOut, settings)
+        session.changed.emit()
+        session.later(self._writeOn)
+
+    def _writeOn(self):
+        if self._starting is None:
+            return
+        try:
+            next(self._starting)
+        except StopIteration as end:
+            self._starting = None
+            self._launch(end.value)
+        except SAMAutoSegError as error:
+            self._starting = None
+            self._fail(str(error))
+        else:
+            self._session.later(self._writeOn)
+
+    def _launch(self, job):
+        try:
+            job.start(job_command(pythonExecutable()))
+        except SAMAutoSegError as error:
+            job.remove()
+            self._fail(str(error))
+            return
+        self._watch(job)
+
+    def _watch(self, job):
+        self.watched = WatchedJob(job)
+        self._message, self._failed = "", False
+        self._timer.start()
+        self._poll()
+
+    def _poll(self):
+        watched = self.watched
+        if watched is None:
+            self._timer.stop()
+            return
+        if watched.poll():
+            curve = watched.curve
+            self._ui.plotFrame.visible = bool(curve.steps)
+            if curve.steps:
+                self._plot.show_(curve)
+        if watched.finished:
+            self._timer.stop()
+            self._message, self._failed = watched.message, watched.failed
+            self._fillTable(watched.rows)
+            if watched.state == IDLE:
+                self._letGo(offer=watched.lost)
+        self._session.changed.emit()
+
+    def _letGo(self, offer=False):
+        """Show no training any more; one that can go on is offered."""
+        job, self.watched = self.watched.job, None
+        if offer:
+            self._offer(job)
+        else:
+            job.remove()
+
+    def _fillTable(self, rows):
+        table = self._ui.scoresTable
+        table.setRowCount(len(rows))
+        for row, score in enumerate(rows):
+            texts = [score.name, _dice(score.before), _dice(score.after)]
+            for column, text in enumerate(texts):
+                item = qt.QTableWidgetItem(text)
+                item.setFlags(qt.Qt.ItemIsEnabled)
+                if column == 2 and score.change:
+                    better = score.change == "better"
+                    item.setText(f"{text} {'▲' if better else '▼'}")
+                table.setItem(row, column, item)
+        table.resizeColumnsToContents()
+        height = table.horizontalHeader().height + 4
+        table.setFixedHeight(min(220, height + sum(table.rowHeight(n) for n in range(len(rows)))))
+
+    def keep(self):
+        """Add the new model to the models, and choose it."""
+        watched = self.watched
+        try:
+            entry = self._session.library.keep(watched.job.model_path, watched.name)
+        except SAMAutoSegError as error:
+            self._message, self._failed = str(error), True
+            self._session.changed.emit()
+            return
+        self._endResult(_("{name} is now the chosen model.").format(name=entry.title))
+        self._session.chooseModel(entry)
+
+    def discard(self):
+        self._endResult(_("The new model was discarded. Your corrections are still there."))
+
+    def _endResult(self, message):
+        self._letGo()
+        self._message, self._failed, self._nameEdited = message, False, False
+        self._ui.plotFrame.visible = False
+        self._session.changed.emit()
+
+    def _fail(self, message):
+        self._message, self._failed = message[:1].upper() + message[1:], True
+        self._session.changed.emit()
+
+    # Trainings of earlier runs of Slicer
+
+    def lookForJobs(self):
+        """Offer the newest training that nobody has decided about; starts nothing."""
+        if self.watched is not None or self._starting is not None:
+            return
+        jobs = unfinishedBusiness(self._jobsFolder)
+        if jobs:
+            self._offer(jobs[0])
+
+    def _offer(self, job):
+        self._offered = job
+        self._ui.jobLabel.text = describeJob(job)
+        lost = job.state == "lost"
+        self._ui.attachJobButton.text = _("Go on") if lost else _("Show")
+        self._ui.retrainCollapsibleButton.collapsed = False
+        self.refresh()
+
+    def attach(self):
+        job, self._offered = self._offered, None
+        try:
+            if job.state == "lost":
+                job.start(job_command(pythonExecutable()))
+        except SAMAutoSegError as error:
+            self._fail(str(error))
+            return
+        self._watch(job)
+
+    def forgetOffered(self):
+        job = self._offered
+        if not self.confirm(
+            _("Delete this training and what it learned?"), windowTitle="SAMAutoSeg"
+        ):
+            return
+        try:
+            if job.state in ("waiting", "running"):
+                job.stop()
+                self._ui.jobLabel.text = _("Stopping. Discard it again when it has ended.")
+                return
+            job.remove()
+        except SAMAutoSegError as error:
+            self._fail(str(error))
+        self._offered = None
+        self.refresh()
+
+    # Life
+
+    def onSceneStartClose(self):
+        self._plot.forget()
+        self._slices = ((), ())
+        if self._starting is not None:
+            self._starting.close()
+            self._starting = None
+
+    def cleanup(self):
+        """The training goes on in its process; it is offered the next time."""
+        self._timer.stop()
+        if self._starting is not None:
+            self._starting.close()
+            self._starting = None
+        self._plot.cleanup()
+
+
+def _dice(value):
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _swatch(color):
+    pixmap = qt.QPixmap(12, 12)
+    pixmap.fill(qt.QColor.fromRgbF(*color))
+    return qt.QIcon(pixmap)

@@ -1,0 +1,72 @@
+"""What a run needs of the scene: one place that knows the adapters."""
+
+import numpy as np
+from SAMAutoSegScene.Provenance import Provenance, writeProvenance
+from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
+from SAMAutoSegScene.SegmentWriter import SegmentWriter
+from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack, sliceOfBox
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+
+class SceneOutput:
+    """Prepares a segmentation, writes slices into it, and notes where they come from.
+
+    Args:
+        ledgerOf: (segmentation node, volume node, plane) to the ledger of these.
+        editorOf: segmentation node to the editor's node and the function that saves its state for
+            undo; both None where no editor shows it.
+        onReady: told the segmentation once it has its segments.
+    """
+
+    def __init__(self, ledgerOf, editorOf, onReady):
+        self._ledgerOf = ledgerOf
+        self._editorOf = editorOf
+        self._onReady = onReady
+        self._writer = None
+        self._output = None
+        self.sliceCount = 0
+
+    def begin(self, volumeNode, structures, segmentationNode, plane):
+        """The output; see `prepareSegmentation` for what is raised."""
+        output = prepareSegmentation(volumeNode, structures, segmentationNode)
+        self._onReady(output.node)
+        editorNode, saveUndo = self._editorOf(output.node)
+        ledger = self._ledgerOf(output.node, volumeNode, plane)
+        self.sliceCount = len(ledger)
+        self._writer = SegmentWriter(
+            output.node, volumeNode, editorNode=editorNode, saveUndo=saveUndo, ledger=ledger
+        )
+        self._output = output
+        self._writer.begin(output.segmentIds.values())
+        return output
+
+    def write(self, number, plane, labels):
+        self._writer.writeSlice(plane, number, np.asarray(labels), self._output.segmentIds)
+
+    def slicesOf(self, labels, plane, numbers):
+        """Slices of labels [K, J, I], as `write` takes them."""
+        stack = emptyStack(self._writer.layers.grid, plane)
+        for number in numbers:
+            yield number, plane, sliceOfBox(labels[boxOfSlice(stack, number)], stack)
+
+    def end(self, provenance, uncertainty):
+        """End the run; what became of its slices."""
+        writer, output = self._writer, self._output
+        written = writer.end()
+        writeProvenance(output.node, output.segmentIds.values(), Provenance(**provenance))
+        if uncertainty is not None:
+            values = uncertainty["per_slice"]
+            writer.ledger.setUncertainty({int(number): v for number, v in values.items()})
+        self.abandon()
+        return written
+
+    def abandon(self):
+        """End a run that broke off; what was written stays."""
+        writer, self._writer, self._output = self._writer, None, None
+        if writer is None or writer.segmentationNode.GetScene() is None:
+            return
+        try:
+            writer.end()
+        except SAMAutoSegError:
+            return

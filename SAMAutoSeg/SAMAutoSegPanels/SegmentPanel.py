@@ -1,0 +1,242 @@
+"""Volume in, segmentation out: the Segment button and its options."""
+
+import slicer
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.selection import parse_slices
+from SAMAutoSegPanels.Options import GrayLevels, SliceAxis
+from SAMAutoSegPanels.SceneOutput import SceneOutput
+from SAMAutoSegPanels.SegmentRun import SegmentRun
+from SAMAutoSegPanels.SegmentState import IDLE, SegmentFacts, segmentView
+from SAMAutoSegPanels.Translation import _
+
+
+class SegmentPanel:
+    """Starts and cancels runs.
+
+    Args:
+        ledgerOf, editorOf: see `SceneOutput`.
+    """
+
+    def __init__(self, ui, session, ledgerOf, editorOf):
+        self._ui = ui
+        self._session = session
+        self._ledgerOf = ledgerOf
+        self._editorOf = editorOf
+        self._estimateFor = None
+        self._devicesShown = None
+        self.run = None
+        ui.segmentButton.connect("clicked()", self.onSegmentButton)
+        ui.deviceSelector.connect("activated(int)", self._onDevice)
+        session.changed.connect(self.refresh)
+
+    @property
+    def running(self):
+        return self.run is not None and self.run.running
+
+    @property
+    def facts(self):
+        session, run = self._session, self.run
+        node = session.parameterNode
+        volume = None if node is None else node.inputVolume
+        return SegmentFacts(
+            ready=session.ready,
+            hasVolume=volume is not None,
+            volumeProblem=volumeProblem(volume),
+            model=session.model,
+            optionsProblem=self._optionsProblem(volume),
+            run=IDLE if run is None else run.state,
+            fraction=0.0 if run is None else run.fraction,
+            secondsLeft=None if run is None else run.secondsLeft,
+            lastMessage="" if run is None else run.message,
+            failed=run is not None and run.failed,
+        )
+
+    def refresh(self):
+        ui, facts = self._ui, self.facts
+        view = segmentView(facts)
+        ui.segmentButton.text = view.button
+        ui.segmentButton.enabled = view.enabled
+        ui.segmentButton.toolTip = view.toolTip
+        ui.segmentStatusLabel.text = view.status
+        ui.segmentStatusLabel.visible = bool(view.status)
+        bar = ui.segmentProgressBar
+        bar.visible = view.percent is not None
+        if view.percent is not None:
+            bar.setMaximum(0 if view.percent < 0 else 100)
+            bar.setValue(max(view.percent, 0))
+        choices = (ui.inputSelector, ui.outputSelector, ui.advancedGroupBox, ui.modelSelector)
+        for widget in choices:
+            widget.enabled = not self.running
+        self._refreshDevices()
+        self._askEstimate(facts)
+
+    def onSegmentButton(self):
+        if self.running:
+            self.run.cancel()
+            return
+        session, node = self._session, self._session.parameterNode
+        volume = node.inputVolume
+        scene = SceneOutput(self._ledgerOf, self._editorOf, self._onSegmentation)
+        try:
+            plane = self.plane()
+            request = self.request(volume, plane)
+        except SAMAutoSegError as error:
+            slicer.util.errorDisplay(str(error))
+            return
+        self.run = SegmentRun(
+            session, scene, session.model, volume, node.outputSegmentation, request, plane
+        )
+        self.run.changed.connect(session.changed.emit)
+        self.run.start()
+
+    def request(self, volume, plane):
+        """The engine's parameters from the options.
+
+        Raises:
+            SAMAutoSegError: slices or region that do not fit the volume.
+        """
+        from SAMAutoSegScene.SliceGeometry import emptyStack, roiOfNode
+        from SAMAutoSegScene.VolumeReader import gridOfVolume
+
+        node, request = self._session.parameterNode, {}
+        if node.slices.strip():
+            count = len(emptyStack(gridOfVolume(volume), plane))
+            request["slices"] = parse_slices(node.slices, count)
+        if node.roi is not None:
+            roi = roiOfNode(node.roi, volume)
+            request["roi"] = [list(roi.i), list(roi.j), list(roi.k)]
+        if self.intensity(volume):
+            request["intensity"] = self.intensity(volume)
+        if node.precision.value:
+            request["precision"] = node.precision.value
+        if self._session.device:
+            request["device"] = self._session.device
+        cleanup = {}
+        if node.largestPart:
+            cleanup["largest_component"] = True
+        if node.smoothSlicesMm > 0:
+            cleanup["smooth_slices_mm"] = node.smoothSlicesMm
+        if cleanup:
+            request["cleanup"] = cleanup
+        if node.uncertainty:
+            request["uncertainty"] = True
+        return request
+
+    def intensity(self, volume):
+        """The gray levels as the engine reads them, '' for those of the model."""
+        choice = self._session.parameterNode.intensity
+        if choice != GrayLevels.VIEW:
+            return choice.value
+        display = volume.GetScalarVolumeDisplayNode()
+        if display is None:
+            return ""
+        return f"{display.GetWindowLevelMin():g},{display.GetWindowLevelMax():g}"
+
+    def plane(self):
+        """The plane of the slices: as chosen, else the model's, else that of the volume.
+
+        Raises:
+            SAMAutoSegError: there is no volume.
+        """
+        from SAMAutoSegScene.VolumeReader import gridOfVolume, requireReadable
+
+        from SAMAutoSegLib.images.slices import plane_along
+
+        node, model = self._session.parameterNode, self._session.model
+        requireReadable(node.inputVolume)
+        if node.axis != SliceAxis.MODEL:
+            return node.axis.value
+        if model is not None and model.plane:
+            return model.plane
+        return plane_along(gridOfVolume(node.inputVolume), "auto")
+
+    def abandon(self):
+        """The scene is being closed, or the module goes away."""
+        if self.run is not None:
+            run, self.run = self.run, None
+            run.changed.disconnectAll()
+            run.abandon()
+        self._estimateFor = None
+
+    def onNodeRemoved(self, node):
+        """A node was deleted; a run that needs it ends, what it wrote elsewhere stays."""
+        if self.running and self.run.uses(node):
+            name = node.GetName()
+            run = self.run
+            run.abandon()
+            run.failed = True
+            run.message = _("{name} was deleted, so the segmentation was stopped.").format(
+                name=name
+            )
+            self._session.changed.emit()
+
+    def _onSegmentation(self, segmentationNode):
+        self._session.parameterNode.outputSegmentation = segmentationNode
+
+    def _optionsProblem(self, volume):
+        node = self._session.parameterNode
+        if node is None or volume is None or volumeProblem(volume):
+            return ""
+        try:
+            if node.slices.strip() or node.roi is not None:
+                self.request(volume, self.plane())
+        except SAMAutoSegError as error:
+            return str(error)[:1].upper() + str(error)[1:]
+        return ""
+
+    def _refreshDevices(self):
+        devices = [(d["name"], d["words"]) for d in self._session.devices]
+        if devices == self._devicesShown:
+            return
+        self._devicesShown = devices
+        selector = self._ui.deviceSelector
+        blocked = selector.blockSignals(True)
+        selector.clear()
+        selector.addItem(_("Automatic"), "")
+        for name, words in devices:
+            selector.addItem(words, name)
+        selector.setCurrentIndex(max(selector.findData(self._session.device), 0))
+        selector.blockSignals(blocked)
+
+    def _onDevice(self, index):
+        self._session.chooseDevice(self._ui.deviceSelector.itemData(index))
+
+    def _askEstimate(self, facts):
+        """Find out how long this volume takes, once for each volume, model and device."""
+        session = self._session
+        if session.client.state != "ready" or self.running or facts.volumeProblem:
+            return
+        model = session.model
+        if not facts.hasVolume or model is None or not model.structures or model.problem:
+            return
+        volume = session.parameterNode.inputVolume
+        wanted = (volume.GetID(), str(model.path), session.device)
+        if wanted == self._estimateFor:
+            return
+        self._estimateFor = wanted
+        session.secondsForVolume = None
+
+        def onVolume(key):
+            params = {"volume": key, "model": str(model.path), "device": session.device or None}
+            session.client.send("estimate", params, on_result=onEstimate)
+
+        def onEstimate(result):
+            if wanted == self._estimateFor:
+                session.secondsForVolume = result.get("seconds")
+                session.changed.emit()
+
+        session.volumes.open(volume, onVolume, lambda message: None)
+
+
+def volumeProblem(volumeNode):
+    """Why a volume cannot be segmented, '' if it can."""
+    if volumeNode is None:
+        return ""
+    from SAMAutoSegScene.VolumeReader import requireReadable
+
+    try:
+        requireReadable(volumeNode)
+    except SAMAutoSegError as error:
+        return str(error)[:1].upper() + str(error)[1:]
+    return ""

@@ -1,0 +1,221 @@
+"""One run of a model over a volume: slices appear in the scene as they are done."""
+
+from collections import deque
+from datetime import datetime
+
+from SAMAutoSegLib import __version__
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.files import sha256_of_file
+from SAMAutoSegPanels.ModelLibrary import readStructures
+from SAMAutoSegPanels.SegmentState import CANCELLING, IDLE, PREPARING, RUNNING, doneMessage
+from SAMAutoSegPanels.Signal import Signal
+from SAMAutoSegPanels.Translation import _
+from SAMAutoSegPanels.Wording import listWords, sliceWords
+
+
+class SegmentRun:
+    """Started once; goes on by itself through callbacks of the engine and of the event loop.
+
+    Args:
+        session: the `Session`.
+        scene: the adapters it writes with, see `SceneOutput`.
+        model: a `ModelEntry` with structures.
+        volumeNode: what is segmented.
+        segmentationNode: where to, None for a new one.
+        request: further parameters of the engine's request ``segment``.
+        plane: of the slices.
+
+    Attributes:
+        changed: emitted when anything below has changed.
+        state: see `SegmentState`.
+        message: what it ended with.
+    """
+
+    def __init__(self, session, scene, model, volumeNode, segmentationNode, request, plane):
+        self.changed = Signal()
+        self.state = IDLE
+        self.fraction = 0.0
+        self.secondsLeft = None
+        self.message = ""
+        self.failed = False
+        self.output = None
+        self._session = session
+        self._scene = scene
+        self._model = model
+        self._volumeNode = volumeNode
+        self._segmentationNode = segmentationNode
+        self._request = request
+        self._plane = plane
+        self._opening = None
+        self._pending = None
+        self._arrived = deque()
+        self._ending = None
+        self._pumping = False
+
+    @property
+    def running(self):
+        return self.state != IDLE
+
+    def uses(self, node):
+        """Whether it reads from or writes to a node of the scene."""
+        output = None if self.output is None else self.output.node
+        return node is not None and node in (self._volumeNode, self._segmentationNode, output)
+
+    def start(self):
+        self._set(PREPARING)
+        self._opening = self._session.volumes.open(self._volumeNode, self._onVolume, self._fail)
+
+    def cancel(self):
+        """Stop, and keep the slices that are done."""
+        if self.state == PREPARING:
+            self._opening.cancel()
+            self._end(doneMessage(0, 0, True, []))
+        elif self.state == RUNNING:
+            self._set(CANCELLING)
+            self._pending.cancel()
+
+    def abandon(self):
+        """Stop at once and touch no node any more: the scene is being closed."""
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._pending is not None and not self._pending.done:
+            self._pending.cancel()
+        self._arrived.clear()
+        self._ending = None
+        self.output = None
+        self._scene.abandon()
+        self._volumeNode = self._segmentationNode = None
+        self.state = IDLE
+        self.changed.emit()
+
+    def _onVolume(self, key):
+        try:
+            structures = readStructures(self._model.path)
+            self.output = self._scene.begin(
+                self._volumeNode, structures, self._segmentationNode, self._plane
+            )
+        except SAMAutoSegError as error:
+            self._fail(str(error))
+            return
+        self._set(RUNNING)
+        self._pending = self._session.client.send(
+            "segment",
+            {"volume": key, "model": str(self._model.path), "axis": self._plane, **self._request},
+            on_progress=self._onProgress,
+            on_slice=self._onSlice,
+            on_result=self._onResult,
+            on_error=lambda message, details: self._onEngineError(message),
+            on_cancelled=self._onResult,
+        )
+
+    def _onProgress(self, fraction, message, secondsLeft):
+        if self.running:
+            self.fraction, self.secondsLeft = fraction, secondsLeft
+            self.changed.emit()
+
+    def _onSlice(self, number, plane, labels):
+        if self.running:
+            self._arrived.append((number, plane, labels))
+            self._pump()
+
+    def _onResult(self, result):
+        if self.running:
+            self._ending = lambda: self._finish(result)
+            self._pump()
+
+    def _onEngineError(self, message):
+        if self.running:
+            # What has arrived until then is shown first.
+            self._ending = lambda: self._fail(message)
+            self._pump()
+
+    def _pump(self):
+        """Write what has arrived, one slice at a time between two turns of the event loop."""
+        if not self._pumping:
+            self._pumping = True
+            self._session.later(self._step)
+
+    def _step(self):
+        self._pumping = False
+        if not self.running:
+            return
+        if self._arrived:
+            number, plane, labels = self._arrived.popleft()
+            try:
+                self._scene.write(number, plane, labels)
+            except SAMAutoSegError as error:
+                self._stopWriting(str(error))
+                return
+            self._pump()
+        elif self._ending is not None:
+            ending, self._ending = self._ending, None
+            ending()
+
+    def _stopWriting(self, message):
+        """The volume or the segmentation is gone, or was moved: what was written stays."""
+        self._arrived.clear()
+        if not self._pending.done:
+            self._pending.cancel()
+        self._fail(message)
+
+    def _finish(self, result):
+        """Bring what only the whole volume tells, such as removed islands, into the slices."""
+        labels = result.get("labels")
+        if labels is not None and self._request.get("cleanup"):
+            later = self._scene.slicesOf(labels, result["axis"], result["slices_done"])
+            self._arrived.extend(later)
+            self._ending = lambda: self._close(result)
+            self._pump()
+        else:
+            self._close(result)
+
+    def _close(self, result):
+        done = result.get("slices_done", [])
+        try:
+            written = self._scene.end(self._provenance(), result.get("uncertainty"))
+        except SAMAutoSegError as error:
+            self._fail(str(error))
+            return
+        notes = [*self.output.notes, *result.get("notes", []), *_writtenNotes(written)]
+        cancelled = self.state == CANCELLING
+        self._end(doneMessage(len(done), self._scene.sliceCount, cancelled, notes))
+
+    def _provenance(self):
+        return {
+            "model": self._model.name,
+            "version": str(self._model.version),
+            "sha256": sha256_of_file(self._model.path) if self._model.path.is_file() else "",
+            "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "program": f"SAMAutoSeg {__version__}",
+        }
+
+    def _fail(self, message):
+        self.failed = True
+        if self.output is not None:
+            self._scene.abandon()
+        self._end(message[:1].upper() + message[1:])
+
+    def _end(self, message):
+        self.message = message
+        self._set(IDLE)
+
+    def _set(self, state):
+        self.state = state
+        self.changed.emit()
+
+
+def _writtenNotes(written):
+    notes = []
+    if written.protected:
+        notes.append(
+            _("your own work in slices {numbers} was left as it is").format(
+                numbers=sliceWords(written.protected)
+            )
+        )
+    if written.locked:
+        notes.append(
+            _("{names} is marked as completed and was left as it is").format(
+                names=listWords(written.locked)
+            )
+        )
+    return notes
