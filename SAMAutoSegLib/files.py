@@ -5,6 +5,7 @@ import hashlib
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +23,8 @@ _FULL_DISK_WORDS = (os.strerror(errno.ENOSPC), "(os error 112)")
 _FULL_DISK_BYTES = 1 << 20
 
 _BLOCK_BYTES = 1 << 20
+
+_NAME = "SAMAutoSeg"
 
 
 @contextmanager
@@ -107,22 +110,34 @@ def sha256_of_file(path: str | os.PathLike[str], progress: Progress | None = Non
 
 def user_cache_dir() -> Path:
     """Folder of what can be computed or downloaded again; ``SAMAUTOSEG_CACHE`` overrides it."""
-    return _user_dir("SAMAUTOSEG_CACHE", "user_cache_dir")
+    if chosen := os.environ.get("SAMAUTOSEG_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "win32":
+        return _local_app_data() / _NAME / "Cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / _NAME
+    return _xdg_dir("XDG_CACHE_HOME", ".cache") / _NAME
 
 
 def user_data_dir() -> Path:
     """Folder of the user's models; ``SAMAUTOSEG_DATA`` overrides it."""
-    return _user_dir("SAMAUTOSEG_DATA", "user_data_dir")
-
-
-def _user_dir(variable: str, platform_function: str) -> Path:
-    chosen = os.environ.get(variable)
-    if chosen:
+    if chosen := os.environ.get("SAMAUTOSEG_DATA"):
         return Path(chosen).expanduser()
-    import platformdirs
+    if sys.platform == "win32":
+        return _local_app_data() / _NAME
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Application Support" / _NAME
+    return _xdg_dir("XDG_DATA_HOME", ".local/share") / _NAME
 
-    folder = getattr(platformdirs, platform_function)("SAMAutoSeg", appauthor=False)
-    return Path(folder)
+
+def _local_app_data() -> Path:
+    return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+
+
+def _xdg_dir(variable: str, default: str) -> Path:
+    # The specification says to ignore what is not absolute.
+    given = os.environ.get(variable, "")
+    return Path(given) if os.path.isabs(given) else Path.home() / default
 
 
 def _temporary_beside(target: Path) -> Path:

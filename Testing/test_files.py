@@ -155,3 +155,15 @@ def test_the_users_folders_can_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert files.user_data_dir() == tmp_path / "d"
     monkeypatch.delenv("SAMAUTOSEG_CACHE")
     assert files.user_cache_dir().is_absolute()
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="a rule of other systems")
+def test_the_users_folders_are_those_of_the_desktop(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("SAMAUTOSEG_CACHE", "SAMAUTOSEG_DATA", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
+    assert files.user_cache_dir() == tmp_path / ".cache" / "SAMAutoSeg"
+    assert files.user_data_dir() == tmp_path / "elsewhere" / "SAMAutoSeg"

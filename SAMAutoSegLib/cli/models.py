@@ -3,10 +3,16 @@
 import argparse
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.progress import Progress, console_progress
+
+_BLOCK_BYTES = 1 << 20
+_TOLD_EVERY = 0.005
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="take it from a folder that holds the file or its package, without internet",
     )
+    fetch.add_argument("--json", action="store_true", help="print JSON, a line for each progress")
     fetch.set_defaults(action=_fetch)
+
+    add = actions.add_parser("add", help="copy a weights file into the model folder")
+    add.add_argument("file", type=Path, help="any file that 'inspect' recognizes")
+    add.add_argument("--json", action="store_true", help="print JSON, a line for each progress")
+    add.set_defaults(action=_add)
 
     remove = actions.add_parser("remove", help="delete a model from the model folder")
     remove.add_argument("name", nargs="+", help="as shown by: samautoseg models list")
@@ -131,15 +143,68 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
-    from SAMAutoSegLib.progress import console_progress
     from SAMAutoSegLib.sam import catalog
     from SAMAutoSegLib.sam.fetch import fetch_model
 
     entries = [catalog.get(name) for name in arguments.name]
+    paths = {}
     for entry in entries:
+        with _progress(arguments) as progress:
+            paths[entry.name] = fetch_model(entry, arguments.from_folder, progress)
+        if not arguments.json:
+            print(f"{entry.name}: {paths[entry.name]}")
+    if arguments.json:
+        print(json.dumps({name: str(path) for name, path in paths.items()}))
+
+
+def _add(arguments: argparse.Namespace) -> None:
+    from SAMAutoSegLib.files import replace_when_complete, sha256_of_file, user_data_dir
+    from SAMAutoSegLib.sam import catalog
+    from SAMAutoSegLib.sam.checkpoint import describe
+
+    about = describe(arguments.file)
+    if not about["family"] and not about["structures"]:
+        raise SAMAutoSegError(f"{arguments.file} is {about['words']}: no model to segment with")
+    # A model of the catalogue is known by its content, whatever its file is called.
+    entry = catalog.find_by_sha256(about["sha256"])
+    folder = user_data_dir() / "models"
+    target = folder / (entry.file_name if entry else arguments.file.name)
+    if target.exists() and sha256_of_file(target) != about["sha256"]:
+        raise SAMAutoSegError(
+            f"the model folder has another {target.name}: rename {arguments.file} first"
+        )
+    if not target.exists():
+        with _progress(arguments) as progress, replace_when_complete(target) as temporary:
+            _copy(arguments.file, temporary, progress)
+    if arguments.json:
+        print(json.dumps({**about, "path": str(target)}))
+    else:
+        print(f"{target}: {about['words']}")
+
+
+def _copy(source: Path, target: Path, progress: Progress) -> None:
+    size = max(source.stat().st_size, 1)
+    with source.open("rb") as stream, target.open("wb") as copy:
+        while block := stream.read(_BLOCK_BYTES):
+            copy.write(block)
+            progress(min(copy.tell() / size, 1.0), f"copying {source.name}")
+
+
+@contextmanager
+def _progress(arguments: argparse.Namespace) -> Iterator[Progress]:
+    if not arguments.json:
         with console_progress() as progress:
-            path = fetch_model(entry, arguments.from_folder, progress)
-        print(f"{entry.name}: {path}")
+            yield progress
+        return
+    last = -1.0
+
+    def told(fraction: float, message: str) -> None:
+        nonlocal last
+        if fraction - last >= _TOLD_EVERY or fraction < last:
+            last = fraction
+            print(json.dumps({"fraction": fraction, "message": message}), flush=True)
+
+    yield told
 
 
 def _remove(arguments: argparse.Namespace) -> None:
