@@ -26,17 +26,23 @@ class ClassDecoder(nn.Module):
         lora_rank: of the update; 4 gives BLO-SAM's 23 552 values, 0 leaves it out.
         token_init: 'random' draws class tokens and hypernetworks anew; 'sam' starts all of them
             from SAM's single-mask token.
+        whole: learn the transformer as a whole instead, as SAMed does.
     """
 
     takes_prompt: ClassVar[bool] = True
 
     def __init__(
-        self, mask_decoder: Any, classes: int, lora_rank: int = 4, token_init: TokenInit = "random"
+        self,
+        mask_decoder: Any,
+        classes: int,
+        lora_rank: int = 4,
+        token_init: TokenInit = "random",
+        whole: bool = False,
     ) -> None:
         super().__init__()
         source = copy.deepcopy(mask_decoder)
-        self.transformer: nn.Module = source.transformer.requires_grad_(False)
-        if lora_rank:
+        self.transformer: nn.Module = source.transformer.requires_grad_(whole)
+        if lora_rank and not whole:
             add_lora_to_attention(self.transformer, lora_rank)
         self.iou_token: nn.Embedding = source.iou_token.requires_grad_(True)
         self.output_upscaling: nn.Module = source.output_upscaling.requires_grad_(True)

@@ -16,6 +16,7 @@ from SAMAutoSegLib.adapt.token_init import TokenInit
 
 HeadName = Literal[
     "class-tokens",
+    "class-tokens-whole",
     "auto-vit",
     "auto-vit-tokens",
     "auto-cnn",
@@ -60,6 +61,8 @@ def make_head(
     match name:
         case "class-tokens":
             return ClassDecoder(mask_decoder, classes, lora_rank, token_init)
+        case "class-tokens-whole":
+            return ClassDecoder(mask_decoder, classes, token_init=token_init, whole=True)
         case "auto-vit":
             return AutoViT(mask_decoder, classes, token_init)
         case "auto-vit-tokens":

@@ -16,6 +16,7 @@ _COMMANDS = {
     "finetune": "teach a model on a few labeled slices",
     "evaluate": "score a segmentation against a reference",
     "models": "list, inspect, fetch and remove models",
+    "convert": "take over a model of BLO-SAM, MetaTune or SAMed",
     "demo": "run the whole loop on a public CT",
 }
 

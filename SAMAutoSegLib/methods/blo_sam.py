@@ -143,7 +143,9 @@ class BLOSAM:
         if self.settings.order == "first":
             loss = batch_loss(self.model, self.samples, upper, self.settings, number)
             return loss.detach(), torch.autograd.grad(loss, prompt)[0]
-        names = {n: p for n, p in self.model.named_parameters() if p.requires_grad and n != PROMPT}
+        names: Weights = {
+            n: p for n, p in self.model.named_parameters() if p.requires_grad and n != PROMPT
+        }
 
         def loss_on(chosen: list[int]) -> Loss:
             def loss(weights: Weights, embedding: Tensor) -> Tensor:
@@ -154,7 +156,7 @@ class BLOSAM:
 
         step = adamw_step(self.lower, names, rate, self.settings.gradient_clip)
         order = self.settings.order
-        return hypergradient(loss_on(lower), loss_on(upper), dict(names), prompt, step, order)
+        return hypergradient(loss_on(lower), loss_on(upper), names, prompt, step, order)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"weights": self.lower, "prompt": self.upper}

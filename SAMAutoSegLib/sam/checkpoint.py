@@ -30,6 +30,9 @@ from SAMAutoSegLib.sam.input_spec import InputSpec, Normalization
 
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 
+# Window attention pads at these, so they are not offered; files of other programs need them.
+IMPORTED_SIDES = (256, 512)
+
 # Left over in published files and without a part in segmentation: the classifier of TinyViT's
 # pre-training, index tables that the architecture determines, the constants of Sam itself.
 IGNORED = (
@@ -362,7 +365,7 @@ def _choose_side(found: Recognition, side: int | None) -> int:
     assert found.side is not None
     if side is None:
         return found.side
-    if side not in _sides(found):
+    if side not in _sides(found) and not (found.family != "vit_t" and side in IMPORTED_SIDES):
         offered = ", ".join(map(str, _sides(found)))
         raise SAMAutoSegError(f"input side {side}: {found.words} can have {offered}")
     return side

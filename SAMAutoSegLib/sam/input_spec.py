@@ -13,7 +13,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 
 Normalization = Literal["sam", "unit"]
 Padding = Literal["bottom_right", "center"]
-Aspect = Literal["pixel", "physical"]
+Aspect = Literal["pixel", "physical", "stretch"]
 Channels = Literal["repeat", "neighbors"]
 
 # Sam.pixel_mean and Sam.pixel_std of segment-anything, for RGB values 0..255.
@@ -40,7 +40,8 @@ class InputSpec:
         normalization: 'sam' subtracts SAM's RGB mean and divides by its standard deviation;
             'unit' divides 0..255 by 255 (LiteMedSAM and the BLO-SAM, AutoSAM, WeSAM files).
         padding: where the zeros go, after normalizing: 'bottom_right' (SAM) or 'center' (WeSAM).
-        aspect: 'pixel' keeps the array's aspect ratio as SAM does, 'physical' the ratio in mm.
+        aspect: 'pixel' keeps the array's aspect ratio as SAM does, 'physical' the ratio in mm,
+            'stretch' fills the square whatever the ratio (SAMed and BLO-SAM).
         channels: 'repeat' gives the slice three times, 'neighbors' slices n-1, n, n+1.
     """
 
@@ -87,6 +88,8 @@ class InputSpec:
         self, original: tuple[int, int], pixel_spacing: tuple[float, float] = (1.0, 1.0)
     ) -> Placement:
         """Where a slice of `original` (H, W) pixels with (row, column) spacing in mm is put."""
+        if self.aspect == "stretch":
+            return Placement(self.side, self.side, 0, 0)
         row_mm, column_mm = pixel_spacing if self.aspect == "physical" else (1.0, 1.0)
         high, wide = original[0] * row_mm, original[1] * column_mm
         scale = self.side * 1.0 / max(high, wide)

@@ -1,0 +1,64 @@
+"""``samautoseg convert``: a model of BLO-SAM, MetaTune or SAMed becomes one of this program."""
+
+import argparse
+import json
+from pathlib import Path
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``samautoseg convert``."""
+    parser.description = (
+        "Convert a model that BLO-SAM, MetaTune or SAMed has trained, so that it can be used here."
+        " The file is recognized by its tensors; what it does not tell is to be named."
+    )
+    parser.add_argument("file", type=Path, help="the program's .pth file")
+    parser.add_argument(
+        "--base", required=True, metavar="MODEL", help="the SAM it was trained on: a file or a name"
+    )
+    parser.add_argument("--side", type=int, help="input side (default: 256, of SAMed 512)")
+    parser.add_argument(
+        "--structures", metavar="LIST", help="names in the order of the classes, comma-separated"
+    )
+    parser.add_argument(
+        "--intensity",
+        default="percentile:0.5,99.5",
+        metavar="HOW",
+        help="gray levels: ct:abdomen, LOW,HIGH or percentile:LOW,HIGH (default: %(default)s)",
+    )
+    parser.add_argument("--axis", default="axial", choices=("axial", "coronal", "sagittal"))
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, help="model file to write (.safetensors)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert, write, tell what was found."""
+    from SAMAutoSegLib.adapt.adapted_file import save_adapted
+    from SAMAutoSegLib.adapt.imported import import_adapted
+    from SAMAutoSegLib.files import require_writable
+    from SAMAutoSegLib.images.intensity import Intensity
+
+    if arguments.output.resolve() in (arguments.file.resolve(), Path(arguments.base).resolve()):
+        raise SAMAutoSegError(
+            f"cannot write {arguments.output}: it is read by this very command; name another"
+        )
+    require_writable(arguments.output)
+    names = [name.strip() for name in (arguments.structures or "").split(",") if name.strip()]
+    model, card, report = import_adapted(
+        arguments.file,
+        arguments.base,
+        intensity=Intensity.parse(arguments.intensity),
+        plane=arguments.axis,
+        structures=names,
+        side=arguments.side,
+        device="cpu",
+    )
+    save_adapted(arguments.output, model, card)
+    if arguments.json:
+        print(json.dumps({"path": str(arguments.output), "report": report}))
+    else:
+        print("\n".join([*report, f"written: {arguments.output}"]))
+    return 0
