@@ -3,13 +3,23 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint benchmark-demo benchmark-encoder clean
+.PHONY: demo test test-slicer lint benchmark-demo benchmark-encoder clean
 
 demo: .venv/ready
 	$(BIN)/samautoseg demo
 
 test: .venv/ready
 	$(BIN)/python -m pytest -q
+
+# In a real Slicer that has PyTorch: make test-slicer SLICER=/path/to/Slicer
+# Models and caches of the user are not touched; SAMAUTOSEG_DATA keeps LiteMedSAM between runs.
+test-slicer:
+	@test -x "$(SLICER)" || { echo "make test-slicer SLICER=/path/to/Slicer"; exit 1; }
+	SAMAUTOSEG_DATA="$${SAMAUTOSEG_DATA:-$(CURDIR)/.slicer-test}" \
+	SAMAUTOSEG_CACHE="$${SAMAUTOSEG_CACHE:-$(CURDIR)/.slicer-test/cache}" \
+	"$(SLICER)" --testing --no-splash --disable-settings \
+	  --additional-module-paths "$(CURDIR)/SAMAutoSeg" \
+	  --python-script "$(CURDIR)/Testing/run_in_slicer.py"
 
 lint: .venv/ready
 	$(BIN)/ruff check .

@@ -120,3 +120,41 @@ def test_inspect_of_a_text_file_is_one_line(
     assert main(["models", "inspect", str(tmp_path / "weights.pth")]) == 2
     told = capsys.readouterr().err
     assert "weights.pth is not a checkpoint" in told and told.count("\n") == 1
+
+
+def test_a_file_is_copied_to_the_models_whatever_its_name(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapted(tmp_path / "mine.safetensors")
+    assert main(["models", "add", str(tmp_path / "mine.safetensors"), "--json"]) == 0
+    *progress, last = capsys.readouterr().out.splitlines()
+    assert [json.loads(line)["fraction"] for line in progress][-1] == 1.0
+    told = json.loads(last)
+    assert told["path"] == str(folder / "mine.safetensors")
+    assert told["structures"] == ["spleen", "liver"]
+    assert (folder / "mine.safetensors").read_bytes() == (
+        tmp_path / "mine.safetensors"
+    ).read_bytes()
+    # Once more does no harm, another file of that name is refused.
+    assert main(["models", "add", str(tmp_path / "mine.safetensors")]) == 0
+    save_file({"prompt": torch.ones(9)}, tmp_path / "mine.safetensors", {"format": "other"})
+    assert main(["models", "add", str(tmp_path / "mine.safetensors")]) != 0
+
+
+def test_a_file_that_is_no_model_is_not_added(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"weight": torch.zeros(3)}, tmp_path / "other.safetensors")
+    assert main(["models", "add", str(tmp_path / "other.safetensors")]) != 0
+    assert "other.safetensors" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_a_fetch_tells_its_progress_and_its_paths_as_json(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "lite_medsam.pth").write_bytes(WEIGHTS)
+    given = ["models", "fetch", "lite-medsam", "--from-folder", str(tmp_path), "--json"]
+    assert main(given) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert json.loads(last) == {"lite-medsam": str(folder / "lite_medsam.pth")}

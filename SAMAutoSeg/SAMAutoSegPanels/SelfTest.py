@@ -1,0 +1,236 @@
+"""The whole loop in a real Slicer, from the buttons, on a small volume made here.
+
+Nothing is mocked: the engine runs, a model is trained and kept, and is removed at the end.
+"""
+
+import time
+
+import numpy as np
+import slicer
+import vtk
+
+from SAMAutoSegPanels.Options import Budget
+from SAMAutoSegPanels.RetrainState import FINISHED
+
+_MODEL = "SAMAutoSeg self test"
+_SLICES = (4, 7, 10, 13, 16, 19)
+
+# The largest gap between two turns of the event loop that a user may notice.
+_MOST_SECONDS_BLOCKED = 0.1
+
+
+class SelfTest:
+    """Plays a user.
+
+    Args:
+        case: the unittest case that judges.
+        widget: of the module.
+    """
+
+    def __init__(self, case, widget):
+        self.case = case
+        self.widget = widget
+        self.ui = widget.ui
+        self.session = widget.session
+        self.longest = 0.0
+
+    def run(self):
+        slicer.util.selectModule("SAMAutoSeg")
+        self._say("The set-up is complete and LiteMedSAM is here")
+        self.setUp()
+        try:
+            self._say("Boxes in six slices, undo and review")
+            self.correct()
+            self._say("A model learns from them")
+            self.retrain()
+            self._say("The model segments; what was corrected stays")
+            self.segment()
+            self._say("Cancel keeps slices, deleted nodes and a closed scene do no harm")
+            self.breakOff()
+        finally:
+            for entry in self.session.library.models():
+                if entry.name == _MODEL:
+                    for version in self.session.library.versions(entry):
+                        self.session.library.remove(version)
+        self._say(f"Longest gap in the event loop: {1000 * self.longest:.0f} ms")
+
+    def setUp(self):
+        case, session = self.case, self.session
+        case.assertTrue(session.ready, self.ui.setUpLabel.text)
+        if not session.library.hasDefaultBackbone():
+            self.widget.modelPanel.download(session.library.defaultBackbone)
+            self.wait(lambda: not session.models.running, 600, "the download of LiteMedSAM")
+            case.assertTrue(session.library.hasDefaultBackbone(), self.ui.modelMessageLabel.text)
+        session.startEngine()
+        self.wait(lambda: session.client.state == "ready", 120, "the engine")
+        session.chooseModel(session.library.find(session.library.defaultBackbone["file_name"]))
+        self.volume, self.truth = _volume()
+        self.node.inputVolume = self.volume
+        slicer.util.setSliceViewerLayers(background=self.volume, fit=True)
+        self.turn()
+        # A plain SAM cannot segment by itself, and the button says so.
+        case.assertFalse(self.ui.segmentButton.enabled)
+        case.assertIn("no structures", self.ui.segmentButton.toolTip)
+
+    def correct(self):
+        case, panel = self.case, self.widget.correctPanel
+        self.ui.correctCollapsibleButton.collapsed = False
+        self.ui.boxButton.click()
+        for number in _SLICES:
+            panel.goTo(number) if panel.segmentationNode else _jump(self.volume, number)
+            self.turn()
+            self._dragBox(number)
+            self.wait(lambda n=number: self.overlap(n) > 0.5, 60, f"the answer in slice {number}")
+        self.ui.boxButton.click()
+        ledger = self.widget.logic.ledgers.ledger
+        self.wait(lambda: panel.strip._states, 10, "the slice strip")
+        case.assertEqual([str(ledger.stateOf(n)) for n in _SLICES], ["corrected"] * len(_SLICES))
+
+        last = _SLICES[-1]
+        panel.editor.undo()
+        self.turn()
+        case.assertEqual(self.overlap(last), 0.0)
+        panel.editor.redo()
+        self.turn()
+        case.assertGreater(self.overlap(last), 0.5)
+
+        panel.goTo(_SLICES[0])
+        self.wait(lambda: self.ui.markReviewedButton.enabled, 5, "the slice in view")
+        self.ui.markReviewedButton.click()
+        case.assertEqual(str(ledger.stateOf(_SLICES[0])), "reviewed")
+
+    def retrain(self):
+        case, panel, ui = self.case, self.widget.retrainPanel, self.ui
+        ui.retrainCollapsibleButton.collapsed = False
+        self.node.budget = Budget.QUICK
+        ui.modelNameEdit.text = _MODEL
+        panel._onNameEdited(_MODEL)
+        self.wait(lambda: ui.retrainButton.enabled, 10, "the Retrain button")
+        ui.retrainButton.click()
+        self.wait(lambda: panel.watched is not None, 60, "the training's start")
+        self.wait(
+            lambda: panel.watched is None or panel.watched.state == FINISHED, 900, "the training"
+        )
+        case.assertIsNotNone(panel.watched, ui.retrainStatusLabel.text)
+        case.assertTrue(panel.watched.rows, "a score on the slices that were held back")
+        case.assertGreater(panel.watched.rows[0].after, 0.6)
+        ui.keepButton.click()
+        self.turn()
+        case.assertEqual(self.session.model.name, _MODEL)
+
+    def segment(self):
+        case, ui, panel = self.case, self.ui, self.widget.segmentPanel
+        kept = {number: self.slice(number) for number in _SLICES}
+        self.wait(lambda: ui.segmentButton.enabled, 10, "the Segment button")
+        ui.segmentButton.click()
+        case.assertEqual(ui.segmentButton.text, "Cancel")
+        self.wait(lambda: not panel.running, 300, "the segmentation")
+        case.assertFalse(panel.run.failed, panel.run.message)
+        for number, before in kept.items():
+            case.assertTrue((self.slice(number) == before).all(), f"slice {number} was changed")
+        found = self.segmentArray()
+        dice = 2 * (found & self.truth).sum() / (found.sum() + self.truth.sum())
+        case.assertGreater(dice, 0.7)
+        provenance = self.node.outputSegmentation.GetAttribute("SAMAutoSeg.Provenance")
+        case.assertIn(_MODEL, provenance)
+
+    def breakOff(self):
+        case, ui, panel = self.case, self.ui, self.widget.segmentPanel
+        self.node.outputSegmentation = None
+        self.turn()
+        ui.segmentButton.click()
+        ui.segmentButton.click()
+        self.wait(lambda: not panel.running, 60, "the cancel")
+        case.assertTrue(ui.segmentButton.enabled)
+
+        self.node.outputSegmentation = None
+        ui.segmentButton.click()
+        slicer.mrmlScene.RemoveNode(self.volume)
+        self.turn()
+        case.assertFalse(panel.running)
+        case.assertIn("deleted", panel.run.message)
+
+        self.volume, self.truth = _volume()
+        self.node.inputVolume = self.volume
+        self.wait(lambda: ui.segmentButton.enabled, 10, "the Segment button")
+        ui.segmentButton.click()
+        self.turn()
+        slicer.mrmlScene.Clear()
+        self.turn()
+        case.assertFalse(panel.running)
+        case.assertFalse(ui.segmentButton.enabled)
+
+    # Help
+
+    @property
+    def node(self):
+        return self.session.parameterNode
+
+    def wait(self, condition, seconds, what):
+        """Let Slicer go on until something is the case; measures how long it was blocked."""
+        until = time.monotonic() + seconds
+        while not condition():
+            self.case.assertLess(time.monotonic(), until, f"{what} took more than {seconds} s")
+            self.turn()
+
+    def turn(self):
+        started = time.monotonic()
+        slicer.app.processEvents()
+        self.longest = max(self.longest, time.monotonic() - started)
+        time.sleep(0.005)
+
+    def segmentArray(self):
+        segmentation = self.node.outputSegmentation
+        if segmentation is None:
+            return np.zeros(self.truth.shape, bool)
+        first = segmentation.GetSegmentation().GetNthSegmentID(0)
+        found = slicer.util.arrayFromSegmentBinaryLabelmap(segmentation, first, self.volume)
+        return found.astype(bool)
+
+    def slice(self, number):
+        return self.segmentArray()[number].copy()
+
+    def overlap(self, number):
+        found, truth = self.slice(number), self.truth[number]
+        return 2 * (found & truth).sum() / max(found.sum() + truth.sum(), 1)
+
+    def _dragBox(self, number):
+        """Drag the mouse around the structure in the axial view."""
+        view = slicer.app.layoutManager().sliceWidget("Red").sliceView()
+        toView = vtk.vtkMatrix4x4()
+        vtk.vtkMatrix4x4.Invert(view.mrmlSliceNode().GetXYToRAS(), toView)
+        rows, columns = np.nonzero(self.truth[number])
+        toRAS = vtk.vtkMatrix4x4()
+        self.volume.GetIJKToRASMatrix(toRAS)
+        ends = []
+        for i, j in ((columns.min() - 1, rows.min() - 1), (columns.max() + 1, rows.max() + 1)):
+            ras = toRAS.MultiplyPoint((float(i), float(j), float(number), 1.0))
+            ends.append([round(value) for value in toView.MultiplyPoint(ras)[:2]])
+        interactor = view.interactor()
+        interactor.SetEventInformation(*ends[0], 0, 0)
+        interactor.LeftButtonPressEvent()
+        interactor.SetEventInformation(*ends[1], 0, 0)
+        interactor.MouseMoveEvent()
+        interactor.LeftButtonReleaseEvent()
+
+    def _say(self, text):
+        self.case.delayDisplay(text, 100)
+
+
+def _volume():
+    """A ball in noise, 64 x 64 x 24 voxels of 1 x 1 x 3 mm; the node and where the ball is."""
+    k, j, i = np.mgrid[:24, :64, :64]
+    ball = ((i - 34) / 18) ** 2 + ((j - 30) / 14) ** 2 + ((k - 12) / 10) ** 2 < 1
+    noise = np.random.default_rng(7).normal(0, 12, ball.shape)
+    array = np.where(ball, 180, 60) + noise
+    node = slicer.util.addVolumeFromArray(array.astype(np.int16), name="SAMAutoSeg self test")
+    node.SetSpacing(1.0, 1.0, 3.0)
+    node.CreateDefaultDisplayNodes()
+    return node, ball
+
+
+def _jump(volume, number):
+    toRAS = vtk.vtkMatrix4x4()
+    volume.GetIJKToRASMatrix(toRAS)
+    ras = toRAS.MultiplyPoint((32.0, 32.0, float(number), 1.0))[:3]
+    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *ras)

@@ -1,0 +1,90 @@
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from SAMAutoSegPanels.ModelCommands import ModelCommands
+
+ENTRY = {"name": "lite-medsam"}
+
+
+class Transport:
+    """A command whose output the test writes."""
+
+    on_line: Callable[[str], None]
+    on_finished: Callable[[int, str], None]
+
+    def __init__(self, command: list[str]) -> None:
+        self.command = command
+        self.killed = False
+
+    def start(self) -> None:
+        pass
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+@pytest.fixture
+def started() -> list[Transport]:
+    return []
+
+
+@pytest.fixture
+def commands(started: list[Transport]) -> ModelCommands:
+    def make(command: list[str]) -> Transport:
+        started.append(Transport(command))
+        return started[-1]
+
+    return ModelCommands(make)
+
+
+def test_a_download_tells_its_progress_and_its_end(
+    commands: ModelCommands, started: list[Transport]
+) -> None:
+    progress: list[Any] = []
+    ended: list[str] = []
+    commands.onProgress = lambda fraction, message: progress.append(fraction)
+    commands.fetch(ENTRY, ended.append)
+    assert started[0].command[-4:] == ["models", "fetch", "lite-medsam", "--json"]
+    started[0].on_line(json.dumps({"fraction": 0.5, "message": "loading"}))
+    started[0].on_line(json.dumps({"lite-medsam": "/models/lite_medsam.pth"}))
+    started[0].on_finished(0, "")
+    assert progress == [0.0, 0.5, None] and ended == [""]
+    assert not commands.running
+
+
+def test_a_failure_is_the_last_line_without_the_program_s_name(
+    commands: ModelCommands, started: list[Transport]
+) -> None:
+    ended: list[str] = []
+    commands.fetch(ENTRY, ended.append, folder="/usb")
+    assert started[0].command[-2:] == ["--from-folder", "/usb"]
+    started[0].on_finished(1, "some warning\nsamautoseg: error: no internet; try again")
+    assert ended == ["no internet; try again"]
+
+
+def test_what_was_added_is_described(commands: ModelCommands, started: list[Transport]) -> None:
+    ended: list[Any] = []
+    commands.add("/usb/x.pth", lambda failure, about: ended.append((failure, about)))
+    for line in json.dumps({"path": "/models/x.pth"}, indent=1).splitlines():
+        started[0].on_line(line)
+    started[0].on_finished(0, "")
+    assert ended == [("", {"path": "/models/x.pth"})]
+
+
+def test_a_second_command_is_refused_until_the_first_has_ended(
+    commands: ModelCommands, started: list[Transport]
+) -> None:
+    ended: list[str] = []
+    commands.fetch(ENTRY, lambda failure: None)
+    commands.fetch(ENTRY, ended.append)
+    assert len(started) == 1 and "under way" in ended[0]
+
+
+def test_a_cancel_ends_the_command_and_frees_the_way(
+    commands: ModelCommands, started: list[Transport]
+) -> None:
+    commands.fetch(ENTRY, lambda failure: None)
+    commands.cancel()
+    assert started[0].killed and not commands.running

@@ -1,0 +1,115 @@
+from dataclasses import replace
+
+import pytest
+from SAMAutoSegPanels.Options import Budget, Method
+from SAMAutoSegPanels.RetrainState import (
+    FINISHED,
+    RUNNING,
+    STARTING,
+    STOPPING,
+    RetrainFacts,
+    retrainView,
+    scoreRows,
+    splitSlices,
+    summaryText,
+    trainingSeconds,
+    verdict,
+)
+
+from SAMAutoSegLib.methods.registry import method_named
+from SAMAutoSegLib.methods.settings import settings_for
+
+FINE = RetrainFacts(ready=True, corrected=(3, 9, 15), structures=("liver",))
+
+
+def test_with_corrected_slices_the_button_trains() -> None:
+    view = retrainView(FINE)
+    assert (view.button, view.enabled, view.canChange) == ("Retrain", True, True)
+    assert view.summary.startswith("Learn from the 3 corrected slices")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"ready": False}, "set-up"),
+        ({"corrected": ()}, "Correct or review"),
+        ({"structures": ()}, "at least one structure"),
+        ({"hasBackbone": False, "backboneWords": "LiteMedSAM"}, "LiteMedSAM"),
+        ({"nameProblem": "Give the model a name"}, "Give the model a name"),
+    ],
+)
+def test_what_is_missing_is_said_and_the_button_waits(change: dict, words: str) -> None:
+    view = retrainView(replace(FINE, **change))
+    assert not view.enabled and words in view.toolTip
+
+
+def test_while_it_runs_the_button_stops_and_nothing_can_be_changed() -> None:
+    view = retrainView(replace(FINE, job=RUNNING, fraction=0.5, secondsLeft=65))
+    assert (view.button, view.enabled, view.percent) == ("Stop and keep best", True, 50)
+    assert "about a minute left" in view.status and not view.canChange
+    assert not retrainView(replace(FINE, job=STARTING)).enabled
+    assert not retrainView(replace(FINE, job=STOPPING)).enabled
+
+
+def test_a_finished_training_asks_for_a_decision_first() -> None:
+    view = retrainView(replace(FINE, job=FINISHED, lastMessage="Better: ..."))
+    assert view.showResult and not view.enabled and view.status == "Better: ..."
+
+
+def test_too_few_slices_for_a_score_is_said_and_one_slice_is_no_plural() -> None:
+    assert "Too few for a score" in summaryText(FINE)
+    assert summaryText(replace(FINE, corrected=(7,))).startswith("Learn from slice 7")
+    assert summaryText(replace(FINE, corrected=())) == "No slice is corrected or reviewed yet."
+
+
+def test_enough_slices_hold_some_back_and_say_which() -> None:
+    told = summaryText(replace(FINE, corrected=(3, 9, 15), reviewed=(20, 25, 30)))
+    assert told == "Learn from 3 corrected and 3 reviewed slices; 20 held back for the score."
+
+
+@pytest.mark.parametrize("count", range(1, 40))
+def test_held_back_slices_train_nothing_and_are_never_the_outermost(count: int) -> None:
+    slices = list(range(10, 10 + 3 * count, 3))
+    train, held = splitSlices(slices)
+    assert sorted(train + held) == slices and not set(train) & set(held)
+    assert len(held) == (len(slices) // 4 if count >= 5 else 0)
+    if held:
+        assert slices[0] in train and slices[-1] in train
+
+
+def test_nothing_is_held_back_where_that_is_not_wanted() -> None:
+    assert splitSlices(range(10), holdOut=False) == (list(range(10)), [])
+
+
+def test_a_larger_budget_takes_longer_and_a_gpu_less() -> None:
+    quick, standard, thorough = (trainingSeconds(b.value, 6, 0.5) for b in Budget)
+    assert quick < standard < thorough
+    assert trainingSeconds("standard", 6, 0.1, onGpu=True) < standard / 3
+
+
+def test_the_table_compares_every_structure_and_the_mean() -> None:
+    rows = scoreRows({"liver": 0.80, "spleen": None}, {"liver": 0.90, "spleen": 0.5})
+    assert [(row.name, row.before, row.after) for row in rows[:2]] == [
+        ("liver", 0.80, 0.90),
+        ("spleen", None, 0.5),
+    ]
+    assert rows[2].name == "mean" and rows[2].after == pytest.approx(0.7)
+    assert [row.change for row in rows] == ["better", "", "worse"]
+
+
+def test_the_verdict_is_honest() -> None:
+    better = verdict(scoreRows({"liver": 0.8}, {"liver": 0.9}))
+    assert better == "Better: Dice 0.80 before, 0.90 now, on slices that trained nothing."
+    assert verdict(scoreRows({"liver": 0.9}, {"liver": 0.8})).startswith("Worse")
+    assert verdict(scoreRows({"liver": 0.9}, {"liver": 0.902})).startswith("About the same")
+    assert "too few slices" in verdict([])
+    assert verdict(scoreRows({}, {"liver": 0.9})) == (
+        "Trained. Dice 0.90 on slices that trained nothing."
+    )
+
+
+def test_the_lists_offer_what_the_library_has() -> None:
+    for method in Method:
+        assert method_named(method.value)
+    for budget in Budget:
+        assert settings_for(budget.value)
