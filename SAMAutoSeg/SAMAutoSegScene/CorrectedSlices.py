@@ -12,7 +12,7 @@ from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegScene.SegmentationOutput import structureSegments
-from SAMAutoSegScene.SegmentLayers import SegmentLayers, isEmpty, wholeBox
+from SAMAutoSegScene.SegmentLayers import SegmentLayers, wholeBox
 from SAMAutoSegScene.SliceGeometry import boxOfSlice
 from SAMAutoSegScene.SliceLedger import SliceLedger
 from SAMAutoSegScene.VolumeReader import readVolume
@@ -72,21 +72,7 @@ def readCorrectedSlices(
             "no slice is corrected or reviewed yet: correct a few slices, or mark slices that are "
             "right as reviewed"
         )
-    labels = np.zeros(volume.array.shape, np.uint8 if len(wanted) < 256 else np.uint16)
-    covered = np.zeros(volume.array.shape, bool)
-    overlapping = np.zeros(volume.array.shape, bool)
-    box = wholeBox(volume.grid)
-    for value, one in enumerate(wanted, start=1):
-        labelmap = layers.labelmap(one)
-        if labelmap is None or isEmpty(labelmap):
-            continue
-        part = layers.codes(labelmap, box) == layers.value(one)
-        overlapping |= part & covered
-        covered |= part
-        labels[part] = value
-    shown = np.zeros_like(overlapping)
-    for number in slices:
-        shown[boxOfSlice(ledger.stack, number)] = True
+    labels, overlapping = _labels(layers, wanted)
     result = CorrectedSlices(
         volume,
         labels,
@@ -95,14 +81,16 @@ def readCorrectedSlices(
         ledger.plane,
         slices,
     )
-    twice = int((overlapping & shown).sum())
+    boxes = [boxOfSlice(ledger.stack, number) for number in slices]
+    twice = 0 if overlapping is None else sum(int(overlapping[box].sum()) for box in boxes)
     if twice:
         result.notes.append(
             f"{twice} voxels belong to several segments: they count for the one that is lowest in "
             "the list"
         )
+    found = {int(value) for box in boxes for value in np.unique(labels[box])}
     for structure in result.structures:
-        if not (shown & (labels == structure.label)).any():
+        if structure.label not in found:
             result.notes.append(f"'{structure.name}' is in none of the corrected slices")
     renamed = {one.segmentId: one for one in structureSegments(segmentationNode) if one.renamed}
     for one in wanted:
@@ -111,6 +99,29 @@ def readCorrectedSlices(
                 f"'{renamed[one].structure}' is learned as '{renamed[one].segmentName}'"
             )
     return result
+
+
+def _labels(layers: SegmentLayers, wanted: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Labels 1, 2, 3, ... of segments, the later on top; where several are, None if nowhere."""
+    kind = np.uint8 if len(wanted) < 256 else np.uint16
+    labels = overlapping = None
+    box = wholeBox(layers.grid)
+    for labelmap in layers.labelmaps():
+        codes = layers.codes(labelmap, box)
+        table = np.zeros(max(int(codes.max()), *map(layers.value, wanted)) + 1, kind)
+        for label, one in enumerate(wanted, start=1):
+            if layers.labelmap(one) is labelmap:
+                table[layers.value(one)] = label
+        values = table[codes]
+        if labels is None:
+            labels = values
+            continue
+        both = (labels > 0) & (values > 0)
+        overlapping = both if overlapping is None else overlapping | both
+        np.maximum(labels, values, out=labels)
+    if labels is None:
+        labels = np.zeros(layers.grid.size[::-1], kind)
+    return labels, overlapping
 
 
 def _structure(layers: SegmentLayers, segmentId: str, label: int) -> Structure:

@@ -7,7 +7,14 @@ from collections.abc import Iterable
 import numpy as np
 import slicer
 
-from SAMAutoSegScene.SegmentLayers import Box, SegmentLayers, resampled, shapeOf, viewOf
+from SAMAutoSegScene.SegmentLayers import (
+    Box,
+    SegmentLayers,
+    SegmentsInBox,
+    resampled,
+    shapeOf,
+    viewOf,
+)
 from SAMAutoSegScene.VolumeReader import gridOfVolume, matrixFromArray
 
 
@@ -58,9 +65,9 @@ class EditRules:
             return None
         return self.editorNode.GetMaskSegmentID() or None
 
-    def editable(self, box: Box, edited: Iterable[str]) -> np.ndarray:
-        """Where these segments may be changed, bool, in a box of the volume's grid."""
-        allowed = np.ones(shapeOf(box), bool)
+    def editable(self, now: SegmentsInBox, edited: Iterable[str]) -> np.ndarray:
+        """Where these segments may be changed, bool, in a box."""
+        allowed = np.ones(shapeOf(now.box), bool)
         if self.editorNode is None:
             return allowed
         node = slicer.vtkMRMLSegmentationNode
@@ -72,25 +79,19 @@ class EditRules:
         ):
             every = [one for one in every if self.isVisible(one)]
         if mode in (node.EditAllowedInsideAllSegments, node.EditAllowedInsideVisibleSegments):
-            allowed = self._anyOf(every, box)
+            allowed = now.anyOf(every)
         elif mode in (node.EditAllowedOutsideAllSegments, node.EditAllowedOutsideVisibleSegments):
             changing = set(edited)
-            allowed = ~self._anyOf([one for one in every if one not in changing], box)
+            allowed = ~now.anyOf(one for one in every if one not in changing)
         elif mode == node.EditAllowedInsideSingleSegment:
             chosen = self.editorNode.GetMaskSegmentID()
-            allowed = self._anyOf([chosen] if chosen else [], box)
+            allowed = now.anyOf([chosen] if chosen else [])
         if self.editorNode.GetSourceVolumeIntensityMask():
             lowest, highest = self.editorNode.GetSourceVolumeIntensityMaskRange()
-            gray = self._gray(box)
+            gray = self._gray(now.box)
             if gray is not None:
                 allowed &= (lowest <= gray) & (gray <= highest)
         return allowed
-
-    def _anyOf(self, segmentIds: list[str], box: Box) -> np.ndarray:
-        found = np.zeros(shapeOf(box), bool)
-        for segmentId in segmentIds:
-            found |= self.layers.mask(segmentId, box)
-        return found
 
     def _gray(self, box: Box) -> np.ndarray | None:
         """The editor's source volume in a box; None if it has none."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+
 import numpy as np
 import slicer
 import vtk
-from vtk.util.numpy_support import vtk_to_numpy
+from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.bounding_box import bounding_box
@@ -29,6 +31,8 @@ class SegmentLayers:
     def __init__(self, segmentationNode, grid: Grid) -> None:
         self.segmentationNode = segmentationNode
         self.grid = grid
+        self._ijkToRAS = grid.ijk_to_ras
+        self._rasToIJK = np.linalg.inv(self._ijkToRAS)
 
     @property
     def segmentation(self):
@@ -46,6 +50,15 @@ class SegmentLayers:
         """The segment's voxel value in its layer."""
         return self.segmentation.GetSegment(segmentId).GetLabelValue()
 
+    def labelmaps(self) -> list:
+        """Each layer once."""
+        found: list = []
+        for segmentId in self.segmentIds():
+            labelmap = self.labelmap(segmentId)
+            if labelmap is not None and not any(labelmap is other for other in found):
+                found.append(labelmap)
+        return found
+
     def sharing(self, labelmap) -> list[str]:
         """The segments of a layer."""
         return [one for one in self.segmentIds() if self.labelmap(one) is labelmap]
@@ -59,46 +72,56 @@ class SegmentLayers:
 
     def offset(self, labelmap) -> tuple[int, int, int] | None:
         """Voxels I, J, K from the grid's first one to the layer's index 0; None off the grid."""
-        return latticeOffset(labelmap, self.grid)
+        matrix = vtk.vtkMatrix4x4()
+        labelmap.GetImageToWorldMatrix(matrix)
+        toGrid = self._rasToIJK @ arrayFromMatrix(matrix)
+        offset = np.round(toGrid[:3, 3])
+        # The farthest that a voxel can lie from a voxel of the grid.
+        reach = np.abs(np.reshape(labelmap.GetExtent(), (3, 2))).max(1) + 1
+        away = np.abs(toGrid[:3, :3] - np.eye(3)) @ reach + np.abs(toGrid[:3, 3] - offset)
+        if away.max() > GRID_TOLERANCE:
+            return None
+        i, j, k = (int(value) for value in offset)
+        return i, j, k
 
     def occupied(self, labelmap) -> Box:
         """What a layer on the grid covers, in the grid's indices; it may reach beyond the grid."""
         extent, offset = labelmap.GetExtent(), self.offset(labelmap)
-        return tuple(
+        k, j, i = (
             slice(extent[2 * axis] + offset[axis], extent[2 * axis + 1] + offset[axis] + 1)
             for axis in (2, 1, 0)
         )
+        return k, j, i
 
     def codes(self, labelmap, box: Box) -> np.ndarray:
-        """The layer's values in a box; 0 where it covers nothing. Off the grid: the nearest."""
+        """A copy of the layer's values in a box; 0 where it covers nothing.
+
+        Of a layer that is off the grid, the values of the nearest voxels.
+        """
         if isEmpty(labelmap):
             return np.zeros(shapeOf(box), np.uint8)
         if self.offset(labelmap) is None:
             return resampled(labelmap, self.grid, box)
+        view = viewOf(labelmap)
+        values = np.zeros(shapeOf(box), view.dtype)
         covered = self.occupied(labelmap)
         common = intersection(covered, box)
-        if common is None:
-            return np.zeros(shapeOf(box), np.uint8)
-        view = viewOf(labelmap)
-        if common == box:
-            return view[within(covered, box)]
-        values = np.zeros(shapeOf(box), view.dtype)
-        values[within(box, common)] = view[within(covered, common)]
+        if common is not None:
+            values[within(box, common)] = view[within(covered, common)]
         return values
 
-    def mask(self, segmentId: str, box: Box) -> np.ndarray:
-        """Where a segment is, bool, in a box."""
-        labelmap = self.labelmap(segmentId)
-        if labelmap is None:
-            return np.zeros(shapeOf(box), bool)
-        return self.codes(labelmap, box) == self.value(segmentId)
-
-    def write(self, masks: dict[str, np.ndarray], box: Box, *, roomFor: Box) -> list[str]:
+    def write(
+        self, now: SegmentsInBox, masks: Mapping[str, np.ndarray], *, roomFor: Box | None = None
+    ) -> list[str]:
         """Give segments these voxels in a box, and none else there; no other segment changes.
 
         Only voxels of the box are touched. Where a layer has to be enlarged it gets room for
         `roomFor`, so that writing there next costs nothing but the writing. Nobody is told: see
         `announce`.
+
+        Args:
+            now: the box as it is.
+            masks: for each segment, bool of the box's shape.
 
         Returns:
             The segments whose voxels did change.
@@ -106,30 +129,19 @@ class SegmentLayers:
         Raises:
             SAMAutoSegError: a segment is off the grid of the volume.
         """
-        changed = [one for one, mask in masks.items() if (self.mask(one, box) != mask).any()]
-        for segmentId in changed:
-            self._requireOnGrid(segmentId)
-        # All are taken away before any is added, so that voxels can change hands in one layer.
-        for segmentId in changed:
-            gone = self.mask(segmentId, box) & ~masks[segmentId]
-            if gone.any():
-                self._fill(segmentId, gone, box, 0)
-        for segmentId in changed:
-            added = masks[segmentId] & ~self.mask(segmentId, box)
-            if not added.any():
-                continue
-            self._makeRoom(segmentId, box, roomFor)
-            if (self.codes(self.labelmap(segmentId), box)[added] != 0).any():
-                # Another segment of the layer stays there: they overlap from now on.
-                self.segmentation.SeparateSegmentLabelmap(segmentId)
-                self._makeRoom(segmentId, box, roomFor)
-            self._fill(segmentId, added, box, self.value(segmentId))
+        changed = [one for one, mask in masks.items() if (now.mask(one) != mask).any()]
+        for one in changed:
+            self._requireOnGrid(one)
+        while (updated := self._newCodes(now, changed, masks)) is None:
+            now = SegmentsInBox(self, now.box)
+        for labelmap, codes in updated:
+            self._store(labelmap, codes, now.box, roomFor)
         return changed
 
-    def announce(self, segmentIds) -> None:
+    def announce(self, segmentIds: Iterable[str]) -> None:
         """Tell views and tables that these segments changed."""
+        segmentation = self.segmentation
         for segmentId in segmentIds:
-            segmentation = self.segmentation
             segmentation.InvokeEvent(segmentation.SourceRepresentationModified, segmentId)
             segmentation.InvokeEvent(segmentation.RepresentationModified, segmentId)
 
@@ -139,37 +151,27 @@ class SegmentLayers:
             if isEmpty(labelmap):
                 continue
             view = viewOf(labelmap)
-            part = bounding_box(view != 0)
-            if part is None:
-                part = tuple(slice(0, 1) for _ in range(3))
-            if all(s.stop - s.start == n for s, n in zip(part, view.shape, strict=True)):
+            part = bounding_box(view) or (slice(0, 1), slice(0, 1), slice(0, 1))
+            if shapeOf(part) == view.shape:
                 continue
             extent = list(labelmap.GetExtent())
             for axis, s in zip((2, 1, 0), part, strict=True):
                 first = extent[2 * axis]
                 extent[2 * axis], extent[2 * axis + 1] = first + s.start, first + s.stop - 1
-            self._replace(labelmap, extent, view[part])
-
-    def labelmaps(self) -> list:
-        """Each layer once."""
-        found: list = []
-        for segmentId in self.segmentIds():
-            labelmap = self.labelmap(segmentId)
-            if labelmap is not None and not any(labelmap is other for other in found):
-                found.append(labelmap)
-        return found
+            matrix = vtk.vtkMatrix4x4()
+            labelmap.GetImageToWorldMatrix(matrix)
+            self._put(labelmap, newImage(matrix, extent, view[part]))
 
     def bringToGrid(self) -> None:
         """Resample the layers that are off the grid; each voxel takes the nearest one's value."""
         box = wholeBox(self.grid)
         for labelmap in self.labelmaps():
             if not isEmpty(labelmap) and self.offset(labelmap) is None:
-                values = self.codes(labelmap, box)
-                self._replaceByGrid(labelmap, box, values, int(values.max()))
+                self._put(labelmap, self._imageOf(self.codes(labelmap, box), box))
         self.shrink()
         self.announce(self.segmentIds())
 
-    def updateSurfaces(self, segmentIds) -> None:
+    def updateSurfaces(self, segmentIds: Iterable[str]) -> None:
         """Make the surfaces of these segments anew where they have one."""
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         for segmentId in segmentIds:
@@ -177,12 +179,8 @@ class SegmentLayers:
             if segment is None or segment.GetRepresentation(SURFACE) is None:
                 continue
             # Adding nothing is how one segment's surface is made again from Python.
-            labelmap = self.labelmap(segmentId)
-            nothing = slicer.vtkOrientedImageData()
-            nothing.SetGeometryFromImageToWorldMatrix(matrixFromArray(self.grid.ijk_to_ras))
-            nothing.SetExtent(0, 0, 0, 0, 0, 0)
-            nothing.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-            viewOf(nothing)[...] = 0
+            box = (slice(0, 1), slice(0, 1), slice(0, 1))
+            nothing = self._imageOf(np.zeros((1, 1, 1), np.uint8), box)
             logic.SetBinaryLabelmapToSegment(
                 nothing,
                 self.segmentationNode,
@@ -190,15 +188,52 @@ class SegmentLayers:
                 logic.MODE_MERGE_MASK,
                 nothing.GetExtent(),
                 False,
-                self.sharing(labelmap),
+                self.sharing(self.labelmap(segmentId)),
             )
 
-    def _fill(self, segmentId: str, where: np.ndarray, box: Box, value: int) -> None:
-        labelmap = self.labelmap(segmentId)
-        covered = self.occupied(labelmap)
-        common = intersection(covered, box)
-        target = viewOf(labelmap)[within(covered, common)]
-        target[where[within(box, common)]] = value
+    def _newCodes(
+        self, now: SegmentsInBox, changed: list[str], masks: Mapping[str, np.ndarray]
+    ) -> list[tuple] | None:
+        """The new values of each layer that changes; None after a segment got its own layer."""
+        updated = []
+        for labelmap in self.labelmaps():
+            segmentIds = [one for one in changed if self.labelmap(one) is labelmap]
+            if not segmentIds:
+                continue
+            values = [self.value(one) for one in segmentIds]
+            codes = now.codes(labelmap)
+            codes = codes.astype(np.promote_types(codes.dtype, np.min_scalar_type(max(values))))
+            # All are taken away before any is added, so that voxels can change hands.
+            for one in segmentIds:
+                codes[now.mask(one)] = 0
+            for one, value in zip(segmentIds, values, strict=True):
+                if codes[masks[one]].any():
+                    # Another segment of the layer stays there: they overlap from now on.
+                    self.segmentation.SeparateSegmentLabelmap(one)
+                    return None
+                codes[masks[one]] = value
+            updated.append((labelmap, codes))
+        return updated
+
+    def _store(self, labelmap, codes: np.ndarray, box: Box, roomFor: Box | None) -> None:
+        """Write a layer's values in a box; the layer is enlarged where it does not cover them."""
+        covered = None if isEmpty(labelmap) else self.occupied(labelmap)
+        filled = bounding_box(codes)
+        if filled is not None:
+            needed = moved(filled, box)
+            tooSmall = covered is None or intersection(covered, needed) != needed
+            if tooSmall or codes.max() > np.iinfo(viewOf(labelmap).dtype).max:
+                room = union(needed, needed if roomFor is None else roomFor)
+                covered = room if covered is None else union(covered, room)
+                values = self.codes(labelmap, covered)
+                values = values.astype(np.promote_types(values.dtype, codes.dtype), copy=False)
+                enlarged = self._imageOf(values, covered)
+                self._put(labelmap, enlarged)
+                labelmap = enlarged
+        common = None if covered is None else intersection(covered, box)
+        if common is None:
+            return
+        viewOf(labelmap)[within(covered, common)] = codes[within(box, common)]
         # Said of the array, not of the labelmap, which would throw away the surfaces shown in 3D.
         labelmap.GetPointData().GetScalars().Modified()
 
@@ -216,52 +251,49 @@ class SegmentLayers:
                 "grid than the volume: resample the segmentation to the volume, or choose a new one"
             )
 
-    def _makeRoom(self, segmentId: str, box: Box, roomFor: Box) -> None:
-        """Let the segment's layer cover a box and hold the segment's value."""
-        labelmap = self.labelmap(segmentId)
-        value = self.value(segmentId)
-        covered = None if isEmpty(labelmap) else self.occupied(labelmap)
-        if covered is not None and intersection(covered, box) == box:
-            if value > np.iinfo(viewOf(labelmap).dtype).max:
-                slicer.vtkOrientedImageDataResample.CastImageForValue(labelmap, value)
-            return
-        if covered is None:
-            self._replaceByGrid(labelmap, union(box, roomFor), None, value)
-            return
-        room = union(union(covered, box), roomFor)
-        values = np.zeros(shapeOf(room), viewOf(labelmap).dtype)
-        values[within(room, covered)] = viewOf(labelmap)
-        self._replaceByGrid(labelmap, room, values, value)
-
-    def _replaceByGrid(self, labelmap, box: Box, values: np.ndarray | None, value: int) -> None:
-        """A new labelmap on the grid's own lattice in place of one; its voxels in `box`."""
-        new = slicer.vtkOrientedImageData()
-        new.SetGeometryFromImageToWorldMatrix(matrixFromArray(self.grid.ijk_to_ras))
-        new.SetExtent([end for s in box[::-1] for end in (s.start, s.stop - 1)])
-        kind = vtk.VTK_UNSIGNED_CHAR
-        if values is not None:
-            kind = labelmap.GetScalarType()
-        elif value > 255:
-            kind = vtk.VTK_UNSIGNED_SHORT
-        new.AllocateScalars(kind, 1)
-        viewOf(new)[...] = 0 if values is None else values
-        slicer.vtkOrientedImageDataResample.CastImageForValue(new, value)
-        self._put(labelmap, new)
-
-    def _replace(self, labelmap, extent, values: np.ndarray) -> None:
-        """A new labelmap on the same lattice in place of one."""
-        new = slicer.vtkOrientedImageData()
-        matrix = vtk.vtkMatrix4x4()
-        labelmap.GetImageToWorldMatrix(matrix)
-        new.SetGeometryFromImageToWorldMatrix(matrix)
-        new.SetExtent(extent)
-        new.AllocateScalars(labelmap.GetScalarType(), 1)
-        viewOf(new)[...] = values
-        self._put(labelmap, new)
+    def _imageOf(self, values: np.ndarray, box: Box):
+        """A labelmap on the grid's own lattice that covers a box."""
+        extent = [end for s in box[::-1] for end in (s.start, s.stop - 1)]
+        return newImage(matrixFromArray(self._ijkToRAS), extent, values)
 
     def _put(self, labelmap, new) -> None:
+        """Put a labelmap in the place of another, for all segments of the layer."""
         for segmentId in self.sharing(labelmap):
             self.segmentation.GetSegment(segmentId).AddRepresentation(BINARY, new)
+
+
+class SegmentsInBox:
+    """The segments as they are in a box; each layer is read once."""
+
+    def __init__(self, layers: SegmentLayers, box: Box) -> None:
+        self.layers = layers
+        self.box = box
+        self._codes: dict[str, np.ndarray] = {}
+        self._masks: dict[str, np.ndarray] = {}
+
+    def codes(self, labelmap) -> np.ndarray:
+        """A layer's values in the box; not to be changed."""
+        key = labelmap.GetAddressAsString("")
+        if key not in self._codes:
+            self._codes[key] = self.layers.codes(labelmap, self.box)
+        return self._codes[key]
+
+    def mask(self, segmentId: str) -> np.ndarray:
+        """Where a segment is, bool; not to be changed."""
+        if segmentId not in self._masks:
+            labelmap = self.layers.labelmap(segmentId)
+            if labelmap is None:
+                self._masks[segmentId] = np.zeros(shapeOf(self.box), bool)
+            else:
+                self._masks[segmentId] = self.codes(labelmap) == self.layers.value(segmentId)
+        return self._masks[segmentId]
+
+    def anyOf(self, segmentIds: Iterable[str]) -> np.ndarray:
+        """Where at least one of the segments is, bool."""
+        found = np.zeros(shapeOf(self.box), bool)
+        for segmentId in segmentIds:
+            found |= self.mask(segmentId)
+        return found
 
 
 def viewOf(image) -> np.ndarray:
@@ -270,27 +302,19 @@ def viewOf(image) -> np.ndarray:
     return vtk_to_numpy(image.GetPointData().GetScalars()).reshape(k, j, i)
 
 
+def newImage(matrix, extent, values: np.ndarray):
+    """A vtkOrientedImageData with a copy of the values [K, J, I]."""
+    image = slicer.vtkOrientedImageData()
+    image.SetGeometryFromImageToWorldMatrix(matrix)
+    image.SetExtent(extent)
+    image.AllocateScalars(get_vtk_array_type(values.dtype), 1)
+    viewOf(image)[...] = values
+    return image
+
+
 def isEmpty(labelmap) -> bool:
     """Whether a labelmap has no voxel at all."""
     return min(labelmap.GetDimensions()) < 1 or labelmap.GetPointData().GetScalars() is None
-
-
-def latticeOffset(image, grid: Grid) -> tuple[int, int, int] | None:
-    """Voxels from the grid's first voxel to the image's index 0, None unless on its lattice."""
-    matrix = vtk.vtkMatrix4x4()
-    image.GetImageToWorldMatrix(matrix)
-    toGrid = np.linalg.inv(grid.ijk_to_ras) @ arrayFromMatrix(matrix)
-    offset = np.round(toGrid[:3, 3])
-    # How far the corners of the image lie from voxel centers of the grid.
-    extent = np.reshape(image.GetExtent(), (3, 2))
-    corners = np.array(np.meshgrid(*extent, indexing="ij")).reshape(3, -1)
-    moved = toGrid[:3, :3] @ corners + toGrid[:3, 3:] - corners - offset[:, None]
-    if np.abs(moved).max() > GRID_TOLERANCE:
-        return None
-    if np.abs(toGrid[:3, :3] - np.eye(3)).max() > GRID_TOLERANCE:
-        return None
-    i, j, k = (int(value) for value in offset)
-    return i, j, k
 
 
 def resampled(image, grid: Grid, box: Box) -> np.ndarray:
@@ -318,21 +342,26 @@ def shapeOf(box: Box) -> tuple[int, int, int]:
 
 def intersection(one: Box, other: Box) -> Box | None:
     """What two boxes share; None if nothing."""
-    common = tuple(
+    k, j, i = (
         slice(max(a.start, b.start), min(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
     )
-    return None if any(s.start >= s.stop for s in common) else common
+    return None if any(s.start >= s.stop for s in (k, j, i)) else (k, j, i)
 
 
 def union(one: Box, other: Box) -> Box:
     """The smallest box around two boxes."""
-    return tuple(
+    k, j, i = (
         slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(one, other, strict=True)
     )
+    return k, j, i
 
 
 def within(outer: Box, inner: Box) -> Box:
     """A box as an index of an array that covers another one."""
-    return tuple(
-        slice(i.start - o.start, i.stop - o.start) for o, i in zip(outer, inner, strict=True)
-    )
+    return moved(inner, tuple(slice(-s.start, None) for s in outer))
+
+
+def moved(box: Box, start: Box) -> Box:
+    """A box that is counted from the start of another one."""
+    k, j, i = (slice(s.start + o.start, s.stop + o.start) for s, o in zip(box, start, strict=True))
+    return k, j, i

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,9 +13,9 @@ import slicer
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.slices import Axis
 from SAMAutoSegScene.EditRules import EditRules
-from SAMAutoSegScene.SegmentLayers import SegmentLayers, wholeBox
+from SAMAutoSegScene.SegmentLayers import Box, SegmentLayers, SegmentsInBox, wholeBox
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack, sliceOfBox
-from SAMAutoSegScene.SliceLedger import SliceLedger
+from SAMAutoSegScene.SliceLedger import PLANES, SliceLedger, hasLedger
 from SAMAutoSegScene.VolumeReader import gridOfVolume, requireReadable
 
 Mode = Literal["replace", "add", "remove"]
@@ -43,7 +44,8 @@ class SegmentWriter:
     slice costs about as much as a slice, however large the volume is.
 
     What the model writes never takes voxels from segments that the model does not write itself,
-    and never changes slices that the user corrected or reviewed, unless `overCorrected`.
+    and never changes slices that the user corrected or reviewed, unless `overCorrected`. That
+    holds for slices that were corrected in another plane, too.
     """
 
     def __init__(
@@ -65,18 +67,23 @@ class SegmentWriter:
         self.layers = SegmentLayers(segmentationNode, gridOfVolume(volumeNode))
         self.result = WrittenSlices()
         self._touched: set[str] = set()
+        # Of the planes that slices were corrected in before, and which of their slices stay.
+        self._others: list[tuple[SliceLedger, list[int]]] = []
 
     # A run of the model
 
     def begin(self, segmentIds: Iterable[str]) -> None:
         """Start a run that writes these segments; the state for undo is saved now, once."""
         self._requireSamePlace()
+        segmentIds = list(segmentIds)
         if self.saveUndo is not None:
             self.saveUndo()
         self.result = WrittenSlices()
         self._touched = set()
         if self.ledger is not None:
-            self.ledger.beginRun(segmentIds)
+            self._others = self._ledgersOfOtherPlanes(segmentIds)
+            for ledger in (self.ledger, *(ledger for ledger, _ in self._others)):
+                ledger.beginRun(segmentIds)
 
     def writeSlice(
         self,
@@ -139,9 +146,18 @@ class SegmentWriter:
 
     def end(self) -> WrittenSlices:
         """End a run, also one that was cancelled: what is written stays."""
-        self._finish()
+        with nullcontext() if self.ledger is None else self.ledger.onlyChanges([]):
+            # As Slicer keeps segments: cropped, with surfaces that fit the voxels.
+            self.layers.shrink()
+        self.layers.updateSurfaces(self._touched)
         if self.ledger is not None:
             self.ledger.endRun()
+        for ledger, kept in self._others:
+            with ledger.modelWrites(set(range(len(ledger))) - set(kept), self._touched):
+                pass
+            ledger.endRun()
+            ledger.close()
+        self._others = []
         return self.result
 
     # A click
@@ -173,57 +189,70 @@ class SegmentWriter:
         box = boxOfSlice(stack, number)
         wanted = np.zeros([part.stop - part.start for part in box], bool)
         sliceOfBox(wanted, stack)[...] = mask
-        masks = self._masksOfAction(segmentId, wanted, box, rules, mode)
-        if not any((self.layers.mask(one, box) != new).any() for one, new in masks.items()):
+        now = SegmentsInBox(self.layers, box)
+        masks = self._masksOfAction(segmentId, wanted, now, rules, mode)
+        if not any((now.mask(one) != mask).any() for one, mask in masks.items()):
             return False
         if self.saveUndo is not None:
             self.saveUndo()
-        self._touched = set(self.layers.write(masks, box, roomFor=box))
-        self._started(self._touched)
-        self._finish()
-        self.layers.announce(self._touched)
+        changed = self.layers.write(now, masks)
+        self._started(changed)
+        self.layers.updateSurfaces(changed)
+        self.layers.announce(changed)
         return True
 
     def _masksOfAction(
-        self, segmentId: str, wanted: np.ndarray, box, rules: EditRules, mode: Mode
+        self,
+        segmentId: str,
+        wanted: np.ndarray,
+        now: SegmentsInBox,
+        rules: EditRules,
+        mode: Mode,
     ) -> dict[str, np.ndarray]:
-        """What all segments that the action changes shall be in the box."""
-        now = self.layers.mask(segmentId, box)
-        editable = rules.editable(box, [segmentId])
-        others = [one for one in self.layers.segmentIds() if one != segmentId]
-        masks = {segmentId: now.copy()}
+        """What the segments that the action may change shall be in the box."""
+        editable = rules.editable(now, [segmentId])
+        mask = now.mask(segmentId).copy()
+        masks = {segmentId: mask}
         if mode != "remove":
-            added = wanted & editable
-            for one in others:
-                if rules.isLocked(one) and not rules.keepsOverlap(one):
-                    added &= ~self.layers.mask(one, box)
-            masks[segmentId] |= added
-            for one in others:
-                if not rules.keepsOverlap(one):
-                    masks[one] = self.layers.mask(one, box) & ~added
+            others = [
+                one
+                for one in self.layers.segmentIds()
+                if one != segmentId and not rules.keepsOverlap(one)
+            ]
+            added = wanted & editable & ~now.anyOf(one for one in others if rules.isLocked(one))
+            mask |= added
+            masks.update({one: now.mask(one) & ~added for one in others})
         if mode != "add":
             # Inside of a single segment the edited one may always shrink, as in Slicer.
-            removable = editable | now if rules.maskSegmentId else editable
-            gone = now & removable & (wanted if mode == "remove" else ~wanted)
-            masks[segmentId] &= ~gone
+            removable = editable | now.mask(segmentId) if rules.maskSegmentId else editable
+            gone = now.mask(segmentId) & removable & (wanted if mode == "remove" else ~wanted)
+            mask &= ~gone
             receiver = rules.maskSegmentId
             if receiver and receiver != segmentId and not rules.isLocked(receiver):
                 # Erasing inside of a segment gives the area back to it: how Slicer splits one.
-                masks[receiver] = masks.get(receiver, self.layers.mask(receiver, box)) | gone
+                masks[receiver] = masks.get(receiver, now.mask(receiver)) | gone
         return masks
 
-    def _writeLabels(self, labels: np.ndarray, box, targets: Mapping[int, str]) -> None:
+    def _writeLabels(self, labels: np.ndarray, box: Box, targets: Mapping[int, str]) -> None:
         rules = EditRules(self.layers, self.editorNode)
-        editable = rules.editable(box, targets.values())
-        free = editable.copy()
-        for one in self.layers.segmentIds():
-            if one not in targets.values() and not rules.keepsOverlap(one):
-                free &= ~self.layers.mask(one, box)
+        now = SegmentsInBox(self.layers, box)
+        editable = rules.editable(now, targets.values())
+        for ledger, kept in self._others:
+            axis = 2 - ledger.stack.axis_index
+            part = box[axis]
+            inBox = [number - part.start for number in kept if part.start <= number < part.stop]
+            np.moveaxis(editable, axis, 0)[inBox] = False
+        others = [
+            one
+            for one in self.layers.segmentIds()
+            if one not in targets.values() and not rules.keepsOverlap(one)
+        ]
+        free = editable & ~now.anyOf(others)
         masks = {
-            one: (self.layers.mask(one, box) & ~editable) | (free & (labels == value))
+            one: (now.mask(one) & ~editable) | (free & (labels == value))
             for value, one in targets.items()
         }
-        changed = self.layers.write(masks, box, roomFor=wholeBox(self.layers.grid))
+        changed = self.layers.write(now, masks, roomFor=wholeBox(self.layers.grid))
         self._started(changed)
         self._touched.update(changed)
         self.layers.announce(changed)
@@ -243,6 +272,19 @@ class SegmentWriter:
             targets[value] = one
         return targets
 
+    def _ledgersOfOtherPlanes(
+        self, segmentIds: Iterable[str]
+    ) -> list[tuple[SliceLedger, list[int]]]:
+        others = []
+        for plane in PLANES:
+            if plane == self.ledger.plane or not hasLedger(self.segmentationNode, plane):
+                continue
+            ledger = SliceLedger(self.segmentationNode, self.volumeNode, plane)
+            ledger.refresh(np.inf)
+            kept = [n for n in range(len(ledger)) if ledger.isProtected(n, segmentIds)]
+            others.append((ledger, kept))
+        return others
+
     def _started(self, segmentIds: Iterable[str]) -> None:
         """As painting does, say that work on these segments has begun."""
         logic = slicer.vtkSlicerSegmentationsModuleLogic
@@ -250,11 +292,6 @@ class SegmentWriter:
             segment = self.layers.segmentation.GetSegment(one)
             if logic.GetSegmentStatus(segment) == logic.NotStarted:
                 logic.SetSegmentStatus(segment, logic.InProgress)
-
-    def _finish(self) -> None:
-        """Leave segments as Slicer keeps them: cropped, with surfaces that fit the voxels."""
-        self.layers.shrink()
-        self.layers.updateSurfaces(self._touched)
 
     def _requireSamePlace(self) -> None:
         if self.segmentationNode.GetScene() is None:

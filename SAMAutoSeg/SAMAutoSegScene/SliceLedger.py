@@ -14,9 +14,8 @@ from enum import StrEnum
 import numpy as np
 import vtk
 
-from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.slices import Axis, Plane
-from SAMAutoSegScene.SegmentLayers import SegmentLayers, isEmpty
+from SAMAutoSegScene.SegmentLayers import SegmentLayers
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack
 from SAMAutoSegScene.VolumeReader import gridOfVolume
 
@@ -28,6 +27,12 @@ VERSION = 1
 # Bytes of a digest: two different masks of a slice agree once in 2**48 times.
 _DIGEST_BYTES = 6
 _EMPTY = "A" * (_DIGEST_BYTES * 4 // 3)
+
+# Slices that are looked at together.
+_BLOCK = 16
+
+# More than Slicer can undo.
+_KEPT_GENERATIONS = 20
 
 # During a run the scene is kept up to date this often.
 _SECONDS_BETWEEN_SAVES = 2.0
@@ -55,7 +60,9 @@ class SliceLedger:
     Undoing what the model wrote brings back the states of before: the segments carry, as a tag,
     the generation of what was written, and Slicer's undo restores tags together with voxels.
 
-    A slice that was marked as reviewed and is changed later is a corrected one. Everything is kept
+    A slice that was marked as reviewed and is changed later is a corrected one. Where slices of
+    another plane were in use before, all that is there counts as the model's: what was corrected
+    stays known, and protected, in the other plane. Everything is kept
     in an attribute of the segmentation node, so it is saved with the scene and restored from it.
     """
 
@@ -108,6 +115,7 @@ class SliceLedger:
 
     def states(self) -> list[SliceState]:
         """The states of all slices; costs about one volume if segments changed."""
+        self.refresh(np.inf)
         return [self.stateOf(number) for number in range(len(self))]
 
     def refresh(self, seconds: float) -> bool:
@@ -116,10 +124,13 @@ class SliceLedger:
         For a timer: `states` costs next to nothing afterwards.
         """
         until = time.perf_counter() + seconds
-        for number in range(len(self)):
-            self._digestsNow(number)
-            if time.perf_counter() > until:
-                return number == len(self) - 1
+        current = self._current().values()
+        for start in range(0, len(self), _BLOCK):
+            block = range(start, min(start + _BLOCK, len(self)))
+            if any(number not in digests for digests in current for number in block):
+                self._readSlices(block)
+                if time.perf_counter() > until:
+                    return block.stop == len(self)
         return True
 
     def slicesIn(self, *states: SliceState) -> list[int]:
@@ -172,6 +183,7 @@ class SliceLedger:
 
         To be called after the undo state was saved and before the first slice is written.
         """
+        self._forgetOld()
         self._startGeneration(list(segmentIds))
         self._save()
 
@@ -189,12 +201,8 @@ class SliceLedger:
         # writes from now on. So that gets a generation of its own.
         if undone or (self._written and before != self._written):
             self._startGeneration(present)
-        yield
-        for one, stamp in self._stamps().items():
-            kept = self._digests.get(one)
-            if kept is not None and kept[0] == before.get(one):
-                rest = {n: digest for n, digest in kept[1].items() if n not in numbers}
-                self._digests[one] = (stamp, rest)
+        with self.onlyChanges(numbers):
+            yield
         for number in numbers:
             now = self._digestsNow(number)
             self._generations[-1]["slices"][number] = {one: now[one] for one in present}
@@ -202,6 +210,18 @@ class SliceLedger:
         self._written = self._stamps()
         if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
             self._save()
+
+    @contextmanager
+    def onlyChanges(self, numbers: Iterable[int]) -> Iterator[None]:
+        """Around changes to these slices alone: others need not be looked at again."""
+        before = self._stamps()
+        yield
+        changed = set(numbers)
+        for one, stamp in self._stamps().items():
+            kept = self._digests.get(one)
+            if kept is not None and kept[0] == before.get(one):
+                rest = {n: digest for n, digest in kept[1].items() if n not in changed}
+                self._digests[one] = (stamp, rest)
 
     def endRun(self) -> None:
         """Keep what the run wrote in the scene."""
@@ -234,29 +254,39 @@ class SliceLedger:
     def _digestsNow(self, number: int) -> dict[str, str]:
         """For each segment the digest of its voxels in a slice."""
         self._checked(number)
-        wanted = []
-        result = {}
-        for one in self.layers.segmentIds():
-            stamp = self.layers.stamp(one)
+        current = self._current()
+        if any(number not in digests for digests in current.values()):
+            self._readSlices(range(number, number + 1))
+        return {one: digests[number] for one, digests in current.items()}
+
+    def _current(self) -> dict[str, dict[int, str]]:
+        """For each segment the digests that hold for what is there now."""
+        current = {}
+        for one, stamp in self._stamps().items():
             kept = self._digests.get(one)
             if kept is None or kept[0] != stamp:
                 kept = self._digests[one] = (stamp, {})
-            if number in kept[1]:
-                result[one] = kept[1][number]
-            else:
-                wanted.append(one)
-        box = boxOfSlice(self.stack, number)
-        codes: dict[int, np.ndarray] = {}
-        for one in wanted:
-            labelmap = self.layers.labelmap(one)
-            if labelmap is None or isEmpty(labelmap):
-                digest = _EMPTY
-            else:
-                if id(labelmap) not in codes:
-                    codes[id(labelmap)] = self.layers.codes(labelmap, box)
-                digest = digestOf(codes[id(labelmap)] == self.layers.value(one))
-            self._digests[one][1][number] = result[one] = digest
-        return result
+            current[one] = kept[1]
+        return current
+
+    def _readSlices(self, numbers: range) -> None:
+        """Compute the digests of neighboring slices."""
+        current = self._current()
+        for digests in current.values():
+            digests.update(dict.fromkeys(numbers, _EMPTY))
+        box = list(boxOfSlice(self.stack, numbers[0]))
+        axis = 2 - self.stack.axis_index
+        box[axis] = slice(numbers.start, numbers.stop)
+        for labelmap in self.layers.labelmaps():
+            segments = {
+                self.layers.value(one): current[one] for one in self.layers.sharing(labelmap)
+            }
+            # Slices across the order of storage are gathered together, cache line by cache line.
+            slices = np.moveaxis(self.layers.codes(labelmap, tuple(box)), axis, 0)
+            for number, codes in zip(numbers, np.ascontiguousarray(slices), strict=True):
+                for value, digest in digestsOf(codes).items():
+                    if value in segments:
+                        segments[value][number] = digest
 
     def _known(self, number: int) -> dict[str, str]:
         """For each segment the digest of what the model wrote last, as far as it is not undone."""
@@ -305,6 +335,26 @@ class SliceLedger:
             if segment is not None:
                 segment.SetTag(self._tagName, f"{self._id}:{number}")
 
+    def _forgetOld(self) -> None:
+        """Put together what is too long ago to be undone, so that the scene does not grow."""
+        lineage = self._lineage()
+        old = [entry for entry in lineage[_KEPT_GENERATIONS:] if entry["id"] != 0]
+        if not old:
+            return
+        self._base()
+        for entry in reversed(old):
+            self._base()["slices"].update(entry["slices"])
+        kept = {0, *(entry["id"] for entry in lineage[:_KEPT_GENERATIONS])}
+        self._generations = [entry for entry in self._generations if entry["id"] in kept]
+        for entry in self._generations[1:]:
+            entry["parent"] = entry["parent"] if entry["parent"] in kept else 0
+
+    def _base(self) -> dict:
+        """The generation that no undo takes away."""
+        if not self._generations or self._generations[0]["id"] != 0:
+            self._generations.insert(0, {"id": 0, "parent": -1, "slices": {}})
+        return self._generations[0]
+
     # The scene
 
     @property
@@ -333,6 +383,11 @@ class SliceLedger:
         self._uncertainty: dict[int, float] = {
             int(number): value for number, value in data.get("uncertainty", {}).items()
         }
+        if not text and any(hasLedger(self.segmentationNode, plane) for plane in PLANES):
+            # Slices of another plane were in use so far, and corrections are known there.
+            for number, state in enumerate(self.states()):
+                if state == SliceState.CORRECTED:
+                    self._base()["slices"][number] = self._filled(self._digestsNow(number))
 
     def _save(self) -> None:
         data = {
@@ -366,15 +421,21 @@ class SliceLedger:
         return number
 
 
-def digestOf(mask: np.ndarray) -> str:
-    """Text that stands for a mask, whatever empty space lies around it."""
-    box = bounding_box(mask)
-    if box is None:
-        return _EMPTY
-    place = repr([(part.start, part.stop) for part in box]).encode()
-    content = np.packbits(mask[box]).tobytes()
-    digest = hashlib.blake2b(place + content, digest_size=_DIGEST_BYTES).digest()
-    return base64.urlsafe_b64encode(digest).decode()
+def hasLedger(segmentationNode, plane: Plane) -> bool:
+    """Whether states of the slices of a plane were kept with a segmentation."""
+    return bool(segmentationNode.GetAttribute(f"{ATTRIBUTE}.{plane}"))
+
+
+def digestsOf(codes: np.ndarray) -> dict[int, str]:
+    """For each value of a slice, except 0, text that stands for where it is."""
+    places = np.flatnonzero(codes).astype(np.int32)
+    values = codes.ravel()[places]
+    return {
+        int(value): base64.urlsafe_b64encode(
+            hashlib.blake2b(places[values == value].data, digest_size=_DIGEST_BYTES).digest()
+        ).decode()
+        for value in np.unique(values)
+    }
 
 
 def _packed(entry: dict) -> dict:

@@ -87,7 +87,7 @@ def gridFromMatrix(ijkToRAS: np.ndarray, extent) -> Grid:
 
 def arrayFromMatrix(matrix) -> np.ndarray:
     """A vtkMatrix4x4 as an array."""
-    return np.array([[matrix.GetElement(r, c) for c in range(4)] for r in range(4)])
+    return np.reshape(matrix.GetData(), (4, 4))
 
 
 def matrixFromArray(array: np.ndarray):
