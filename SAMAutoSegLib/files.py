@@ -19,7 +19,8 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, getattr(errno
 # The libraries that write images and tensors report a full disk as an error of their own, with
 # the system's words in it (112 is its number on Windows) or without any. Then a disk with less
 # than this is full.
-_FULL_DISK_WORDS = (os.strerror(errno.ENOSPC), "(os error 112)")
+_FULL_DISK = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+_FULL_DISK_WORDS = (*(os.strerror(number) for number in _FULL_DISK), "(os error 112)")
 _FULL_DISK_BYTES = 1 << 20
 
 _BLOCK_BYTES = 1 << 20
