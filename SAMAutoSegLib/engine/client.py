@@ -336,7 +336,7 @@ class EngineClient:
     def _on_finished(self, transport: Transport, code: int, tail: str) -> None:
         if transport is not self.transport:
             return
-        message = _why(code, tail, self.pid is not None)
+        message = _why(code, tail, self.state in ("ready", "busy"))
         self._give_up(message, f"exit status {code}\n{tail}")
 
     def _give_up(self, message: str, details: str) -> None:

@@ -1,0 +1,283 @@
+"""Training jobs with their real process on a tiny model."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from SAMAutoSegLib.engine.jobs import (
+    CHECKPOINT,
+    EVENTS,
+    LOCK,
+    SPEC,
+    TrainingJob,
+    append_event,
+    list_jobs,
+)
+from SAMAutoSegLib.engine.lock import FileLock
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.structure import standard_structures
+
+from .conftest import Files, tiny_command
+
+PROCESS = tiny_command("SAMAutoSegLib.engine.job_process")
+
+# Long enough to be interrupted in, short enough to wait for.
+SETTINGS = {"steps": 12, "batch": 2, "warmup": 1, "views": 1, "patience": 0}
+
+
+@pytest.fixture
+def spec(files: Files) -> dict[str, Any]:
+    opening = files.opening()
+    del opening["array"]
+    volume = {**opening, "image": "image0", "labels": "labels0"}
+    return {
+        "volumes": [{**volume, "slices": [1, 3, 6, 8], "held_out": [10, 11]}],
+        "structures": [s.to_json() for s in standard_structures(["liver", "spleen"])],
+        "backbone": str(files.base),
+        "plane": "axial",
+        "intensity": "0,255",
+        "settings": SETTINGS,
+        "device": "cpu",
+    }
+
+
+@pytest.fixture
+def arrays() -> dict[str, np.ndarray]:
+    """Discs and bars, and an image that shows them."""
+    labels = np.zeros((12, 30, 40), np.uint8)
+    labels[:, 4:16, 4:16] = 1
+    labels[:, 20:26, 5:35] = 2
+    image = np.random.default_rng(0).normal(110, 8, labels.shape) - 80.0 * (labels == 1)
+    return {"image0": (image + 80 * (labels == 2)).astype(np.int16), "labels0": labels}
+
+
+def until(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def finished(job: TrainingJob) -> dict[str, Any]:
+    until(lambda: job.state not in ("waiting", "running"))
+    assert job.state == "finished", (job.result, (job.folder / "log.txt").read_text())
+    assert job.result is not None
+    return job.result
+
+
+def named(job: TrainingJob, *names: str) -> list[dict[str, Any]]:
+    return [event for event in job.events() if event["event"] in names]
+
+
+def weights(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="np") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    return one.keys() == other.keys() and all(np.array_equal(one[n], other[n]) for n in one)
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> dict[str, Any]:
+    """The weights of a job that nobody interrupted, once there is one."""
+    return {}
+
+
+def test_a_job_tells_its_course_and_leaves_a_model(
+    tmp_path: Path,
+    spec: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    undisturbed: dict[str, Any],
+) -> None:
+    job = TrainingJob.create(tmp_path / "job", spec, arrays)
+    assert job.state == "waiting" and job.events() == []
+    job.start(PROCESS)
+    assert job.state in ("waiting", "running")
+    result = finished(job)
+    assert [event["step"] for event in named(job, "loss")] == list(range(1, 13))
+    assert all(any("loss" in name for name in event) for event in named(job, "loss"))
+    (score,) = named(job, "score")
+    assert score["step"] == 12 and 0 <= score["held_out_dice"] <= 1
+    told = named(job, "progress")
+    assert told[0]["message"] == "loading the model" and told[-1]["fraction"] == 1
+    assert result["model"] == str(job.model_path) and job.model_path.exists()
+    assert result["before"] is None and set(result["after"]) == {"liver", "spleen"}
+    assert result["steps"] == 12 and result["notes"] == [] and result["seconds"] > 0
+    assert not (job.folder / CHECKPOINT).exists()
+    count = len(job.events())
+    assert job.events(count - 1) == [result] and job.events(count) == []
+    undisturbed.update(weights(job.model_path))
+
+
+def test_a_killed_job_is_lost_and_goes_on_to_the_same_result(
+    tmp_path: Path,
+    spec: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    undisturbed: dict[str, Any],
+) -> None:
+    job = TrainingJob.create(tmp_path / "job", spec, arrays)
+    job.start(PROCESS)
+    until(lambda: len(named(job, "loss")) >= 5)
+    os.kill(named(job, "started")[0]["pid"], signal.SIGKILL)
+    until(lambda: job.state == "lost")
+    again = TrainingJob.attach(job.folder)
+    assert again.state == "lost" and (job.folder / CHECKPOINT).exists()
+    again.start(PROCESS)
+    finished(again)
+    assert named(again, "started")[-1]["resumed"]
+    assert [event["step"] for event in named(again, "loss")][-1] == 12
+    assert same(weights(again.model_path), undisturbed)
+
+
+def test_a_stopped_job_keeps_the_best_and_can_go_on(
+    tmp_path: Path,
+    spec: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    undisturbed: dict[str, Any],
+) -> None:
+    job = TrainingJob.create(tmp_path / "job", spec, arrays)
+    job.start(PROCESS)
+    until(lambda: len(named(job, "loss")) >= 3)
+    job.stop()
+    until(lambda: job.state == "stopped")
+    assert job.result is not None and 3 <= job.result["steps"] < 12
+    assert job.model_path.exists() and set(job.result["after"]) == {"liver", "spleen"}
+    job.start(PROCESS)
+    assert job.state in ("waiting", "running") and job.result is None
+    finished(job)
+    assert same(weights(job.model_path), undisturbed)
+
+
+def test_a_job_that_is_stopped_before_its_first_step_has_no_model(
+    tmp_path: Path, spec: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    job = TrainingJob.create(tmp_path / "job", spec, arrays)
+    job.start(PROCESS)
+    job.stop()
+    until(lambda: job.state == "stopped")
+    assert job.result is not None and job.result["model"] is None
+    assert "nothing was learned yet" in job.result["notes"][0] and not job.model_path.exists()
+
+
+def test_a_refined_model_is_scored_before_and_after(
+    tmp_path: Path, files: Files, spec: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    reversed_order = list(reversed(spec["structures"]))
+    still = {"steps": 1, "learning_rate": 1e-9, "weight_decay": 0.0, "average": 0.0, "views": 1}
+    changes = {"base_model": str(files.model), "structures": reversed_order, "settings": still}
+    job = TrainingJob.create(tmp_path / "job", {**spec, **changes}, arrays)
+    job.start(PROCESS)
+    result = finished(job)
+    assert result["before"] == pytest.approx(result["after"], abs=1e-3)
+    former, new = weights(files.model), weights(job.model_path)
+    assert all(np.allclose(new[name], former[name], atol=1e-6) for name in former)
+
+
+def test_a_refined_model_with_a_new_structure_starts_anew_and_says_so(
+    tmp_path: Path, files: Files, spec: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    structures = [s.to_json() for s in standard_structures(["aorta", "spleen"])]
+    volumes = [{**spec["volumes"][0], "held_out": [10]}]
+    changes = {"base_model": str(files.model), "structures": structures, "volumes": volumes}
+    job = TrainingJob.create(
+        tmp_path / "job", {**spec, **changes, "settings": {"steps": 1}}, arrays
+    )
+    job.start(PROCESS)
+    result = finished(job)
+    assert result["before"]["aorta"] is None and result["before"]["spleen"] is not None
+    notes = " ".join(result["notes"])
+    assert "other structures" in notes and "one slice was held out: too few" in notes
+
+
+def test_a_job_that_cannot_work_says_why(
+    tmp_path: Path, spec: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    job = TrainingJob.create(tmp_path / "job", {**spec, "method": "magic"}, arrays)
+    job.start(PROCESS)
+    until(lambda: job.state == "failed")
+    assert job.result is not None and job.result["message"].startswith("method 'magic'")
+    assert "Traceback" in job.result["details"]
+
+
+def test_a_second_process_leaves_a_job_alone(
+    tmp_path: Path, spec: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    job = TrainingJob.create(tmp_path / "job", spec, arrays)
+    lock = FileLock(job.folder / LOCK)
+    assert lock.acquire()
+    ran = subprocess.run([*PROCESS, str(job.folder)], capture_output=True, text=True)
+    assert ran.returncode == 3 and "another process works on" in ran.stderr
+    assert job.state == "running" and job.events() == []
+    job.start(["/no/such/program"])  # does nothing
+    with pytest.raises(SAMAutoSegError, match="is running: stop it first"):
+        job.remove()
+    lock.release()
+    job.remove()
+    assert not job.folder.exists()
+
+
+def test_a_process_that_dies_at_once_is_not_waited_for(
+    tmp_path: Path, spec: dict[str, Any]
+) -> None:
+    job = TrainingJob.create(tmp_path / "job", spec, {})
+    with pytest.raises(SAMAutoSegError, match="cannot start /no/such/program"):
+        job.start(["/no/such/program"])
+    other = TrainingJob.create(tmp_path / "other", spec, {})
+    other.start(PROCESS[:1] + ["-c", "raise SystemExit(1)"])
+    until(lambda: other.state == "lost")
+    assert TrainingJob.attach(other.folder).state == "waiting"  # who cannot know waits a while
+
+
+def test_a_line_that_was_cut_short_spoils_no_other(tmp_path: Path, spec: dict[str, Any]) -> None:
+    job = TrainingJob.create(tmp_path / "job", spec, {})
+    append_event(job.folder, "launched")
+    append_event(job.folder, "started", pid=1)
+    with (job.folder / EVENTS).open("ab") as stream:
+        stream.write(b'{"event": "loss", "ti')
+    assert [event["event"] for event in job.events()] == ["launched", "started"]
+    append_event(job.folder, "progress", fraction=0.5)
+    assert [event["event"] for event in job.events()] == ["launched", "started", "progress"]
+    assert job.state == "lost"
+
+
+def test_jobs_are_found_newest_first(tmp_path: Path, spec: dict[str, Any]) -> None:
+    for age, name in enumerate(("new", "old")):
+        job = TrainingJob.create(tmp_path / name, spec, {})
+        os.utime(job.folder / SPEC, (1e9 - age, 1e9 - age))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "damaged").mkdir()
+    (tmp_path / "damaged" / SPEC).write_text("{")
+    assert [job.folder.name for job in list_jobs(tmp_path)] == ["new", "old"]
+    assert list_jobs(tmp_path / "nowhere") == []
+
+
+def test_a_folder_holds_one_job(tmp_path: Path, spec: dict[str, Any]) -> None:
+    TrainingJob.create(tmp_path, spec, {})
+    with pytest.raises(SAMAutoSegError, match="holds a training job already"):
+        TrainingJob.create(tmp_path, spec, {})
+    with pytest.raises(SAMAutoSegError, match="holds no training job"):
+        TrainingJob.attach(tmp_path / "nowhere")
+    (tmp_path / SPEC).write_text(json.dumps({**spec, "version": 99}))
+    with pytest.raises(SAMAutoSegError, match="another version"):
+        TrainingJob.attach(tmp_path)
+
+
+def test_arrays_are_numpy_files_written_in_steps(
+    tmp_path: Path, spec: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    turned = {**arrays, "image0": arrays["image0"].transpose(2, 0, 1)[::-1]}
+    steps = list(TrainingJob.create_in_steps(tmp_path, spec, turned))
+    assert steps == sorted(steps) and steps[-1] == 1
+    for name, array in turned.items():
+        written = np.load(tmp_path / f"{name}.npy", allow_pickle=False)
+        assert written.dtype == array.dtype and np.array_equal(written, array)
