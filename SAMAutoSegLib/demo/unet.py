@@ -15,6 +15,7 @@ from monai.transforms import (
     RandGaussianNoised,
     RandScaleIntensityd,
 )
+from torch import nn
 
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.progress import Progress, silent
@@ -35,9 +36,7 @@ def segment_by_unet(
     seed: int = 0,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Train MONAI's residual U-Net on labeled slices, then segment every slice.
-
-    With the augmentation that is usual for it (rotation, scaling, shift, noise, contrast).
+    """Train a U-Net on labeled slices of a volume, then segment every slice.
 
     Args:
         images: uint8 gray slices.
@@ -46,18 +45,38 @@ def segment_by_unet(
     Returns:
         Class numbers [K, J, I] uint8.
     """
+    known = [(images.slice_at(n), classes.slice_at(n)) for n in labeled]
+    net = train_unet(known, int(classes.array.max()) + 1, seed=seed, progress=progress)
+    return unet_classes(net, images)
+
+
+def train_unet(
+    labeled: Sequence[tuple[np.ndarray, np.ndarray]],
+    classes: int,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> nn.Module:
+    """MONAI's residual U-Net, trained from scratch.
+
+    With the augmentation that is usual for it (rotation, scaling, shift, noise, contrast).
+
+    Args:
+        labeled: uint8 gray slices and their class numbers, of one size or several.
+        classes: how many, with the background.
+    """
     torch.manual_seed(seed)
-    count = int(classes.array.max()) + 1
-    net = UNet(2, 1, count, _CHANNELS, (2,) * (len(_CHANNELS) - 1), num_res_units=2)
+    net = UNet(2, 1, classes, _CHANNELS, (2,) * (len(_CHANNELS) - 1), num_res_units=2)
     optimizer = torch.optim.AdamW(net.parameters(), _LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.PolynomialLR(optimizer, _STEPS, 0.9)
     loss_of = DiceCELoss(to_onehot_y=True, softmax=True, include_background=False)
     augment = _augmentation(seed)
-    shown = {n: _padded(images.slice_at(n))[None].astype(np.float32) / 255 for n in labeled}
-    wanted = {n: _padded(classes.slice_at(n))[None] for n in labeled}
+    size = tuple(max(image.shape[axis] for image, _ in labeled) for axis in (0, 1))
+    shown = [_padded(image, size)[None].astype(np.float32) / 255 for image, _ in labeled]
+    wanted = [_padded(reference, size)[None] for _, reference in labeled]
     rng = np.random.default_rng(seed)
     for step in range(_STEPS):
-        chosen = rng.choice(list(labeled), min(_BATCH, len(labeled)), replace=False)
+        chosen = rng.choice(len(labeled), min(_BATCH, len(labeled)), replace=False)
         batch = [augment({"image": shown[n], "label": wanted[n]}) for n in chosen]
         logits = net(torch.stack([torch.as_tensor(sample["image"]) for sample in batch]))
         labels = torch.stack([torch.as_tensor(sample["label"]) for sample in batch])
@@ -67,14 +86,18 @@ def segment_by_unet(
         optimizer.step()
         schedule.step()
         progress((step + 1) / _STEPS, f"U-Net: step {step + 1} of {_STEPS}")
-    net.eval()
-    found = np.zeros_like(classes.array, dtype=np.uint8)
-    target = SliceStack(found, classes.grid, classes.plane)
+    return net.eval()
+
+
+def unet_classes(net: nn.Module, images: SliceStack) -> np.ndarray:
+    """Class numbers [K, J, I] uint8 of every slice of a volume of uint8 gray levels."""
+    found = np.zeros_like(images.array, dtype=np.uint8)
+    target = SliceStack(found, images.grid, images.plane)
     rows, columns = images.slice_shape
     with torch.inference_mode():
         for n in range(len(images)):
-            gray = torch.from_numpy(_padded(images.slice_at(n)).astype(np.float32) / 255)
-            predicted = net(gray[None, None]).argmax(1)[0, :rows, :columns]
+            gray = _padded(images.slice_at(n), (rows, columns)).astype(np.float32) / 255
+            predicted = net(torch.from_numpy(gray)[None, None]).argmax(1)[0, :rows, :columns]
             target.put(n, predicted.numpy().astype(np.uint8))
     return found
 
@@ -98,5 +121,9 @@ def _augmentation(seed: int) -> Compose:
     return Compose(steps).set_random_state(seed)
 
 
-def _padded(image: np.ndarray) -> np.ndarray:
-    return np.pad(image, [(0, -length % _MULTIPLE) for length in image.shape])
+def _padded(image: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
+    """The image with zeros up to the next allowed size."""
+    allowed = (-(-length // _MULTIPLE) * _MULTIPLE for length in size)
+    return np.pad(
+        image, [(0, length - own) for length, own in zip(allowed, image.shape, strict=True)]
+    )

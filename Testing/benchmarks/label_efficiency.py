@@ -1,0 +1,339 @@
+"""Dice against the number of labeled volumes, the curve of AutoSAM's paper, for all its heads.
+
+    python Testing/benchmarks/label_efficiency.py --data FOLDER --write
+
+Hu et al., "How to Efficiently Adapt Large Segmentation Model (SAM) to Medical Images", 2023 (arXiv
+2306.13731), section 4.3, on the hippocampus set of the Medical Segmentation Decathlon (Task04;
+Antonelli et al. 2022, CC-BY-SA 4.0): a folder with `images` and `labels` (or `imagesTr` and
+`labelsTr`) whose files have the same names, one volume a patient.
+
+The test patients are the same in every run. For each seed the other patients are shuffled; the
+first N are the labeled ones, so that a larger set holds the smaller ones, and every method learns
+from the same slices with the same budget. Nothing is chosen by the test patients. Dice is that of
+whole volumes, its mean over the test patients; "sd" is that of this mean over seeds. The U-Net
+(MONAI, from scratch) has its own schedule of 400 steps.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from SAMAutoSegLib.demo.run import BASE, machine
+from SAMAutoSegLib.demo.unet import train_unet, unet_classes
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.evaluate.metrics import score_volume
+from SAMAutoSegLib.files import replace_when_complete
+from SAMAutoSegLib.images.intensity import default_intensity
+from SAMAutoSegLib.images.read import read_image, read_labels
+from SAMAutoSegLib.images.slices import SliceStack, plane_along
+from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.images.volume import Volume
+from SAMAutoSegLib.methods.auto_sam import AutoHead
+from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.registry import method_named
+from SAMAutoSegLib.methods.settings import settings_for
+from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.checkpoint import load_backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+from SAMAutoSegLib.sam.fetch import fetched
+from SAMAutoSegLib.segment.volume import segment_volume
+
+VARIABLE = "SAMAUTOSEG_HIPPOCAMPUS"
+STRUCTURES = {"anterior": 1, "posterior": 2}
+UNET = "unet"
+HEADS = get_args(AutoHead)
+SPLIT_SEED = 2306
+NAME = "label-efficiency"
+
+Case = tuple[Volume, Volume]
+
+
+@dataclass
+class Run:
+    """One training: what learned from how much, and the Dice of every test patient."""
+
+    method: str
+    volumes: int
+    seed: int
+    slices: int
+    seconds: float
+    dice: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> float:
+        return float(np.nanmean([np.nanmean(values) for values in self.dice.values()]))
+
+
+def main() -> None:
+    options = _options()
+    try:
+        folder, names = _patients(options.data)
+        tests, pool = _split(names, options.test, max(options.volumes))
+        for method in options.methods:
+            if method not in (*HEADS, UNET):
+                method_named(method)
+    except SAMAutoSegError as error:
+        sys.exit(f"label_efficiency.py: error: {error}")
+    structures = [structure_named(name, value) for name, value in STRUCTURES.items()]
+    backbone = load_backbone(fetched(options.base), device=options.device)
+    runs: list[Run] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        cache = EmbeddingCache(options.cache or Path(temporary), max_bytes=64 * 1024**3)
+        test_cases = [_case(folder, name) for name in tests]
+        for seed in range(options.seeds):
+            order = np.random.default_rng([SPLIT_SEED, seed]).permutation(len(pool))
+            for count in options.volumes:
+                labeled = [_labeled(folder, pool[n], options) for n in order[:count]]
+                for method in options.methods:
+                    run = Run(method, count, seed, sum(len(v.slices) for v in labeled), 0.0)
+                    _train_and_test(run, labeled, test_cases, structures, backbone, cache, options)
+                    runs.append(run)
+                    print(f"{method}, {count} volumes, seed {seed}: {run.mean:.4f}", flush=True)
+    print(f"\n{table(runs)}")
+    if options.write is not None:
+        _write(options.write, runs, options, tests)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=os.environ.get(VARIABLE),
+        help=f"folder with images and labels (default: the environment variable {VARIABLE})",
+    )
+    parser.add_argument("--volumes", type=_numbers, default=[1, 5, 10], help="labeled volumes")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--test", type=int, default=40, help="test patients (default: 40)")
+    parser.add_argument(
+        "--methods",
+        type=lambda text: text.split(","),
+        default=[*HEADS, "joint", "blo-sam", UNET],
+        help="heads of AutoSAM, training methods and unet (default: all of the paper's, and ours)",
+    )
+    parser.add_argument("--budget", default="standard", help="quick, standard or thorough")
+    parser.add_argument("--recipe", help="of AutoSAM's heads: published")
+    parser.add_argument("--every", type=int, default=1, help="label every N-th slice of a volume")
+    parser.add_argument("--axis", default="sagittal")
+    parser.add_argument("--base", default=BASE, help="name or file of the SAM")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--cache", type=Path, help="folder to keep embeddings in between runs")
+    parser.add_argument(
+        "--write",
+        type=Path,
+        nargs="?",
+        const=Path("docs/benchmarks"),
+        help="folder for the plot, the table and all values (default: docs/benchmarks)",
+    )
+    return parser.parse_args()
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
+
+
+def _patients(data: Path | None) -> tuple[Path, list[str]]:
+    """The folder, checked, and the names of its files."""
+    if data is None:
+        raise SAMAutoSegError(
+            f"no data: name the folder of the hippocampus set with --data or {VARIABLE}; it is "
+            "Task04 of medicaldecathlon.com"
+        )
+    data = Path(data)
+    images, labels = _parts(data)
+    there = {path.name for path in labels.glob("[!.]*.nii.gz")}
+    names = sorted(path.name for path in images.glob("[!.]*.nii.gz") if path.name in there)
+    if not names:
+        raise SAMAutoSegError(
+            f"{data} holds no labeled volume: expected images/NAME.nii.gz with labels/NAME.nii.gz"
+        )
+    return data, names
+
+
+def _parts(data: Path) -> tuple[Path, Path]:
+    if (data / "imagesTr").is_dir():
+        return data / "imagesTr", data / "labelsTr"
+    return data / "images", data / "labels"
+
+
+def _split(names: list[str], tests: int, most: int) -> tuple[list[str], list[str]]:
+    """Test patients and those that may be labeled."""
+    if tests < 1 or tests + most > len(names):
+        raise SAMAutoSegError(
+            f"--test {tests} and {most} labeled volumes: there are {len(names)} volumes in all"
+        )
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(names))
+    return [names[n] for n in order[:tests]], [names[n] for n in order[tests:]]
+
+
+def _case(folder: Path, name: str) -> Case:
+    images, labels = _parts(folder)
+    return read_image(images / name), read_labels(labels / name)[0]
+
+
+def _labeled(folder: Path, name: str, options: argparse.Namespace) -> LabeledVolume:
+    image, labels = _case(folder, name)
+    count = len(SliceStack(labels.array, labels.grid, options.axis))
+    return LabeledVolume(image, labels, tuple(range(options.every // 2, count, options.every)))
+
+
+def _train_and_test(
+    run: Run,
+    labeled: list[LabeledVolume],
+    tests: list[Case],
+    structures: list[Structure],
+    backbone: Backbone,
+    cache: EmbeddingCache,
+    options: argparse.Namespace,
+) -> None:
+    started = time.monotonic()
+    if run.method == UNET:
+        known = []
+        for volume in labeled:
+            classes = as_classes(volume.labels.array, structures)
+            stacks = (
+                _gray(volume.image, options.axis),
+                SliceStack(classes, volume.image.grid, options.axis),
+            )
+            known += [(stacks[0].slice_at(n), stacks[1].slice_at(n)) for n in volume.slices]
+        net = train_unet(known, len(structures) + 1, seed=run.seed)
+    else:
+        tuned = finetune(
+            labeled,
+            structures,
+            backbone,
+            plane=plane_along(labeled[0].image.grid, options.axis),
+            method="auto-sam" if run.method in HEADS else run.method,
+            settings=_settings(run, options),
+            cache=cache,
+        )
+    run.seconds = round(time.monotonic() - started, 1)
+    values = np.array([0, *(structure.label for structure in structures)], np.uint8)
+    for image, labels in tests:
+        if run.method == UNET:
+            found = values[unet_classes(net, _gray(image, options.axis))]
+        else:
+            found = segment_volume(image, tuned.model, tuned.card, backbone, cache=cache).labels
+        for score in score_volume(found, labels.array, labels.grid, structures):
+            run.dice.setdefault(score.name, []).append(score.dice)
+
+
+def _settings(run: Run, options: argparse.Namespace) -> dict[str, Any]:
+    settings: dict[str, Any] = {"seed": run.seed}
+    if run.method in HEADS:
+        settings["head"] = run.method
+        if options.recipe:  # says itself how long it takes
+            return settings | {"recipe": options.recipe}
+    return settings_for(options.budget) | settings
+
+
+def _gray(image: Volume, axis: str) -> SliceStack:
+    return SliceStack(default_intensity(image).apply(image.array), image.grid, axis)  # type: ignore[arg-type]
+
+
+def summary(runs: list[Run]) -> list[dict[str, Any]]:
+    """For every method and number of volumes: mean and sd over seeds, by structure and of all."""
+    rows = []
+    for method, volumes in dict.fromkeys((run.method, run.volumes) for run in runs):
+        own = [run for run in runs if (run.method, run.volumes) == (method, volumes)]
+        scores = {
+            name: [float(np.nanmean(run.dice[name])) for run in own] for name in STRUCTURES
+        } | {"mean": [run.mean for run in own]}
+        rows.append(
+            {"method": method, "volumes": volumes, "seeds": len(own)}
+            | {name: {"dice": statistics.mean(v), "sd": _sd(v)} for name, v in scores.items()}
+        )
+    return rows
+
+
+def _sd(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def table(runs: list[Run]) -> str:
+    """The summary as Markdown."""
+    names = [*STRUCTURES, "mean"]
+    lines = [
+        f"| method | labeled volumes | {' | '.join(f'{name} Dice' for name in names)} |",
+        f"| --- | --: |{' --: |' * len(names)}",
+    ]
+    for row in summary(runs):
+        cells = [
+            f"{row[n]['dice']:.3f}" + (f" ± {row[n]['sd']:.3f}" if row[n]["sd"] is not None else "")
+            for n in names
+        ]
+        lines.append(f"| {row['method']} | {row['volumes']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _write(folder: Path, runs: list[Run], options: argparse.Namespace, tests: list[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    how = (
+        f"Hippocampus (Medical Segmentation Decathlon), {len(tests)} test patients, "
+        f"{options.seeds} seeds, {options.axis} slices, every {options.every}. slice of a labeled "
+        f"volume, budget {options.budget}"
+        + (f", recipe {options.recipe} for AutoSAM's heads" if options.recipe else "")
+    )
+    values = {
+        "how": how,
+        "options": {name: str(value) for name, value in vars(options).items() if name != "data"},
+        "test": tests,
+        "summary": summary(runs),
+        "runs": [vars(run) for run in runs],
+        "machine": machine(),
+    }
+    with replace_when_complete(folder / f"{NAME}.json") as temporary:
+        temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+    text = (
+        f"# Label efficiency\n\n{how}. Mean ± standard deviation over seeds of the mean Dice of "
+        f"the test volumes. Made by `Testing/benchmarks/{Path(__file__).name}`.\n\n"
+        f"![Dice against labeled volumes]({NAME}.png)\n\n{table(runs)}\n"
+    )
+    with replace_when_complete(folder / f"{NAME}.md") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    _draw(folder / f"{NAME}.png", runs, how)
+
+
+def _draw(path: Path, runs: list[Run], how: str) -> None:
+    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    rows = summary(runs)
+    for method in dict.fromkeys(row["method"] for row in rows):
+        own = [row for row in rows if row["method"] == method]
+        axes.errorbar(
+            [row["volumes"] for row in own],
+            [row["mean"]["dice"] for row in own],
+            [row["mean"]["sd"] or 0.0 for row in own],
+            marker="o",
+            capsize=3,
+            linestyle="--" if method == UNET else "-",
+            label=method,
+        )
+    axes.set_xscale("log")
+    axes.set_xticks(sorted({row["volumes"] for row in rows}), minor=False)
+    axes.get_xaxis().set_major_formatter(lambda value, _: f"{value:g}")
+    axes.minorticks_off()
+    axes.set_xlabel("labeled volumes")
+    axes.set_ylabel("mean Dice of the test volumes")
+    axes.set_title(how, fontsize=7, wrap=True)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    with replace_when_complete(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+if __name__ == "__main__":
+    main()
