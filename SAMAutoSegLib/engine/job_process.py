@@ -213,9 +213,9 @@ class _Progress:
 
     def on_step(self, entry: dict[str, float]) -> None:
         step = int(entry["step"])
-        losses = {name: round(value, 5) for name, value in entry.items() if "loss" in name}
-        append_event(self._folder, "loss", step=step, **losses)
-        scores = {name: round(value, 4) for name, value in entry.items() if "dice" in name}
+        values = {name: round(value, 5) for name, value in entry.items() if name != "step"}
+        scores = {name: values.pop(name) for name in list(values) if name.startswith("held_out")}
+        append_event(self._folder, "loss", step=step, **values)
         if scores:
             append_event(self._folder, "score", step=step, **scores)
 

@@ -9,8 +9,8 @@ Every event has `event` and `time` (seconds since 1970):
 - launched: its process was started; what comes before belongs to an earlier run
 - started: `pid`, `host`, `resumed`
 - progress: `fraction`, `message`, `seconds_left` (or None)
-- loss: `step` and the losses by name (those with "loss" in it); after a resumption some steps come
-  again, the later ones hold
+- loss: `step` and what the method tells of it: its losses, with "loss" in their names, the watched
+  one first; after a resumption some steps come again, the later ones hold
 - score: `step`, `held_out_dice` (mean over slices and structures)
 - finished, stopped: `model` (path, None where nothing was learned yet), `before` and `after` (Dice
   of every structure over the held-out slices, None where neither labels nor prediction hold it or

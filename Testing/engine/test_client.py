@@ -1,6 +1,7 @@
 """The client on a transport that the test plays: what it does without any process."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import pytest
 from SAMAutoSegLib.engine import client as client_module
 from SAMAutoSegLib.engine.client import EngineClient
 from SAMAutoSegLib.engine.protocol import VERSION, ProtocolError
+from SAMAutoSegLib.engine.transport import engine_environment
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 OPENING: dict[str, Any] = {
@@ -119,8 +121,9 @@ def test_importing_the_client_side_is_light() -> None:
         "heavy = 'torch SimpleITK scipy monai PIL matplotlib safetensors platformdirs'.split(); "
         "print([name for name in heavy if name in sys.modules])"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout == "[]\n"
+    environment = {**os.environ, **engine_environment()}
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment)
+    assert ran.stdout.split() == [b"[]"], ran.stderr
 
 
 def test_the_states_follow_the_work(case: Case) -> None:

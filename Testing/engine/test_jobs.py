@@ -23,6 +23,7 @@ from SAMAutoSegLib.engine.jobs import (
     list_jobs,
 )
 from SAMAutoSegLib.engine.lock import FileLock
+from SAMAutoSegLib.engine.transport import engine_environment
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.structure import standard_structures
 
@@ -215,7 +216,12 @@ def test_a_second_process_leaves_a_job_alone(
     job = TrainingJob.create(tmp_path / "job", spec, arrays)
     lock = FileLock(job.folder / LOCK)
     assert lock.acquire()
-    ran = subprocess.run([*PROCESS, str(job.folder)], capture_output=True, text=True)
+    ran = subprocess.run(
+        [*PROCESS, str(job.folder)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **engine_environment()},
+    )
     assert ran.returncode == 3 and "another process works on" in ran.stderr
     assert job.state == "running" and job.events() == []
     job.start(["/no/such/program"])  # does nothing

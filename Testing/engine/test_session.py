@@ -10,6 +10,7 @@ import pytest
 
 from SAMAutoSegLib.engine.lock import FileLock, is_locked
 from SAMAutoSegLib.engine.session import LOCK, PREFIX, Session, remove_stale_sessions
+from SAMAutoSegLib.engine.transport import engine_environment
 
 HOLD = """
 import sys, time
@@ -24,7 +25,11 @@ time.sleep(600)
 
 def holder(path: Path) -> subprocess.Popen[bytes]:
     """Another process that holds a lock until it is killed."""
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, **engine_environment()},
+    )
     assert process.stdout is not None and process.stdout.readline() == b"held\n"
     process.stdout.close()
     return process
