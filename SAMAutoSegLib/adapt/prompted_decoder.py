@@ -47,9 +47,9 @@ class PromptedDecoder(nn.Module):
     """What the prompted pass has besides the pass without a prompt (SAM-SP, arXiv 2408.12364).
 
     Both passes share the transformer with its low-rank update and the upscaling. This one has SAM's
-    single-mask token with its hypernetwork, and the embeddings of the corners of a box; all start
-    as pretrained, so that before any training it answers as SAM does. The head that estimates the
-    IoU stays as it is.
+    mask tokens, the hypernetwork of the first of them, which stands for a single mask, and the
+    embeddings of the corners of a box; all start as pretrained, so that before any training it
+    answers as SAM does. The head that estimates the IoU stays as it is.
 
     Args:
         backbone: any SAM; its weights are copied.
@@ -61,9 +61,9 @@ class PromptedDecoder(nn.Module):
         self.prompt_encoder: nn.Module = copy.deepcopy(backbone.prompt_encoder)
         self.prompt_encoder.requires_grad_(False)
         self.input_side = backbone.spec.side
-        for corner in self.prompt_encoder.point_embeddings[2:]:  # type: ignore[index]
+        for corner in self.prompt_encoder.point_embeddings[2:]:
             corner.requires_grad_(True)
-        self.mask_token = nn.Parameter(source.mask_tokens.weight.detach()[:1].clone())
+        self.mask_tokens = nn.Parameter(source.mask_tokens.weight.detach().clone())
         self.hypernetwork: nn.Module = source.output_hypernetworks_mlps[0].requires_grad_(True)
         self.iou_prediction_head: nn.Module = source.iou_prediction_head.requires_grad_(False)
 
@@ -83,7 +83,7 @@ class PromptedDecoder(nn.Module):
         image = embedding.flatten(2).transpose(1, 2)
         image = image.expand(len(prompts), -1, -1).contiguous()
         place = position.flatten(2).transpose(1, 2)
-        own = torch.cat([shared.iou_token.weight, self.mask_token]).expand(len(prompts), -1, -1)
+        own = torch.cat([shared.iou_token.weight, self.mask_tokens]).expand(len(prompts), -1, -1)
         tokens = torch.cat([own, sparse.to(own.dtype)], dim=1)
         tokens, image = two_way(shared.transformer, tokens, image, place)
         features = upscale(shared.output_upscaling, image)

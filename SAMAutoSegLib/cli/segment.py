@@ -50,6 +50,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RANGE",
         help="ct:abdomen and other windows, percentile:0.5,99.5, or limits: --intensity=-160,240",
     )
+    refine = parser.add_argument_group("refinement (default: none)")
+    refine.add_argument(
+        "--refine",
+        type=int,
+        metavar="N",
+        help="let each prediction prompt the decoder with its own boxes, up to N times (2 is good)",
+    )
+    refine.add_argument(
+        "--keep-iteration",
+        type=int,
+        metavar="K",
+        help="keep this iteration, 0 the first pass (default: the best by the built-in rule)",
+    )
+    refine.add_argument(
+        "--trace",
+        type=Path,
+        metavar="FILE",
+        help="JSON file for what was done to each structure of each slice",
+    )
     cleanup = parser.add_argument_group("clean-up (default: none)")
     cleanup.add_argument(
         "--smooth",
@@ -86,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     from SAMAutoSegLib.adapt.adapted_file import load_adapted
     from SAMAutoSegLib.device import choose_device
-    from SAMAutoSegLib.files import require_writable, sha256_of_file
+    from SAMAutoSegLib.files import replace_when_complete, require_writable, sha256_of_file
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.images.selection import Roi, parse_slices
@@ -95,12 +114,20 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.progress import console_progress
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
     from SAMAutoSegLib.segment.cleanup import CleanUp
+    from SAMAutoSegLib.segment.refinement import Refinement
     from SAMAutoSegLib.segment.volume import segment_volume
 
     started = time.monotonic()
     require_known_format(arguments.output)
     require_writable(arguments.output)
     cleanup = CleanUp(arguments.largest_component, arguments.remove_islands, arguments.smooth)
+    if arguments.refine is None and (arguments.keep_iteration is not None or arguments.trace):
+        raise SAMAutoSegError("--keep-iteration and --trace need --refine N")
+    refinement = None
+    if arguments.refine is not None:
+        refinement = Refinement(arguments.refine, arguments.keep_iteration)
+    if arguments.trace:
+        require_writable(arguments.trace)
     intensity = Intensity.parse(arguments.intensity) if arguments.intensity else None
     device = choose_device(arguments.device)
     volume = read_image(arguments.image)
@@ -123,6 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
             intensity=intensity,
             cache=None if arguments.no_cache else EmbeddingCache(),
             cleanup=cleanup,
+            refinement=refinement,
             batch=arguments.batch,
             progress=progress,
         )
@@ -144,6 +172,9 @@ def run(arguments: argparse.Namespace) -> int:
         list(card.structures),
         {**facts, **_circumstances()},
     )
+    if arguments.trace:
+        with replace_when_complete(arguments.trace) as temporary:
+            temporary.write_text(json.dumps(_trace(result, card), indent=2), encoding="utf-8")
     written = time.monotonic()
     report = {
         **facts,
@@ -153,6 +184,7 @@ def run(arguments: argparse.Namespace) -> int:
         "axis": axis,
         "slices": result.slices_done,
         "cancelled": result.cancelled,
+        "refinement": _decisions(result),
         "structures": _sizes(result, card, volume),
         "notes": result.notes,
         "seconds": {
@@ -197,6 +229,27 @@ def _sizes(
             }
         )
     return sizes
+
+
+def _trace(result: "SegmentationResult", card: "ModelCard") -> dict[str, Any]:
+    """Every iteration of every structure of every slice."""
+    names = [structure.name for structure in card.structures]
+    return {
+        "slices": {
+            str(number): [{"structure": names[step.number - 1], **step.to_json()} for step in steps]
+            for number, steps in result.trace.items()
+        }
+    }
+
+
+def _decisions(result: "SegmentationResult") -> dict[str, int]:
+    """How often each decision was made, and how often the first pass was kept."""
+    counts: dict[str, int] = {}
+    for step in (step for steps in result.trace.values() for step in steps):
+        counts[step.decision] = counts.get(step.decision, 0) + 1
+        if step.kept and not step.iteration and step.area:
+            counts["first pass kept"] = counts.get("first pass kept", 0) + 1
+    return counts
 
 
 def _tell(report: dict[str, Any]) -> None:

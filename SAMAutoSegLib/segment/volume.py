@@ -21,6 +21,7 @@ from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
+from SAMAutoSegLib.segment.refinement import Refinement, Step, prompter_of, refine
 from SAMAutoSegLib.segment.smoothing import smooth_across_slices
 
 OnSlice = Callable[[int, np.ndarray], None]
@@ -36,12 +37,14 @@ class SegmentationResult:
         slices_done: numbers of the segmented slices.
         cancelled: ended before all slices were done; those done are whole.
         notes: what the user should know, one sentence each.
+        trace: what a refinement did, for every slice.
     """
 
     labels: np.ndarray
     slices_done: list[int] = field(default_factory=list)
     cancelled: bool = False
     notes: list[str] = field(default_factory=list)
+    trace: dict[int, list[Step]] = field(default_factory=dict)
 
 
 def segment_volume(
@@ -56,6 +59,7 @@ def segment_volume(
     intensity: Intensity | None = None,
     cache: EmbeddingCache | None = None,
     cleanup: CleanUp | None = None,
+    refinement: Refinement | None = None,
     batch: int | None = None,
     progress: Progress = silent,
     on_slice: OnSlice | None = None,
@@ -75,6 +79,7 @@ def segment_volume(
         intensity: by default that of the training. Percentiles are those of the whole volume.
         cache: where embeddings are looked up and kept.
         cleanup: by default none.
+        refinement: by default none.
         batch: slices per pass of the encoder, see `embed_slices`.
         progress: told after every pass; if it raises Cancelled, the slices done are kept.
         on_slice: called with the number and the labels [rows, columns], oriented as by
@@ -104,7 +109,7 @@ def segment_volume(
         result.notes.append(f"{plane} slices, though the model was trained on {card.plane} ones")
 
     labels = SliceStack(result.labels[slab.kji], shown.grid, plane)
-    maps = _logits(images, numbers, model, backbone, cache, batch, progress, result)
+    maps = _logits(images, numbers, model, backbone, refinement, cache, batch, progress, result)
     if cleanup.smooth_slices_mm:
         shares = ((number, logits.softmax(0)) for number, logits in maps)
         maps = smooth_across_slices(shares, cleanup.smooth_slices_mm / images.slice_spacing)
@@ -126,6 +131,7 @@ def _logits(
     numbers: list[int],
     model: AdaptedModel,
     backbone: Backbone,
+    refinement: Refinement | None,
     cache: EmbeddingCache | None,
     batch: int | None,
     progress: Progress,
@@ -154,7 +160,9 @@ def _logits(
             )
             try:
                 for number, features in embedded:
-                    logits = _decode(model, features, backbone, images)
+                    logits, steps = _decode(model, features, backbone, images, refinement)
+                    if steps:
+                        result.trace[number] = steps
                     del left[0]
                     yield number, logits
                 continue
@@ -186,15 +194,32 @@ def _logits(
 
 
 def _decode(
-    model: AdaptedModel, features: Tensor, backbone: Backbone, images: SliceStack
-) -> Tensor:
+    model: AdaptedModel,
+    features: Tensor,
+    backbone: Backbone,
+    images: SliceStack,
+    refinement: Refinement | None,
+) -> tuple[Tensor, list[Step]]:
     half = backbone.precision == torch.bfloat16
     with (
         torch.inference_mode(),
         torch.autocast(backbone.device.type, torch.bfloat16, enabled=half),
     ):
-        low_res = model(features[None].to(backbone.precision))[0].float()
-        return backbone.spec.logits_to_slice(low_res, images.slice_shape, images.pixel_spacing)
+        entering = features[None].to(backbone.precision)
+        steps: list[Step] = []
+        if refinement is None:
+            low_res = model(entering)[0].float()
+        else:
+            embedding = model.embed(entering)
+            low_res, steps = refine(
+                model.decode(embedding)[0].float(),
+                embedding,
+                prompter_of(model, backbone),
+                backbone.spec.side,
+                refinement,
+            )
+        shown = backbone.spec.logits_to_slice(low_res, images.slice_shape, images.pixel_spacing)
+        return shown, steps
 
 
 def _chosen(slices: Sequence[int] | None, count: int, inside: tuple[int, int]) -> list[int]:

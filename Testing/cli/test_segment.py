@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from SAMAutoSegLib.images.write import write_volume
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.segment.cleanup import CleanUp
+from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import segment_volume
 
 GRID = Grid((40, 30, 5), (0.8, 0.8, 5.0), (-12.5, 30.0, 100.0), np.diag([-1.0, -1.0, 1.0]))
@@ -283,3 +285,37 @@ def test_a_model_of_another_backbone_is_one_line(
     tensors["mask_decoder.iou_token.weight"] += 1
     torch.save(tensors, case.base)
     assert "was trained on the backbone checkpoint.pth" in error(case, capsys)
+
+
+def test_a_refinement_is_traced_slice_by_slice(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = case.output.parent / "trace.json"
+    told = report(case, capsys, "--refine", "2", "--trace", str(file))
+    assert np.array_equal(case.labels(), case.expected(refinement=Refinement(2)))
+    trace = json.loads(file.read_text())["slices"]
+    assert list(trace) == ["0", "1", "2", "3", "4"]
+    for steps in trace.values():
+        assert {step["structure"] for step in steps} == {"liver", "spleen"}
+        assert sum(step["kept"] for step in steps) == 2
+    assert told["refinement"]["first pass"] == 10
+    assert sum(told["refinement"].values()) >= sum(len(steps) for steps in trace.values())
+
+
+def test_the_first_pass_can_be_kept_though_it_was_refined(case: Case) -> None:
+    assert main(case.arguments("--refine", "2", "--keep-iteration", "0")) == 0
+    assert np.array_equal(case.labels(), case.expected())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--refine", "-1"), "refinement iterations -1: expected 0 or more"),
+        (("--refine", "1", "--keep-iteration", "2"), "iteration 2 cannot be kept: .* 0 to 1"),
+        (("--keep-iteration", "1"), "--keep-iteration and --trace need --refine N"),
+    ],
+)
+def test_refinements_that_cannot_be_are_refused(
+    case: Case, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    assert re.search(message, error(case, capsys, *options))

@@ -48,7 +48,7 @@ def test_both_passes_train_and_what_is_frozen_stays(
     after = model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == set(model.learned_state())
-    assert "prompted.mask_token" in changed
+    assert "prompted.mask_tokens" in changed
     assert not any(name.startswith("prompted.iou_prediction_head") for name in changed)
 
 
@@ -57,9 +57,12 @@ def test_a_structure_that_is_not_found_yet_is_prompted_by_its_label(
 ) -> None:
     training_set = samples((4,))
     settings = replace(SETTINGS, box_noise=0.0, views=1)
-    model.decode = lambda embedding: F.one_hot(  # type: ignore[method-assign]
-        torch.zeros(1, 32, 32, dtype=torch.long), 3
-    ).movedim(3, 1) * (torch.ones(1, requires_grad=True) + 0 * model.prompt_embedding.sum())
+    model.decode = lambda embedding: (
+        F.one_hot(  # type: ignore[method-assign]
+            torch.zeros(1, 32, 32, dtype=torch.long), 3
+        ).movedim(3, 1)
+        * (torch.ones(1, requires_grad=True) + 0 * model.prompt_embedding.sum())
+    )
     SAMSP(model, training_set, settings).step(0)
     (prompts,) = asked
     assert sorted(prompts.classes.tolist()) == [1, 2]
@@ -88,12 +91,15 @@ def test_slices_without_a_structure_train_the_first_pass_only(
         model.decoder.mask_tokens.weight *= 0
         model.decoder.output_hypernetworks_mlps.requires_grad_(True)
     model.decode = lambda embedding: torch.stack(  # type: ignore[method-assign]
-        [model.prompt_embedding.mean() + torch.full((len(embedding), 32, 32), v) for v in (9, 0, 0)],
+        [
+            model.prompt_embedding.mean() + torch.full((len(embedding), 32, 32), v)
+            for v in (9, 0, 0)
+        ],
         1,
     )
     losses = SAMSP(model, empty, replace(SETTINGS, weight_decay=0.0)).step(0)
     assert "prompted_loss" not in losses
-    assert torch.equal(model.state_dict()["prompted.mask_token"], state["prompted.mask_token"])
+    assert torch.equal(model.state_dict()["prompted.mask_tokens"], state["prompted.mask_tokens"])
 
 
 def test_boxes_are_moved_within_their_noise_and_the_input() -> None:

@@ -1,0 +1,227 @@
+"""A prediction refined by itself: its boxes prompt the decoder, whose answers are mixed into it.
+
+The loop is SAM-SP's (arXiv 2408.12364), for any adapted model. How answers and first pass are
+combined, when the loop stops and which iteration is kept is designed here. The weight and the
+padding were chosen on labeled slices that were left out of the training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.prompted_decoder import FrozenPrompter, Prompter
+from SAMAutoSegLib.adapt.self_prompts import log_odds, self_prompts
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.sam.backbone import Backbone
+
+Decision = Literal[
+    "first pass", "nothing found, no prompt", "refined", "converged", "rejected: area changed"
+]
+
+_CONVERGED = 0.99
+_AREA_RATIO = (0.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """How a prediction is refined.
+
+    Attributes:
+        iterations: T, how often at most the prediction prompts the decoder; the encoder has no part
+            in it.
+        keep: the iteration to keep, 0 the first pass; by default the best by the rule of `refine`.
+        weight: of the prompted log-odds against those of the first pass, 0 to 1.
+        padding: of the boxes, as a share of their width and height.
+    """
+
+    iterations: int = 2
+    keep: int | None = None
+    weight: float = 0.35
+    padding: float = 0.03
+
+    def __post_init__(self) -> None:
+        if self.iterations < 0:
+            raise SAMAutoSegError(f"refinement iterations {self.iterations}: expected 0 or more")
+        if self.keep is not None and not 0 <= self.keep <= self.iterations:
+            raise SAMAutoSegError(
+                f"refinement iteration {self.keep} cannot be kept: expected 0 to {self.iterations}"
+            )
+        for name, value in (("weight", self.weight), ("padding", self.padding)):
+            if not 0 <= value <= 1:
+                raise SAMAutoSegError(f"refinement {name} {value:g}: expected 0 to 1")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What became of one class at one iteration.
+
+    Attributes:
+        number: of the class.
+        iteration: 0 for the first pass.
+        decision: what was done.
+        area: of the class afterwards, in pixels of the low-res map.
+        box: the prompt, x0, y0, x1, y1 in the encoder's input; None without a prompt.
+        agreement: Dice with the iteration before.
+        predicted_iou: the decoder's own estimate of its answer.
+        score: by which the kept iteration is chosen, see `refine`; None where there is no choice.
+        kept: the result has this iteration's logits of the class.
+    """
+
+    number: int
+    iteration: int
+    decision: Decision
+    area: int
+    box: tuple[float, float, float, float] | None = None
+    agreement: float | None = None
+    predicted_iou: float | None = None
+    score: float | None = None
+    kept: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def prompter_of(model: AdaptedModel, backbone: Backbone) -> Prompter:
+    """The prompted pass that a model has learned; the backbone's own where it has none."""
+    return model.answer if model.prompted is not None else FrozenPrompter(backbone)
+
+
+def refine(
+    first: Tensor, embedding: Tensor, prompter: Prompter, side: int, how: Refinement
+) -> tuple[Tensor, list[Step]]:
+    """Let a prediction prompt the decoder, up to T times, all classes in one call each time.
+
+    The answer b_c to the box of class c moves its log-odds l_c of the first pass to
+    (1 - w) l_c + w b_c, by changing logit c alone; so overlaps are settled by the softmax over all
+    classes, and a class without a prompt keeps its logit. The next boxes are made of the result.
+
+    A class leaves the loop when its Dice with the iteration before exceeds 0.99 or its box is the
+    same again, and when its area is less than half or more than twice that of the first pass: then
+    the iteration before stays. One that the first pass does not find is never prompted.
+
+    Of every class that iteration is kept whose mask has the highest expected Dice under the mean of
+    the probabilities of the first pass and of all answers; the first of equals. If all of these
+    together are not better by this criterion than the first pass, that is the result.
+
+    Args:
+        first: [K, m, m] logits of the pass without a prompt.
+        embedding: [1, 256, e, e] of the same slice.
+        side: S of the encoder's input.
+
+    Returns:
+        Logits [K, m, m], with no iteration `first` itself, and what happened.
+    """
+    areas = _areas(first)
+    trace = [
+        Step(c, 0, "first pass" if areas[c] else "nothing found, no prompt", areas[c])
+        for c in range(1, len(first))
+    ]
+    states = [first]
+    answers: dict[int, list[Tensor]] = {c: [] for c in range(1, len(first)) if areas[c]}
+    active, boxes = set(answers), dict[int, Tensor]()
+    for iteration in range(1, how.iterations + 1):
+        before = states[-1]
+        prompts = self_prompts(before[None], side, padding=how.padding)
+        for c, box in zip(prompts.classes.tolist(), prompts.boxes, strict=True):
+            if c in active and c in boxes and torch.equal(boxes[c], box):
+                # The same prompt has the same answer.
+                active.discard(c)
+                trace.append(Step(c, iteration, "converged", _areas(before)[c], _corners(box), 1.0))
+        wanted = [n for n, c in enumerate(prompts.classes.tolist()) if c in active]
+        if not wanted:
+            break
+        prompts = prompts.chosen(torch.tensor(wanted, device=first.device))
+        answer, iou = prompter(embedding, prompts)
+        odds = log_odds(first.expand(len(prompts), -1, -1, -1), prompts.classes)
+        after = before.clone()
+        after[prompts.classes] = first[prompts.classes] + how.weight * (answer - odds)
+        numbers = prompts.classes.tolist()
+        sizes = _areas(after)
+        low, high = _AREA_RATIO
+        rejected = [c for c in numbers if not low * areas[c] <= sizes[c] <= high * areas[c]]
+        after[rejected] = before[rejected]
+        labels, earlier, sizes = after.max(0).indices, before.max(0).indices, _areas(after)
+        for n, c in enumerate(numbers):
+            boxes[c] = prompts.boxes[n]
+            answers[c].append(answer[n])
+            agreement = _dice(labels == c, earlier == c)
+            decision: Decision = "refined"
+            if c in rejected:
+                decision = "rejected: area changed"
+            elif agreement > _CONVERGED:
+                decision = "converged"
+            if decision != "refined":
+                active.discard(c)
+            box = _corners(prompts.boxes[n])
+            trace.append(Step(c, iteration, decision, sizes[c], box, agreement, float(iou[n])))
+        states.append(after)
+    if how.keep is not None:
+        last = min(how.keep, len(states) - 1)
+        return states[last], _marked(trace, dict.fromkeys(answers, last), {})
+    if len(states) == 1:
+        return first, _marked(trace, {}, {})
+    opinions = _opinions(first, answers)
+    scores = {(c, t): _expected_dice(z, c, p) for t, z in enumerate(states) for c, p in opinions}
+    kept = {c: -max((scores[c, t], -t) for t in range(len(states)))[1] for c, _ in opinions}
+    mixed = first.clone()
+    for c, iteration in kept.items():
+        mixed[c] = states[iteration][c]
+    # Classes of different iterations beside each other may take pixels from one another.
+    gain = sum(_expected_dice(mixed, c, p) - scores[c, 0] for c, p in opinions)
+    if gain <= 0:
+        return first, _marked(trace, {}, scores)
+    return mixed, _marked(trace, kept, scores)
+
+
+def _opinions(first: Tensor, answers: dict[int, list[Tensor]]) -> list[tuple[int, Tensor]]:
+    """Prompted classes with their mean probability over the first pass and the answers."""
+    shares = first.softmax(0)
+    return [
+        (c, torch.stack([shares[c], *(answer.sigmoid() for answer in given)]).mean(0))
+        for c, given in answers.items()
+    ]
+
+
+def _expected_dice(logits: Tensor, number: int, probability: Tensor) -> float:
+    mask = logits.max(0).indices == number
+    return float(2 * probability[mask].sum() / (mask.sum() + probability.sum()))
+
+
+def _marked(
+    trace: list[Step], kept: dict[int, int], scores: dict[tuple[int, int], float]
+) -> list[Step]:
+    """The trace with scores, and the mark at what is kept.
+
+    A class that has left the loop is, later on, as it was at its last iteration.
+    """
+    marked = []
+    for step in trace:
+        later = [s.iteration for s in trace if s.number == step.number]
+        last = max(t for t in later if t <= kept.get(step.number, 0))
+        marked.append(
+            replace(
+                step,
+                score=scores.get((step.number, step.iteration)),
+                kept=step.iteration == last,
+            )
+        )
+    return marked
+
+
+def _corners(box: Tensor) -> tuple[float, float, float, float]:
+    x0, y0, x1, y1 = box.tolist()
+    return x0, y0, x1, y1
+
+
+def _areas(logits: Tensor) -> list[int]:
+    return logits.max(0).indices.flatten().bincount(minlength=len(logits)).tolist()
+
+
+def _dice(a: Tensor, b: Tensor) -> float:
+    size = int(a.sum() + b.sum())
+    return 2 * int((a & b).sum()) / size if size else 1.0
