@@ -17,9 +17,9 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.upstream import MaskDecoder, TwoWayTransformer
 
-# Those that prompt are tested by themselves.
-HEADS = [name for name in get_args(HeadName) if not name.startswith("heatmap")]
-PROMPT_FREE = [name for name in HEADS if name != "class-tokens"]
+# Those that prompt, and the one of imported models, are tested by themselves.
+PROMPT_FREE = [name for name in get_args(HeadName) if name.startswith("auto-")]
+HEADS = ["class-tokens", *PROMPT_FREE]
 VIT = ["auto-vit", "auto-vit-tokens"]
 
 
