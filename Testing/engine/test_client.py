@@ -268,8 +268,9 @@ def test_stopping_cancels_what_is_pending_and_is_bounded(case: Case) -> None:
     assert case.engine.stopped == [1.5] and case.engine.asked("shutdown")
     assert pending.done and case.told == [("cancelled", {})]
     case.engine.say("result", "devices")  # too late
+    case.engine.say("log", message="and nobody hears it")
     case.engine.on_finished(0, "")
-    assert len(case.told) == 1 and case.states[-1][0] == "stopped"
+    assert len(case.told) == 1 and case.states[-1][0] == "stopped" and case.logged == []
     case.client.start()
     assert case.client.state == "starting"
 

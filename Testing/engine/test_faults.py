@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from SAMAutoSegLib.engine import clicks, service
+from SAMAutoSegLib.engine import channel, clicks, service
 from SAMAutoSegLib.engine.arrays import share_array
 from SAMAutoSegLib.engine.channel import Channel, read_requests
 from SAMAutoSegLib.engine.explain import explain
@@ -147,12 +147,12 @@ def test_an_error_of_pytorch_itself_can_be_explained() -> None:
     assert "ImportError: no torch" in message and details
 
 
-def test_lines_may_come_in_pieces() -> None:
+def test_lines_may_come_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(channel, "_BLOCK_BYTES", 7)
     reading, writing = os.pipe()
     taken: list[Request] = []
-    for piece in (b'{"v": 1, "id"', b': 1, "do": "devices"}\n\n{"v": 1,', b' "id": 2, "do": "dev'):
-        os.write(writing, piece)
-    os.write(writing, b'ices"}\r\n')
+    for id in (1, 2):
+        os.write(writing, b'{"v": 1, "id": %d, "do": "devices"}\r\n\n' % id)
     os.close(writing)
     read_requests(reading, Channel(1), taken.append)
     os.close(reading)
