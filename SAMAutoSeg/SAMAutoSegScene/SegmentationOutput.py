@@ -211,8 +211,11 @@ def _placeWith(segmentationNode, volumeNode) -> None:
         return
     volume = hierarchy.GetItemByDataNode(volumeNode)
     segmentation = hierarchy.GetItemByDataNode(segmentationNode)
-    if volume and segmentation:
-        hierarchy.SetItemParent(segmentation, hierarchy.GetItemParent(volume))
+    if volume:
+        parent = hierarchy.GetItemParent(volume)
+        # Slicer's window makes an item for every node; without the window there may be none yet.
+        segmentation = segmentation or hierarchy.CreateItem(parent, segmentationNode)
+        hierarchy.SetItemParent(segmentation, parent)
 
 
 def _resampleTo(segmentationNode, volumeNode) -> None:

@@ -166,9 +166,8 @@ def roiOfNode(roiNode, volumeNode) -> Roi:
     Raises:
         SAMAutoSegError: the region has no extent or lies outside of the volume.
     """
-    size = [0.0, 0.0, 0.0]
-    roiNode.GetSize(size)
-    if min(size) <= 0:
+    size = np.array(roiNode.GetSize())
+    if size.min() <= 0:
         raise SAMAutoSegError(f"the region '{roiNode.GetName()}' is empty: draw it in a view")
     matrix = vtk.vtkMatrix4x4()
     matrix.DeepCopy(roiNode.GetObjectToNodeMatrix())

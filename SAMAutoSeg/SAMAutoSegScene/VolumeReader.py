@@ -42,12 +42,12 @@ def requireReadable(volumeNode) -> None:
         raise SAMAutoSegError(
             f"'{name}' is a label map, not an image: choose the volume that it was drawn on"
         )
-    image = volumeNode.GetImageData()
-    components = image.GetNumberOfScalarComponents() if image is not None else 0
-    if volumeNode.IsA("vtkMRMLTensorVolumeNode"):
+    if volumeNode.IsA("vtkMRMLDiffusionTensorVolumeNode"):
         raise SAMAutoSegError(
             f"'{name}' holds tensors, not gray values: choose a volume with one value per voxel"
         )
+    image = volumeNode.GetImageData()
+    components = image.GetNumberOfScalarComponents() if image is not None else 0
     if components > 1:
         raise SAMAutoSegError(
             f"'{name}' has {components} values per voxel (a color, vector or 4D image): choose a "

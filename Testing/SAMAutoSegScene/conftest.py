@@ -99,9 +99,20 @@ def scene() -> Scene:
     return Scene()
 
 
+@pytest.fixture
+def make_scene() -> type[Scene]:
+    """For tests that compare what happens in two scenes."""
+    return Scene
+
+
 @pytest.fixture(params=GRIDS)
 def grid(request: pytest.FixtureRequest) -> Grid:
     return GRIDS[request.param]
+
+
+@pytest.fixture
+def plain_grid() -> Grid:
+    return GRIDS["plain"]
 
 
 @pytest.fixture(params=PLANES)
@@ -141,21 +152,48 @@ def mask_of() -> Callable[..., np.ndarray]:
     return read
 
 
-def paint(node, segment_id: str, voxels: np.ndarray, grid: Grid, *, erase: bool = False) -> None:
-    """What painting or erasing with Slicer's own tools does: others keep what they have."""
-    image = slicer.vtkOrientedImageData()
-    matrix = vtk.vtkMatrix4x4()
-    matrix.DeepCopy(grid.ijk_to_ras.ravel().tolist())
-    image.SetGeometryFromImageToWorldMatrix(matrix)
-    image.SetExtent(0, grid.size[0] - 1, 0, grid.size[1] - 1, 0, grid.size[2] - 1)
-    image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
-    values = ~voxels if erase else voxels
-    vtk_to_numpy(image.GetPointData().GetScalars())[:] = values.ravel()
-    logic = slicer.vtkSlicerSegmentationsModuleLogic
-    logic.SetBinaryLabelmapToSegment(
-        image,
-        node,
-        segment_id,
-        logic.MODE_MERGE_MIN if erase else logic.MODE_MERGE_MASK,
-        image.GetExtent(),
-    )
+@pytest.fixture
+def paint() -> Callable[..., None]:
+    """What painting or erasing with Slicer's own tools does; others keep what they have."""
+
+    def change(node, segment_id: str, voxels: np.ndarray, grid: Grid, erase: bool = False) -> None:
+        image = slicer.vtkOrientedImageData()
+        matrix = vtk.vtkMatrix4x4()
+        matrix.DeepCopy(grid.ijk_to_ras.ravel().tolist())
+        image.SetGeometryFromImageToWorldMatrix(matrix)
+        image.SetExtent(0, grid.size[0] - 1, 0, grid.size[1] - 1, 0, grid.size[2] - 1)
+        image.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+        values = ~voxels if erase else voxels
+        vtk_to_numpy(image.GetPointData().GetScalars())[:] = values.ravel()
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        logic.SetBinaryLabelmapToSegment(
+            image,
+            node,
+            segment_id,
+            logic.MODE_MERGE_MIN if erase else logic.MODE_MERGE_MASK,
+            image.GetExtent(),
+        )
+
+    return change
+
+
+@pytest.fixture
+def history() -> Callable[..., object]:
+    """Slicer's undo of a segmentation."""
+
+    def of(node):
+        states = slicer.vtkSegmentationHistory()
+        states.SetSegmentation(node.GetSegmentation())
+        return states
+
+    return of
+
+
+@pytest.fixture
+def labels_for() -> Callable[..., np.ndarray]:
+    """Random labels 0, 1, 2 on a grid."""
+
+    def draw(grid: Grid, seed: int = 0) -> np.ndarray:
+        return np.random.default_rng(seed).integers(0, 3, grid.size[::-1]).astype(np.uint8)
+
+    return draw

@@ -1,0 +1,102 @@
+"""Corrected slices as labels to learn from."""
+
+import numpy as np
+import pytest
+from SAMAutoSegScene.CorrectedSlices import readCorrectedSlices
+from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
+from SAMAutoSegScene.SegmentWriter import SegmentWriter
+from SAMAutoSegScene.SliceLedger import SliceLedger
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.slices import SliceStack
+
+
+@pytest.fixture
+def segmented(scene, grid, plane, structures, labels_for):
+    """Volume, segmentation and ledger of a plane after a run, with the labels of the run."""
+    labels = labels_for(grid)
+    volume_node = scene.volume(grid)
+    output = prepareSegmentation(volume_node, structures)
+    ledger = SliceLedger(output.node, volume_node, plane)
+    writer = SegmentWriter(output.node, volume_node, ledger=ledger)
+    writer.begin(output.segmentIds.values())
+    writer.writeVolume(plane, labels, output.segmentIds)
+    writer.end()
+    return volume_node, output, ledger, labels
+
+
+def test_labels_and_slices_are_those_that_were_corrected(segmented, grid, plane, structures):
+    volume_node, output, ledger, labels = segmented
+    writer = SegmentWriter(output.node, volume_node, ledger=ledger)
+    stack = SliceStack(labels, grid, plane)
+    mask = stack.slice_at(4) != 1
+    writer.writeMask(plane, 4, mask, output.segmentIds[1])
+    ledger.markReviewed([1])
+    corrected = readCorrectedSlices(output.node, volume_node, ledger)
+    stack.slice_at(4)[stack.slice_at(4) == 1] = 0
+    stack.slice_at(4)[mask] = 1
+    np.testing.assert_array_equal(corrected.labels, labels)
+    assert corrected.labels.dtype == np.uint8
+    assert (corrected.plane, corrected.slices) == (plane, [1, 4])
+    assert list(corrected.structures) == structures
+    assert corrected.segmentIds == output.segmentIds
+    assert corrected.volume.grid.same_as(grid)
+    assert corrected.notes == ["'liver' is in none of the corrected slices"] or not corrected.notes
+
+
+def test_a_renamed_segment_is_learned_under_its_new_name(segmented):
+    volume_node, output, ledger, _ = segmented
+    output.node.GetSegmentation().GetSegment(output.segmentIds[1]).SetName("Milz")
+    ledger.markReviewed([1])
+    corrected = readCorrectedSlices(output.node, volume_node, ledger)
+    assert corrected.structures[0].name == "Milz"
+    assert "'spleen' is learned as 'Milz'" in corrected.notes
+
+
+def test_segments_to_learn_can_be_chosen_and_removed_ones_are_left_out(segmented):
+    volume_node, output, ledger, labels = segmented
+    ledger.markReviewed([1])
+    chosen = [output.segmentIds[2], "gone"]
+    corrected = readCorrectedSlices(output.node, volume_node, ledger, chosen)
+    np.testing.assert_array_equal(corrected.labels, labels == 2)
+    assert [structure.name for structure in corrected.structures] == ["liver"]
+    assert corrected.segmentIds == {1: output.segmentIds[2]}
+    with pytest.raises(SAMAutoSegError, match="none of the segments to learn"):
+        readCorrectedSlices(output.node, volume_node, ledger, ["gone"])
+
+
+def test_where_segments_overlap_the_last_counts_and_that_is_told(segmented, grid, plane, paint):
+    volume_node, output, ledger, labels = segmented
+    lesion = output.node.GetSegmentation().AddEmptySegment("", "lesion")
+    voxels = np.zeros(grid.size[::-1], bool)
+    stack = SliceStack(voxels, grid, plane)
+    stack.slice_at(3)[1:3, 1:3] = True
+    both = int((voxels & (labels > 0)).sum())
+    # As painting with "Allow overlap" does.
+    output.node.GetSegmentation().SeparateSegmentLabelmap(lesion)
+    paint(output.node, lesion, voxels, grid)
+    corrected = readCorrectedSlices(output.node, volume_node, ledger)
+    assert corrected.slices == [3]
+    np.testing.assert_array_equal(corrected.labels, np.where(voxels, 3, labels))
+    assert corrected.notes[0].startswith(f"{both} voxels belong to several segments")
+
+
+def test_without_a_corrected_slice_there_is_nothing_to_learn(segmented):
+    volume_node, output, ledger, _ = segmented
+    with pytest.raises(SAMAutoSegError, match="no slice is corrected or reviewed yet"):
+        readCorrectedSlices(output.node, volume_node, ledger)
+    ledger.markReviewed([2])
+    ledger.exclude([2])
+    with pytest.raises(SAMAutoSegError, match="no slice is corrected or reviewed yet"):
+        readCorrectedSlices(output.node, volume_node, ledger)
+
+
+def test_a_structure_that_no_corrected_slice_shows_is_named(scene, plain_grid, structures):
+    volume_node = scene.volume(plain_grid)
+    output = prepareSegmentation(volume_node, structures)
+    ledger = SliceLedger(output.node, volume_node)
+    SegmentWriter(output.node, volume_node).writeMask(
+        "axial", 3, np.ones((8, 9), bool), output.segmentIds[1]
+    )
+    corrected = readCorrectedSlices(output.node, volume_node, ledger)
+    assert corrected.notes == ["'liver' is in none of the corrected slices"]

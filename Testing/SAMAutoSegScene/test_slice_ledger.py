@@ -1,0 +1,318 @@
+"""What is known of every slice, and how it follows what the user does."""
+
+import numpy as np
+import pytest
+import slicer
+from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
+from SAMAutoSegScene.SegmentWriter import SegmentWriter
+from SAMAutoSegScene.SliceLedger import SliceLedger, SliceState
+
+from SAMAutoSegLib.images.slices import SliceStack
+
+
+class Case:
+    """A volume that a model segmented, with Slicer's undo and a ledger."""
+
+    def __init__(self, scene, grid, structures, labels, history, plane="axial") -> None:
+        self.grid, self.labels, self.plane = grid, labels, plane
+        self.volume_node = scene.volume(grid)
+        self.output = prepareSegmentation(self.volume_node, structures)
+        self.node = self.output.node
+        self.ids = self.output.segmentIds
+        self.history = history(self.node)
+        self.ledger = SliceLedger(self.node, self.volume_node, plane)
+
+    def run(self, labels=None, plane=None, **options):
+        writer = SegmentWriter(
+            self.node,
+            self.volume_node,
+            saveUndo=self.history.SaveState,
+            ledger=self.ledger,
+        )
+        writer.begin(self.ids.values())
+        labels = self.labels if labels is None else labels
+        writer.writeVolume(plane or self.plane, labels, self.ids, **options)
+        return writer.end()
+
+    def flipped_voxel(self, number: int) -> np.ndarray:
+        """A voxel of the first segment, or beside it, in a slice of the ledger's plane."""
+        voxels = np.zeros(self.grid.size[::-1], bool)
+        SliceStack(voxels, self.grid, self.plane).slice_at(number)[1, 2] = True
+        return voxels
+
+
+@pytest.fixture
+def case(scene, grid, plane, structures, labels_for, history) -> Case:
+    return Case(scene, grid, structures, labels_for(grid), history, plane)
+
+
+@pytest.fixture
+def plain(scene, plain_grid, structures, labels_for, history) -> Case:
+    return Case(scene, plain_grid, structures, labels_for(plain_grid), history)
+
+
+def correct(case: Case, paint, number: int) -> None:
+    voxels = case.flipped_voxel(number)
+    erase = (case.labels[voxels] == 1).item()
+    case.history.SaveState()
+    paint(case.node, case.ids[1], voxels, case.grid, erase)
+
+
+def test_slices_are_untouched_until_the_model_writes_them(case):
+    assert set(case.ledger.states()) == {SliceState.UNTOUCHED}
+    case.run(numbers=[1, 3])
+    assert case.ledger.slicesIn(SliceState.MODEL) == [1, 3]
+    assert set(case.ledger.states()) == {SliceState.UNTOUCHED, SliceState.MODEL}
+
+
+def test_painting_a_voxel_corrects_its_slice_and_undo_takes_that_back(case, paint):
+    case.run()
+    correct(case, paint, 2)
+    assert case.ledger.slicesIn(SliceState.CORRECTED) == [2]
+    case.history.RestorePreviousState()
+    assert set(case.ledger.states()) == {SliceState.MODEL}
+    case.history.RestoreNextState()
+    assert case.ledger.slicesIn(SliceState.CORRECTED) == [2]
+
+
+def test_undoing_a_run_brings_back_the_states_of_before(plain, paint):
+    plain.run()
+    correct(plain, paint, 2)
+    plain.ledger.markReviewed([4])
+    plain.run(plain.labels[::-1].copy())
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [2]
+    plain.history.RestorePreviousState()
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [2]
+    assert plain.ledger.slicesIn(SliceState.REVIEWED) == [4]
+    plain.history.RestorePreviousState()
+    plain.history.RestorePreviousState()
+    plain.ledger.markReviewed([4], False)
+    assert set(plain.ledger.states()) == {SliceState.UNTOUCHED}
+
+
+def test_erasing_what_the_model_found_is_a_correction_and_no_undo(plain, paint):
+    labels = np.zeros_like(plain.labels)
+    labels[3, 4, 5] = 1
+    plain.run(labels)
+    paint(plain.node, plain.ids[1], labels == 1, plain.grid, True)
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [3]
+
+
+def test_undoing_a_stroke_made_during_a_run_takes_later_slices_of_the_run_along(plain, paint):
+    writer = SegmentWriter(
+        plain.node, plain.volume_node, saveUndo=plain.history.SaveState, ledger=plain.ledger
+    )
+    writer.begin(plain.ids.values())
+    for number in (0, 1, 2):
+        writer.writeSlice("axial", number, plain.labels[number], plain.ids)
+    correct(plain, paint, 1)
+    for number in (3, 4):
+        writer.writeSlice("axial", number, plain.labels[number], plain.ids)
+    plain.history.RestorePreviousState()
+    writer.writeSlice("axial", 5, plain.labels[5], plain.ids)
+    writer.end()
+    assert plain.ledger.slicesIn(SliceState.MODEL) == [0, 1, 2, 5]
+    assert plain.ledger.slicesIn(SliceState.UNTOUCHED) == [3, 4, 6]
+
+
+def test_what_the_user_drew_without_a_model_is_a_correction(plain, paint):
+    paint(plain.node, plain.ids[1], plain.flipped_voxel(3), plain.grid)
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [3]
+    extra = plain.node.GetSegmentation().AddEmptySegment("", "lesion")
+    paint(plain.node, extra, plain.flipped_voxel(5), plain.grid)
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [3, 5]
+
+
+def test_corrected_and_reviewed_slices_are_not_overwritten_unless_asked(plain, paint, mask_of):
+    plain.run()
+    correct(plain, paint, 2)
+    plain.ledger.markReviewed([4])
+    before = mask_of(plain.node, plain.ids[1], plain.grid)
+    new = (plain.labels + 1) % 3
+    assert plain.run(new).protected == [2, 4]
+    after = mask_of(plain.node, plain.ids[1], plain.grid)
+    np.testing.assert_array_equal(after[[2, 4]], before[[2, 4]])
+    np.testing.assert_array_equal(after[[0, 1, 3]], new[[0, 1, 3]] == 1)
+    assert plain.run(new, overCorrected=True).protected == []
+    np.testing.assert_array_equal(mask_of(plain.node, plain.ids[1], plain.grid), new == 1)
+    assert set(plain.ledger.states()) == {SliceState.MODEL}
+
+
+def test_a_segment_of_the_user_does_not_keep_the_model_from_a_slice(plain, paint):
+    lesion = plain.node.GetSegmentation().AddEmptySegment("", "lesion")
+    paint(plain.node, lesion, plain.flipped_voxel(5), plain.grid)
+    assert plain.run().protected == []
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [5]
+
+
+def test_what_was_corrected_in_one_plane_is_not_overwritten_in_another(plain, paint, mask_of):
+    plain.run()
+    correct(plain, paint, 2)
+    plain.ledger.markReviewed([4])
+    before = mask_of(plain.node, plain.ids[1], plain.grid)
+    new = ((plain.labels + 1) % 3).astype(np.uint8)
+    axial = plain.ledger
+    plain.ledger = SliceLedger(plain.node, plain.volume_node, "coronal")
+    assert SliceState.CORRECTED not in plain.ledger.states()
+    assert plain.run(new, plane="coronal").protected == []
+    after = mask_of(plain.node, plain.ids[1], plain.grid)
+    np.testing.assert_array_equal(after[[2, 4]], before[[2, 4]])
+    np.testing.assert_array_equal(after[[0, 1, 3, 5, 6]], new[[0, 1, 3, 5, 6]] == 1)
+    assert set(plain.ledger.states()) == {SliceState.MODEL}
+    axial.close()
+    again = SliceLedger(plain.node, plain.volume_node, "axial")
+    assert again.slicesIn(SliceState.CORRECTED) == [2]
+    assert again.slicesIn(SliceState.REVIEWED) == [4]
+    assert again.slicesIn(SliceState.MODEL) == [0, 1, 3, 5, 6]
+
+
+def test_a_renamed_segment_changes_nothing_and_a_removed_one_counts_no_more(plain, paint):
+    plain.run()
+    correct(plain, paint, 2)
+    plain.node.GetSegmentation().GetSegment(plain.ids[1]).SetName("Milz")
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [2]
+    plain.node.GetSegmentation().RemoveSegment(plain.ids[1])
+    assert set(plain.ledger.states()) == {SliceState.MODEL}
+
+
+def test_a_reviewed_slice_that_is_changed_is_a_corrected_one(plain, paint):
+    plain.run()
+    plain.ledger.markReviewed([2, 3])
+    assert plain.ledger.toLearnFrom() == [2, 3]
+    correct(plain, paint, 2)
+    assert plain.ledger.stateOf(2) == SliceState.CORRECTED
+    assert plain.ledger.stateOf(3) == SliceState.REVIEWED
+    plain.history.RestorePreviousState()
+    assert plain.ledger.stateOf(2) == SliceState.REVIEWED
+
+
+def test_excluded_slices_are_not_learned_from(plain, paint):
+    plain.run()
+    correct(plain, paint, 2)
+    plain.ledger.markReviewed([3])
+    plain.ledger.exclude([2, 3])
+    assert plain.ledger.toLearnFrom() == []
+    plain.ledger.exclude([2, 3], False)
+    assert plain.ledger.toLearnFrom() == [2, 3]
+
+
+def test_the_most_uncertain_open_slice_is_next(plain, paint):
+    plain.run()
+    assert plain.ledger.nextToCheck() is None
+    plain.ledger.setUncertainty({0: 0.1, 1: 0.5, 2: 0.9, 3: 0.8, 4: 0.7, 5: 0.5})
+    assert plain.ledger.uncertaintyOf(4) == 0.7
+    assert plain.ledger.uncertaintyOf(6) is None
+    order = []
+    for mark in (plain.ledger.markReviewed, plain.ledger.exclude, None, plain.ledger.exclude):
+        order.append(plain.ledger.nextToCheck())
+        if mark is None:
+            correct(plain, paint, order[-1])
+        else:
+            mark([order[-1]])
+    assert order == [2, 3, 4, 1]
+    assert plain.ledger.nextToCheck() == 5
+
+
+def test_listeners_hear_of_strokes_undo_and_marks_until_closed(plain, paint):
+    heard = []
+    plain.run()
+    plain.ledger.addListener(lambda: heard.append(1))
+    for act in (
+        lambda: correct(plain, paint, 2),
+        plain.history.RestorePreviousState,
+        lambda: plain.ledger.markReviewed([1]),
+    ):
+        heard.clear()
+        act()
+        assert heard
+    heard.clear()
+    plain.ledger.close()
+    correct(plain, paint, 2)
+    assert heard == []
+
+
+def test_a_change_of_one_slice_costs_no_look_at_the_others_during_a_run(plain, monkeypatch):
+    plain.run()
+    plain.ledger.states()
+    read = []
+    original = SliceLedger._readSlices
+    monkeypatch.setattr(
+        SliceLedger, "_readSlices", lambda self, n: (read.extend(n), original(self, n))
+    )
+    writer = SegmentWriter(plain.node, plain.volume_node, ledger=plain.ledger)
+    writer.begin(plain.ids.values())
+    writer.writeSlice("axial", 3, (plain.labels[3] + 1) % 3, plain.ids)
+    plain.ledger.states()
+    writer.end()
+    plain.ledger.states()
+    assert set(read) == {3}
+
+
+def test_what_is_known_is_brought_up_to_date_in_small_steps(plain, paint):
+    plain.run()
+    correct(plain, paint, 2)
+    steps = 0
+    while not plain.ledger.refresh(0.0):
+        steps += 1
+        assert steps < 10
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [2]
+
+
+def test_states_survive_many_runs_without_growing(plain, paint):
+    plain.run()
+    correct(plain, paint, 2)
+    sizes = []
+    for _ in range(60):
+        plain.run(numbers=[0, 1, 3])
+        sizes.append(len(plain.node.GetAttribute("SAMAutoSeg.Ledger.axial")))
+    assert sizes[-1] < 1.2 * sizes[30]
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [2]
+    assert plain.ledger.slicesIn(SliceState.MODEL) == [0, 1, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("number", [-1, 7])
+def test_a_slice_that_is_not_there_is_an_error(plain, number):
+    with pytest.raises(IndexError, match=f"slice {number}"):
+        plain.ledger.markReviewed([number])
+
+
+def test_states_are_saved_with_the_scene_and_restored(
+    make_scene, scene, case, paint, tmp_path, labels_for, mask_of
+):
+    case.run(numbers=[0, 1, 2, 3, 4, 5])
+    correct(case, paint, 2)
+    case.ledger.markReviewed([1])
+    case.ledger.exclude([4])
+    case.ledger.setUncertainty({0: 0.25, 5: 0.75})
+    states = case.ledger.states()
+    voxels = mask_of(case.node, case.ids[1], case.grid)
+    save(scene, tmp_path)
+    loaded = make_scene()
+    # Also after other segments were there first, which shifts the ids of nodes.
+    loaded.add("vtkMRMLSegmentationNode")
+    loaded.mrml.SetURL(str(tmp_path / "scene.mrml"))
+    assert loaded.mrml.Import() == 1
+    volume_node = loaded.mrml.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
+    node = loaded.mrml.GetFirstNodeByName(case.node.GetName())
+    np.testing.assert_array_equal(mask_of(node, case.ids[1], case.grid), voxels)
+    ledger = SliceLedger(node, volume_node, case.plane)
+    assert ledger.states() == states
+    assert ledger.nextToCheck() == 5
+    again = prepareSegmentation(volume_node, [], node)
+    assert again.notes == []
+
+
+def save(scene, folder) -> None:
+    for class_name, storage_name, suffix in [
+        ("vtkMRMLScalarVolumeNode", "vtkMRMLVolumeArchetypeStorageNode", ".nrrd"),
+        ("vtkMRMLSegmentationNode", "vtkMRMLSegmentationStorageNode", ".seg.nrrd"),
+    ]:
+        node = scene.mrml.GetFirstNodeByClass(class_name)
+        storage = getattr(slicer, storage_name)()
+        scene.mrml.AddNode(storage)
+        storage.SetFileName(str(folder / f"{node.GetName()}{suffix}"))
+        node.SetAndObserveStorageNodeID(storage.GetID())
+        assert storage.WriteData(node) == 1
+    scene.mrml.SetURL(str(folder / "scene.mrml"))
+    scene.mrml.SetRootDirectory(str(folder))
+    assert scene.mrml.Commit() == 1
