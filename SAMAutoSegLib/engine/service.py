@@ -21,6 +21,7 @@ from SAMAutoSegLib.engine.arrays import (
     reserve_array,
     share_array,
 )
+from SAMAutoSegLib.engine.between_layers import between_layers
 from SAMAutoSegLib.engine.channel import Channel
 from SAMAutoSegLib.engine.clicks import Clicks
 from SAMAutoSegLib.engine.explain import explain, ran_out_of_memory
@@ -45,6 +46,9 @@ log = logging.getLogger(__name__)
 _SECONDS_BETWEEN_PROGRESS = 0.1
 
 _MOST_DETAILS = 20_000
+
+# Encoding ahead can wait for all but another segmentation, which begins a slice later.
+_AHEAD = Request(-1, "segment", {})
 
 Answer = dict[str, Any]
 
@@ -81,8 +85,16 @@ class Service:
                 ahead = self._look_ahead()
 
     def _look_ahead(self) -> bool:
+        def look_up() -> None:
+            self._serve_urgent(_AHEAD)
+            if self._work.closed:
+                raise Cancelled("nobody waits any more")
+
         try:
-            return self._clicks.look_ahead()
+            with between_layers(look_up):
+                return self._clicks.look_ahead()
+        except Cancelled:
+            return False
         except Exception as error:
             # Nobody waits for it: whoever clicks there is told then.
             log.exception("encoding ahead")
@@ -108,6 +120,11 @@ class Service:
             self._models.forget()
         self._work.finish(request)
         self._channel.send(event, request.id, **answer)
+
+    def _serve_urgent(self, than: Request) -> None:
+        """Answer what cannot wait for the end of `than`."""
+        while (urgent := self._work.take_more_urgent(than)) is not None:
+            self._serve(urgent)
 
     def _hello(self, request: Request) -> Answer:
         return {
@@ -166,12 +183,14 @@ class Service:
         told = -_SECONDS_BETWEEN_PROGRESS
         time_left = TimeLeft()
 
-        def progress(fraction: float, message: str) -> None:
-            nonlocal told
-            while (urgent := self._work.take_more_urgent(request)) is not None:
-                self._serve(urgent)
+        def look_up() -> None:
+            self._serve_urgent(request)
             if self._work.is_cancelled(request):
                 raise Cancelled("cancelled")
+
+        def progress(fraction: float, message: str) -> None:
+            nonlocal told
+            look_up()
             left = time_left.at(fraction)
             if time.monotonic() - told >= _SECONDS_BETWEEN_PROGRESS or fraction >= 1.0:
                 told = time.monotonic()
@@ -188,20 +207,21 @@ class Service:
             self._channel.send("slice", request.id, number=number, axis=axis, array=shared)
 
         try:
-            result = segment_volume(
-                volume,
-                loaded.model,
-                loaded.card,
-                loaded.backbone,
-                axis=axis,
-                slices=params.get("slices"),
-                roi=roi,
-                intensity=intensity,
-                cache=self._cache,
-                cleanup=cleanup,
-                progress=progress,
-                on_slice=on_slice,
-            )
+            with between_layers(look_up):
+                result = segment_volume(
+                    volume,
+                    loaded.model,
+                    loaded.card,
+                    loaded.backbone,
+                    axis=axis,
+                    slices=params.get("slices"),
+                    roi=roi,
+                    intensity=intensity,
+                    cache=self._cache,
+                    cleanup=cleanup,
+                    progress=progress,
+                    on_slice=on_slice,
+                )
             if hidden:
                 result.notes.append(
                     f"the disk is full: {len(hidden)} slices were not shown before the end"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from SAMAutoSegLib.engine import channel, clicks, service
 from SAMAutoSegLib.engine.arrays import share_array
@@ -128,6 +129,43 @@ def test_what_fails_ahead_is_told_and_not_tried_again(
     )
     assert case.service._look_ahead() is False
     assert told[0].startswith("slices are not prepared ahead: not enough memory")
+
+
+def test_a_click_is_answered_in_the_middle_of_a_slice_that_is_encoded_ahead(case: Case) -> None:
+    clicking = case.files.clicking("v", points=[[10, 12, 1]])
+    case.ask(opening(case), ("prepare_clicks", case.files.clicking("v")), ("click", clicking))
+    case.work.closed = False
+    order: list[str] = []
+    inner = case.service._click
+
+    def click(request: Request) -> dict[str, Any]:
+        order.append("click")
+        return inner(request)
+
+    def look_ahead() -> bool:
+        case.work.put(Request(50, "click", clicking))  # as the thread that reads does
+        case.service._clicks.prepare({**case.files.clicking("v"), "slice": 9, "intensity": "0,99"})
+        order.append("encoded")
+        return True
+
+    case.service._click = click  # type: ignore[method-assign]
+    case.service._clicks.look_ahead = look_ahead  # type: ignore[method-assign]
+    assert case.service._look_ahead() and order == ["click", "encoded"]
+
+
+def test_encoding_ahead_ends_with_the_process(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(
+        case.service._channel, "send", lambda event, id=None, **f: told.append(event)
+    )
+
+    def look_ahead() -> bool:
+        case.work.close()
+        torch.nn.Linear(1, 1)(torch.ones(1))
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(case.service._clicks, "look_ahead", look_ahead)
+    assert case.service._look_ahead() is False and told == []
 
 
 def test_slices_that_a_full_disk_hides_are_in_the_result(
