@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("what is learned from")
     data.add_argument("--image", type=Path, action="append", required=True, help="image")
     data.add_argument(
-        "--labels", type=Path, action="append", required=True, help="its labels, on the same grid"
+        "--labels", type=Path, action="append", default=[], help="its labels, on the same grid"
     )
     data.add_argument(
         "--slices",
@@ -50,6 +50,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="LIST",
         help="labeled slices that train nothing and give an honest score",
+    )
+    data.add_argument(
+        "--start",
+        type=Path,
+        metavar="MODEL",
+        help="with --method we-sam: the model that is adapted to the images, without --labels;"
+        " without it the SAM of --base is, and stays one that is prompted",
+    )
+    data.add_argument(
+        "--weak",
+        type=Path,
+        action="append",
+        nargs="+",
+        metavar="FILE",
+        help="with we-sam: the weak labels of an image, once for every image: JSON, markups of"
+        " 3D Slicer (.mrk.json), rough paint as a label volume",
     )
     data.add_argument("--axis", default="auto", help="axial, coronal, sagittal, i, j, k or auto")
     data.add_argument(
@@ -106,13 +122,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Train, write the model, report."""
     from SAMAutoSegLib.files import require_writable
 
+    weak = [path for paths in arguments.weak or [] for path in paths]
+    inputs = [*arguments.image, *arguments.labels, Path(arguments.base), *weak]
+    inputs += [arguments.start] if arguments.start else []
     for written in filter(None, (arguments.output, arguments.curve)):
-        _refuse_inputs(written, [*arguments.image, *arguments.labels, Path(arguments.base)])
+        _refuse_inputs(written, inputs)
         require_writable(written)
-    settings = _settings(arguments)
+    settings = settings_of(arguments)
+    if arguments.start or weak or arguments.method == "we-sam":
+        from SAMAutoSegLib.cli.finetune_weak import adapt_sam, adapted_by
 
-    from SAMAutoSegLib.adapt.adapted_file import save_adapted
-    from SAMAutoSegLib.evaluate.figures import training_curve_png
+        if not arguments.start:
+            return adapt_sam(arguments, settings)
+        return _finish(*adapted_by(arguments, settings), arguments)
+
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.slices import plane_along
     from SAMAutoSegLib.methods.finetune import finetune
@@ -124,10 +147,10 @@ def run(arguments: argparse.Namespace) -> int:
     method_named(arguments.method)
     pairs, structures = _read(arguments)
     plane = plane_along(pairs[0][0].grid, arguments.axis)
-    volumes = _labeled(pairs, arguments.slices, plane, structures)
-    held_out = _labeled(pairs, arguments.held_out, plane, structures) if arguments.held_out else []
+    volumes = labeled(pairs, arguments.slices, plane, structures)
+    held_out = labeled(pairs, arguments.held_out, plane, structures) if arguments.held_out else []
     intensity = Intensity.parse(arguments.intensity) if arguments.intensity else None
-    checkpoint = arguments.output.with_name(arguments.output.name + CHECKPOINT_SUFFIX)
+    checkpoint = checkpoint_of(arguments)
     with console_progress() as progress:
         base = fetched(arguments.base, progress)
         backbone = load_backbone(base, side=arguments.side, device=arguments.device)
@@ -146,6 +169,19 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             progress=progress,
         )
+    return _finish(tuned, checkpoint, arguments)
+
+
+def checkpoint_of(arguments: argparse.Namespace) -> Path:
+    """Where an interrupted training is kept."""
+    output: Path = arguments.output
+    return output.with_name(output.name + CHECKPOINT_SUFFIX)
+
+
+def _finish(tuned: "FineTuned", checkpoint: Path, arguments: argparse.Namespace) -> int:
+    from SAMAutoSegLib.adapt.adapted_file import save_adapted
+    from SAMAutoSegLib.evaluate.figures import training_curve_png
+
     save_adapted(arguments.output, tuned.model, tuned.card)
     if arguments.curve:
         training_curve_png(arguments.curve, tuned.result.history, title=arguments.method)
@@ -168,7 +204,8 @@ def _refuse_inputs(written: Path, inputs: list[Path]) -> None:
         )
 
 
-def _settings(arguments: argparse.Namespace) -> dict[str, Any]:
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of --set, --seed and --budget."""
     from SAMAutoSegLib.methods.settings import with_budget
 
     settings: dict[str, Any] = {}
@@ -208,15 +245,13 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure]]"
         labels, found = read_labels(labels_path)
         require_same_grid(image, labels)
         if structures:
-            labels = _renumbered(labels, matched(structures, found))
+            labels = renumbered(labels, matched(structures, found))
         pairs.append((image, labels))
         structures = structures or found
     return pairs, _chosen(arguments.structures, structures)
 
 
-def _renumbered(
-    labels: "Volume", pairs: "Sequence[tuple[Structure, Structure | None]]"
-) -> "Volume":
+def renumbered(labels: "Volume", pairs: "Sequence[tuple[Structure, Structure | None]]") -> "Volume":
     """Labels with the values of the first structure of each pair instead of the second's."""
     import numpy as np
 
@@ -252,12 +287,13 @@ def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":
     return chosen
 
 
-def _labeled(
+def labeled(
     pairs: "list[Pair]",
     slices: list[str] | None,
     plane: "Plane",
-    structures: "list[Structure]",
+    structures: "Sequence[Structure]",
 ) -> "list[LabeledVolume]":
+    """The chosen slices of every volume, by default those that hold a label."""
     from SAMAutoSegLib.images.selection import parse_slices
     from SAMAutoSegLib.images.slices import SliceStack
     from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes

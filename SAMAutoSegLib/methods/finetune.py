@@ -23,7 +23,12 @@ from SAMAutoSegLib.methods.losses import as_precision, mean_dice
 from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.trainer import OnStep, TrainingResult, train
-from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
+from SAMAutoSegLib.methods.training_set import (
+    ChosenSlices,
+    LabeledVolume,
+    TrainingSet,
+    build_training_set,
+)
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
@@ -88,7 +93,7 @@ def finetune(
     chosen = make_settings(kind.settings_type, settings or {}, labeled)
     adapted = replace(kind.adaptation(chosen, backbone), **adaptation or {})
     intensity = intensity or default_intensity(volumes[0].image)
-    _refuse_overlap(volumes, held_out)
+    refuse_overlap(volumes, held_out)
 
     def encode(which: Sequence[LabeledVolume], views: int, told: Progress) -> TrainingSet:
         return build_training_set(
@@ -121,7 +126,7 @@ def finetune(
         chosen,
         checkpoint=checkpoint,
         resume=resume,
-        score=None if tests is None else _scorer(tests, backbone),
+        score=None if tests is None else held_out_scorer(tests, backbone),
         on_step=on_step,
         progress=part_of(progress, _ENCODING_SHARE, 1.0),
     )
@@ -132,7 +137,7 @@ def finetune(
             "the training started anew, because the former model adapts other parts"
         )
     result.notes += _absent_structures(samples, structures)
-    result.notes += _held_out_neighbors(volumes, held_out)
+    result.notes += held_out_neighbors(volumes, held_out)
     card = ModelCard(
         backbone=backbone.name,
         backbone_sha256=backbone.sha256,
@@ -143,7 +148,7 @@ def finetune(
         structures=tuple(structures),
         method=kind.name,
         settings=chosen.to_json(),
-        provenance=_provenance(volumes, held_out, result),
+        provenance=provenance_of(volumes, held_out, result),
     )
     seconds = {
         "encoding": encoded - started,
@@ -157,7 +162,9 @@ def _same_kind(one: AdaptedModel, other: AdaptedModel) -> bool:
     return (one.adaptation, one.classes) == (other.adaptation, other.classes)
 
 
-def _scorer(tests: TrainingSet, backbone: Backbone) -> Callable[[AdaptedModel], dict[str, float]]:
+def held_out_scorer(
+    tests: TrainingSet, backbone: Backbone
+) -> Callable[[AdaptedModel], dict[str, float]]:
     """Mean Dice over slices and structures, at the resolution of the images."""
 
     def score(model: AdaptedModel) -> dict[str, float]:
@@ -176,8 +183,8 @@ def _scorer(tests: TrainingSet, backbone: Backbone) -> Callable[[AdaptedModel], 
 
 
 def _of_one_image(
-    volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume]
-) -> Iterator[tuple[LabeledVolume, LabeledVolume]]:
+    volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVolume]
+) -> Iterator[tuple[ChosenSlices, LabeledVolume]]:
     """What is learned from an image, with what is held out of the same."""
     for test in held_out:
         for volume in volumes:
@@ -187,7 +194,8 @@ def _of_one_image(
                 yield volume, test
 
 
-def _refuse_overlap(volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume]) -> None:
+def refuse_overlap(volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVolume]) -> None:
+    """`SAMAutoSegError` if a slice is both learned from and held out."""
     for volume, test in _of_one_image(volumes, held_out):
         both = sorted(set(volume.slices) & set(test.slices))
         if both:
@@ -197,8 +205,8 @@ def _refuse_overlap(volumes: Sequence[LabeledVolume], held_out: Sequence[Labeled
             )
 
 
-def _held_out_neighbors(
-    volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume]
+def held_out_neighbors(
+    volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVolume]
 ) -> list[str]:
     """What to know about a score on slices that look almost like what was learned from."""
     notes = []
@@ -220,9 +228,10 @@ def _absent_structures(samples: TrainingSet, structures: Sequence[Structure]) ->
     return [f"no labeled slice shows {', '.join(absent)}: this model cannot find it"]
 
 
-def _provenance(
-    volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume], result: TrainingResult
+def provenance_of(
+    volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVolume], result: TrainingResult
 ) -> dict[str, Any]:
+    """Where a model comes from, for its card."""
     scores = [entry["held_out_dice"] for entry in result.history if "held_out_dice" in entry]
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -236,7 +245,7 @@ def _provenance(
     }
 
 
-def _origin(volume: LabeledVolume) -> dict[str, Any]:
+def _origin(volume: ChosenSlices) -> dict[str, Any]:
     source = volume.image.source
     digest = sha256_of_file(source) if source is not None and source.is_file() else None
     return {"name": volume.image.name, "sha256": digest, "slices": list(volume.slices)}

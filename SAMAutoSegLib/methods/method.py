@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from SAMAutoSegLib.sam.backbone import Backbone
 
 # Keeps this stream of random numbers apart from those that draw slices.
 _VIEWS = 3
+
+AGREEMENT = "anchor_dice"
+"""In what a step tells, beside the losses: how far the model still agrees with its source."""
 
 
 class Method(Protocol):
@@ -38,7 +41,9 @@ class Method(Protocol):
         """What this method adapts, unless the user asks for something else."""
         ...
 
-    def __init__(self, model: AdaptedModel, samples: TrainingSet, settings: Any) -> None: ...
+    def __init__(self, model: AdaptedModel, samples: Any, settings: Any) -> None:
+        """For samples, see `TrainingSet`; a method that learns without labels has its own kind."""
+        ...
 
     def step(self, number: int) -> dict[str, float]:
         """Train one step. Losses by name, each name with the word "loss"; the first is watched."""
@@ -50,6 +55,19 @@ class Method(Protocol):
 
     def notes(self) -> list[str]:
         """What a user should know about how this training runs, one sentence each."""
+        ...
+
+
+@runtime_checkable
+class Guarded(Protocol):
+    """A method that can tell without labels that its training should end, or was in vain."""
+
+    def stop_reason(self, history: Sequence[dict[str, float]]) -> str:
+        """Why to stop, judged from the entries of all steps; empty to go on."""
+        ...
+
+    def concluded(self, model: AdaptedModel) -> list[str]:
+        """The last word on the model that was kept: notes, and perhaps other weights in it."""
         ...
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -14,9 +15,8 @@ from torch import Tensor
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods.checkpoint import TrainingState, load_state, save_state
-from SAMAutoSegLib.methods.method import Method
+from SAMAutoSegLib.methods.method import AGREEMENT, Guarded, Method
 from SAMAutoSegLib.methods.settings import Settings
-from SAMAutoSegLib.methods.training_set import TrainingSet
 from SAMAutoSegLib.progress import Progress, silent
 
 History = list[dict[str, float]]
@@ -31,6 +31,14 @@ _LEAST_GAIN = 1e-3
 _SECONDS_BETWEEN_CHECKPOINTS = 15.0
 
 
+class Samples(Protocol):
+    """What a method learns from."""
+
+    def fingerprint(self) -> str:
+        """Tells whether a training can go on with them."""
+        ...
+
+
 @dataclass
 class TrainingResult:
     """What a training gave; the model holds the best weights.
@@ -42,7 +50,7 @@ class TrainingResult:
         seconds: spent in this run (not in one that it resumed).
         scoring_seconds: of them, on scores.
         stopped: why it ended before the last step: 'cancelled', 'no more gain', 'the loss is no
-            number any more' or ''.
+            number any more', what a method with a `stop_reason` says, or ''.
         notes: what the user should know, one sentence each.
     """
 
@@ -58,7 +66,7 @@ class TrainingResult:
 def train(
     method_type: type[Method],
     model: AdaptedModel,
-    samples: TrainingSet,
+    samples: Samples,
     settings: Settings,
     *,
     checkpoint: Path | None = None,
@@ -133,8 +141,11 @@ def train(
         if settings.patience and step - state.best_step >= settings.patience:
             result.stopped = "no more gain"
             break
+        if isinstance(method, Guarded) and (reason := method.stop_reason(state.history)):
+            result.stopped = reason
+            break
         try:
-            progress(step / settings.steps, _line(step, settings.steps, state.smoothed))
+            progress(step / settings.steps, _line(step, settings.steps, state.smoothed, entry))
         except Cancelled:
             result.stopped = "cancelled"
             break
@@ -149,6 +160,8 @@ def train(
     if state.best:
         model.load_learned_state(state.best)
     model.eval()
+    if isinstance(method, Guarded):
+        result.notes += method.concluded(model)
     result.history = state.history
     result.steps, result.best_step = state.step, state.best_step
     result.seconds = time.monotonic() - started
@@ -197,5 +210,6 @@ def _scored(
         model.train()
 
 
-def _line(step: int, steps: int, loss: float) -> str:
-    return f"training: step {step} of {steps}, loss {loss:.3f}"
+def _line(step: int, steps: int, loss: float, entry: dict[str, float]) -> str:
+    held = f", agreement with the source {entry[AGREEMENT]:.2f}" if AGREEMENT in entry else ""
+    return f"training: step {step} of {steps}, loss {loss:.3f}{held}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,6 +24,15 @@ from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images, embed_slices
 from SAMAutoSegLib.sam.input_spec import InputSpec
+
+
+class ChosenSlices(Protocol):
+    """An image and those of its slices that a training looks at."""
+
+    @property
+    def image(self) -> Volume: ...
+    @property
+    def slices(self) -> tuple[int, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -115,7 +125,7 @@ def build_training_set(
         require_same_grid(volume.image, volume.labels)
         classes = as_classes(volume.labels.array, structures)
         stack = SliceStack(classes, volume.image.grid, plane)
-        _check_slices(volume, stack)
+        check_slices(volume.image, volume.slices, stack)
         gray = (intensity or default_intensity(volume.image)).apply(volume.image.array)
         images = SliceStack(gray, volume.image.grid, plane).views
         encoded = embed_slices(
@@ -196,10 +206,11 @@ def low_res_planes(
     return whole[0]
 
 
-def _check_slices(volume: LabeledVolume, stack: SliceStack) -> None:
-    for number in volume.slices:
+def check_slices(image: Volume, slices: Sequence[int], stack: SliceStack) -> None:
+    """`SAMAutoSegError` for a slice that the image lacks."""
+    for number in slices:
         if not 0 <= number < len(stack):
             raise SAMAutoSegError(
-                f"slice {number} is out of range: {volume.image.source or volume.image.name} has "
+                f"slice {number} is out of range: {image.source or image.name} has "
                 f"{stack.plane} slices 0 to {len(stack) - 1}"
             )

@@ -1,0 +1,186 @@
+"""``samautoseg finetune --method we-sam``: a model adapts to images without contours."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+if TYPE_CHECKING:
+    from SAMAutoSegLib.adapt.adapted_file import ModelCard
+    from SAMAutoSegLib.images.slices import Plane
+    from SAMAutoSegLib.images.structure import Structure
+    from SAMAutoSegLib.images.volume import Volume
+    from SAMAutoSegLib.methods.finetune import FineTuned
+    from SAMAutoSegLib.methods.training_set import LabeledVolume
+    from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
+
+
+def adapted_by(arguments: argparse.Namespace, settings: dict[str, Any]) -> "tuple[FineTuned, Path]":
+    """The adapted model, and where an interrupted training is kept.
+
+    Raises:
+        SAMAutoSegError: arguments that do not belong together, and all that `adapt_source` refuses.
+    """
+    _check(arguments)
+    from SAMAutoSegLib.adapt.adapted_file import load_adapted, read_card
+    from SAMAutoSegLib.cli.finetune import checkpoint_of
+    from SAMAutoSegLib.images.intensity import Intensity
+    from SAMAutoSegLib.images.read import read_image
+    from SAMAutoSegLib.methods.adapt_source import adapt_source
+    from SAMAutoSegLib.progress import console_progress
+    from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+
+    card = read_card(arguments.start)
+    images = [read_image(path) for path in arguments.image]
+    volumes, notes = _unlabeled(arguments, images, card.plane, card.structures)
+    held_out = _held_out(arguments, images, card)
+    checkpoint = checkpoint_of(arguments)
+    if arguments.encoder_blocks is not None:
+        settings = {"encoder_blocks": arguments.encoder_blocks} | settings
+    with console_progress() as progress:
+        base = None if arguments.base == "lite-medsam" else arguments.base
+        source, card, backbone = load_adapted(arguments.start, base=base, device=arguments.device)
+        tuned = adapt_source(
+            volumes,
+            source,
+            card,
+            backbone,
+            settings=settings,
+            intensity=Intensity.parse(arguments.intensity) if arguments.intensity else None,
+            held_out=held_out,
+            cache=None if arguments.no_cache else EmbeddingCache(),
+            checkpoint=checkpoint,
+            resume=arguments.resume,
+            progress=progress,
+        )
+    tuned.result.notes[:0] = notes
+    return tuned, checkpoint
+
+
+def adapt_sam(arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
+    """Adapt the SAM of --base, which stays one that is prompted, and write it.
+
+    Raises:
+        SAMAutoSegError: arguments that do not belong together, and all that `adapt_prompted`
+            refuses.
+    """
+    _check(arguments)
+    if not arguments.weak or not arguments.structures:
+        raise SAMAutoSegError(
+            "we-sam adapts a model: name it with --start. Or a prompted SAM: give --weak, and with "
+            "--structures the names that are used there"
+        )
+    if arguments.held_out or arguments.resume or arguments.curve:
+        raise SAMAutoSegError("--held-out, --resume and --curve need --start: leave them out")
+    from SAMAutoSegLib.adapt.prompted_model import save_merged
+    from SAMAutoSegLib.images.intensity import Intensity
+    from SAMAutoSegLib.images.read import read_image
+    from SAMAutoSegLib.images.slices import plane_along
+    from SAMAutoSegLib.images.structure import standard_structures
+    from SAMAutoSegLib.methods.we_sam_prompted import adapt_prompted
+    from SAMAutoSegLib.progress import console_progress
+    from SAMAutoSegLib.sam.checkpoint import load_backbone
+    from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+    from SAMAutoSegLib.sam.fetch import fetched
+
+    images = [read_image(path) for path in arguments.image]
+    plane = plane_along(images[0].grid, arguments.axis)
+    names = [name.strip() for name in arguments.structures.split(",")]
+    volumes, notes = _unlabeled(arguments, images, plane, standard_structures(names))
+    if arguments.encoder_blocks is not None:
+        settings = {"encoder_blocks": arguments.encoder_blocks} | settings
+    with console_progress() as progress:
+        base = fetched(arguments.base, progress)
+        backbone = load_backbone(base, side=arguments.side, device=arguments.device)
+        adapted = adapt_prompted(
+            volumes,
+            backbone,
+            plane=plane,
+            settings=settings,
+            intensity=Intensity.parse(arguments.intensity) if arguments.intensity else None,
+            cache=None if arguments.no_cache else EmbeddingCache(),
+            progress=progress,
+        )
+    save_merged(arguments.output, adapted.model, backbone)
+    steps, stopped = len(adapted.history), adapted.stopped
+    if arguments.json:
+        report = {"model": str(arguments.output), "steps": steps, "stopped": stopped or None}
+        print(json.dumps(report | {"notes": notes + adapted.notes}, indent=2))
+    else:
+        print(f"{arguments.output}: a SAM to be prompted, {steps} steps ({stopped or 'all'})")
+        for note in notes + adapted.notes:
+            print(f"note: {note}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.method != "we-sam":
+        raise SAMAutoSegError(
+            f"--start and --weak belong to --method we-sam, not to {arguments.method}"
+        )
+    if arguments.labels and not arguments.held_out:
+        raise SAMAutoSegError(
+            "we-sam learns from no --labels: give --weak; or --held-out too, for a score"
+        )
+    alien = arguments.structures or arguments.axis != "auto" or arguments.lora_rank is not None
+    if arguments.start and alien:
+        raise SAMAutoSegError(
+            "--structures, --axis and --lora-rank are those of the model given by --start: "
+            "leave them out"
+        )
+    for name in ("labels", "weak", "slices"):
+        given = getattr(arguments, name) or []
+        if given and len(given) != len(arguments.image):
+            raise SAMAutoSegError(
+                f"{len(given)} --{name} for {len(arguments.image)} images: give it for every image"
+            )
+
+
+def _unlabeled(
+    arguments: argparse.Namespace,
+    images: "list[Volume]",
+    plane: "Plane",
+    structures: "Sequence[Structure]",
+) -> "tuple[list[UnlabeledVolume], list[str]]":
+    """The slices to adapt to: those named, else those with a weak label, else all."""
+    from SAMAutoSegLib.images.selection import parse_slices
+    from SAMAutoSegLib.images.slices import SliceStack
+    from SAMAutoSegLib.images.weak_label_files import read_weak_labels
+    from SAMAutoSegLib.images.weak_labels import WeakLabels
+    from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
+
+    volumes, notes = [], []
+    for n, image in enumerate(images):
+        weak = WeakLabels(plane)
+        if arguments.weak:
+            weak, told = read_weak_labels(arguments.weak[n], image, plane, structures)
+            notes += told
+        count = len(SliceStack(image.array, image.grid, plane))
+        chosen = weak.slices or list(range(count))
+        if arguments.slices:
+            chosen = parse_slices(arguments.slices[n], count)
+        volumes.append(UnlabeledVolume(image, tuple(chosen), weak))
+    return volumes, list(dict.fromkeys(notes))
+
+
+def _held_out(
+    arguments: argparse.Namespace, images: "list[Volume]", card: "ModelCard"
+) -> "list[LabeledVolume]":
+    if not arguments.held_out:
+        return []
+    if not arguments.labels:
+        raise SAMAutoSegError("--held-out needs --labels, which give the score and train nothing")
+    from SAMAutoSegLib.cli.finetune import labeled, renumbered
+    from SAMAutoSegLib.images.read import read_labels
+    from SAMAutoSegLib.images.structure import matched
+    from SAMAutoSegLib.images.volume import require_same_grid
+
+    pairs = []
+    for image, path in zip(images, arguments.labels, strict=True):
+        labels, found = read_labels(path)
+        require_same_grid(image, labels)
+        pairs.append((image, renumbered(labels, matched(card.structures, found))))
+    return labeled(pairs, arguments.held_out, card.plane, card.structures)

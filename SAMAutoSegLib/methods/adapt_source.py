@@ -1,0 +1,143 @@
+"""From a model and slices of another scanner to a model for that scanner: WeSAM as a whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
+from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.methods.finetune import (
+    FineTuned,
+    held_out_neighbors,
+    held_out_scorer,
+    provenance_of,
+    refuse_overlap,
+)
+from SAMAutoSegLib.methods.settings import make_settings
+from SAMAutoSegLib.methods.trainer import OnStep, train
+from SAMAutoSegLib.methods.training_set import LabeledVolume, build_training_set
+from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume, build_unlabeled_set
+from SAMAutoSegLib.methods.we_sam import WeSAM, WeSAMSettings, blocks_to_adapt
+from SAMAutoSegLib.progress import Progress, part_of, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+
+# For the progress bar only: a slice is encoded in several views, all of it before the first step.
+_ENCODING_SHARE = 0.4
+
+
+def adapt_source(
+    volumes: Sequence[UnlabeledVolume],
+    source: AdaptedModel,
+    card: ModelCard,
+    backbone: Backbone,
+    *,
+    settings: dict[str, Any] | None = None,
+    intensity: Intensity | None = None,
+    held_out: Sequence[LabeledVolume] = (),
+    cache: EmbeddingCache | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+    on_step: OnStep | None = None,
+    progress: Progress = silent,
+) -> FineTuned:
+    """Adapt a model to unlabeled slices by WeSAM.
+
+    Args:
+        volumes: slices with weak labels, or without any.
+        source, card, backbone: as `load_adapted` gives them; the source is not changed.
+        settings: where they differ from the defaults of `WeSAMSettings`.
+        intensity: by default that of the source.
+        held_out: labeled slices that train nothing and choose nothing, only give the score.
+        checkpoint, resume, on_step: see `train`.
+        progress: a `Cancelled` it raises while training keeps the best so far.
+
+    Returns:
+        The adapted model, or the source where nothing speaks for the adapted one, as a note says.
+
+    Raises:
+        SAMAutoSegError: slices or weak labels that cannot be, or nothing to learn from, see
+            `WeSAM`.
+        Cancelled: while encoding, when there is nothing to keep yet.
+    """
+    count = sum(len(volume.slices) for volume in volumes)
+    chosen = make_settings(WeSAMSettings, settings or {}, count)
+    assert isinstance(chosen, WeSAMSettings)
+    refuse_overlap(volumes, held_out)
+    intensity = intensity or card.intensity
+    started = time.monotonic()
+    torch.manual_seed(chosen.seed)
+    model = with_encoder_blocks(source, backbone, blocks_to_adapt(chosen, backbone))
+    samples = build_unlabeled_set(
+        volumes,
+        card.structures,
+        backbone,
+        plane=card.plane,
+        intensity=intensity,
+        encoder_blocks=model.adaptation.encoder_blocks,
+        views=chosen.views,
+        strong=chosen.strong,
+        seed=chosen.seed,
+        cache=cache,
+        progress=part_of(progress, 0.0, _ENCODING_SHARE),
+    )
+    encoded = time.monotonic()
+    tests = None
+    if held_out:
+        tests = build_training_set(
+            held_out,
+            card.structures,
+            backbone,
+            plane=card.plane,
+            intensity=intensity,
+            encoder_blocks=model.adaptation.encoder_blocks,
+            cache=cache,
+        )
+    scoring = time.monotonic() - encoded
+    result = train(
+        WeSAM,
+        model,
+        samples,
+        chosen,
+        checkpoint=checkpoint,
+        resume=resume,
+        score=None if tests is None else held_out_scorer(tests, backbone),
+        on_step=on_step,
+        progress=part_of(progress, _ENCODING_SHARE, 1.0),
+    )
+    if result.stopped == "cancelled" and not result.steps:
+        raise Cancelled("cancelled before the first step: nothing to keep")
+    result.notes += held_out_neighbors(volumes, held_out)
+    adapted_card = replace(
+        card,
+        intensity=intensity,
+        adaptation=model.adaptation,
+        method=WeSAM.name,
+        settings=chosen.to_json(),
+        provenance=provenance_of(volumes, held_out, result)
+        | {
+            "weak_labels": _kinds(volumes),
+            "source": {"method": card.method, "provenance": card.provenance},
+        },
+    )
+    seconds = {
+        "encoding": encoded - started,
+        "training": result.seconds - result.scoring_seconds,
+        "scoring": scoring + result.scoring_seconds,
+    }
+    return FineTuned(model, adapted_card, result, seconds)
+
+
+def _kinds(volumes: Sequence[UnlabeledVolume]) -> list[str]:
+    """The kinds of weak labels there were."""
+    hints = [hint for v in volumes for n in v.slices for hint in v.weak.of(n).values()]
+    return sorted({kind for hint in hints for kind in hint.words.split(", ")})

@@ -1,0 +1,223 @@
+"""What weak labels say of a slice, as planes, and how they correct what a model predicts.
+
+A prompt-free model cannot be given a box. So that its pseudo-labels follow the weak labels as a
+prompted SAM's would (WeSAM, arXiv 2312.03502), the labels speak in three ways: what they say for
+certain is taken over; the frozen SAM, given the box, proposes a mask; and clicks move the level
+at which the model's probability counts as inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from SAMAutoSegLib.images.bounding_box import bounding_box
+from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.weak_labels import Box, Hint
+from SAMAutoSegLib.methods.losses import IGNORED
+from SAMAutoSegLib.methods.training_set import low_res_planes
+from SAMAutoSegLib.methods.views import Motion
+from SAMAutoSegLib.sam.input_spec import InputSpec
+from SAMAutoSegLib.sam.predictor import ClickPredictor
+
+# Rough paint may be off by this share of the radius of a disc of its area, on either side.
+_PAINT_SLACK = 0.35
+
+# A click speaks for the pixels around it too, or a small motion of the slice could lose it.
+_CLICK_RADIUS = 1.5
+
+# Levels, in logits, that clicks can move a structure to; farther ones need more clicks.
+_LEVELS = torch.linspace(-6, 6, 49)
+_LEVEL_SPREAD = 2.0
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """Planes [C, H, W] of a slice, or [..., C, m, m] at the size of low-res logits.
+
+    C structures in the order of the model's classes, without the background.
+
+    Attributes:
+        certain: 1 inside, -1 outside for certain, 0 not known.
+        clicks: 1 and -1 around points inside and outside, else 0.
+        prompted: logits of the frozen SAM given the box; NaN where it was given none.
+        outline: 1 in the boxes or paint that it was given, else 0.
+    """
+
+    certain: Tensor
+    clicks: Tensor
+    prompted: Tensor
+    outline: Tensor
+
+    def moved(self, motion: Motion) -> Evidence:
+        def of(planes: Tensor) -> Tensor:
+            return torch.stack([torch.from_numpy(motion.moved(p.numpy(), 0)) for p in planes])
+
+        # From beyond the border comes 0: nothing known, and no mask where there was one.
+        return Evidence(*map(of, self.planes))
+
+    def low_res(self, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]) -> Evidence:
+        def of(planes: Tensor) -> Tensor:
+            return low_res_planes(planes, spec, side, pixel_spacing, 0.0)
+
+        return Evidence(*map(of, self.planes))
+
+    @property
+    def planes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.certain, self.clicks, self.prompted, self.outline
+
+    def to(self, device: torch.device) -> Evidence:
+        return Evidence(*(plane.to(device) for plane in self.planes))
+
+    def __getitem__(self, chosen: Sequence[int]) -> Evidence:
+        """Of some slices of a batch."""
+        return Evidence(*(plane[list(chosen)] for plane in self.planes))
+
+    @classmethod
+    def stacked(cls, slices: Sequence[Evidence]) -> Evidence:
+        """Of a batch: planes [B, C, m, m]."""
+        return cls(
+            *(torch.stack(planes) for planes in zip(*(e.planes for e in slices), strict=True))
+        )
+
+
+def gather_evidence(
+    hints: Mapping[int, Hint],
+    structures: Sequence[Structure],
+    predictor: ClickPredictor,
+    shape: tuple[int, int],
+    pixel_spacing: tuple[float, float],
+) -> Evidence:
+    """The evidence of a slice of `shape`, to which `predictor` has been set."""
+    certain = np.zeros((len(structures), *shape), np.float32)
+    clicks = np.zeros_like(certain)
+    prompted = np.full_like(certain, np.nan)
+    outline = np.zeros_like(certain)
+    for c, structure in enumerate(structures):
+        hint = hints.get(structure.label)
+        if hint is None:
+            continue
+        if hint.absent:
+            certain[c] = -1
+        if hint.boxes:
+            certain[c] = -1
+            for row0, column0, row1, column1 in hint.boxes:
+                certain[c, row0:row1, column0:column1] = 0
+                outline[c, row0:row1, column0:column1] = 1
+        if hint.coarse is not None:
+            core, reach = _slack(hint.coarse)
+            outline[c] = hint.coarse
+            certain[c][~reach] = -1
+            certain[c][core & (certain[c] == 0)] = 1
+        for row, column, sign in hint.points:
+            disc = _disc(shape, row, column)
+            clicks[c][disc] = sign
+            certain[c][disc & (certain[c] == 0)] = sign
+        boxes = list(hint.boxes)
+        if not boxes and hint.coarse is not None:
+            rows, columns = bounding_box(hint.coarse) or (slice(0), slice(0))
+            boxes = [(rows.start, columns.start, rows.stop, columns.stop)]
+        if boxes and hint.tight:
+            prompted[c] = _prompted(predictor, boxes, shape, pixel_spacing)
+    # What is one structure's for certain is no other's.
+    inside = certain > 0
+    for c in range(len(structures)):
+        others = np.delete(inside, c, axis=0).any(axis=0)
+        certain[c][others & ~inside[c]] = -1
+    return Evidence(*(torch.from_numpy(planes) for planes in (certain, clicks, prompted, outline)))
+
+
+def corrected(shares: Tensor, evidence: Evidence) -> Tensor:
+    """Class probabilities [B, K, m, m] of a model, made to agree with the evidence."""
+    inner = _leveled(shares[:, 1:], evidence.clicks)
+    there = ~evidence.prompted.isnan()
+    mask = evidence.prompted.nan_to_num().sigmoid()
+    # The worse the model's own mask fills the box, the more counts what the frozen SAM made of it.
+    possible = torch.where(evidence.certain < 0, 0.0, inner)
+    weight = 1 - _fit(possible > 0.5, evidence.outline)[..., None, None]
+    inner = torch.where(there, (1 - weight) * inner + weight * mask, inner)
+    inner = torch.where(evidence.certain < 0, 0.0, inner)
+    inner = torch.where(evidence.certain > 0, 1.0, inner)
+    # Where nothing was said the background keeps its share; elsewhere it is what is left.
+    said = (
+        there | (evidence.certain != 0) | (evidence.clicks != 0).flatten(2).any(2)[..., None, None]
+    )
+    left = (1 - inner).prod(1, keepdim=True)
+    outer = torch.where(said.any(1, keepdim=True), left, shares[:, :1])
+    whole = torch.cat([outer, inner], 1)
+    return whole / whole.sum(1, keepdim=True).clamp_min(1e-6)
+
+
+def pseudo_labels(shares: Tensor, inside: Tensor, least: float) -> Tensor:
+    """Hard labels [B, m, m] uint8 of probabilities [B, K, m, m].
+
+    Args:
+        inside: [B, m, m] bool, the slice without its padding.
+        least: the least probability of the winner; pixels below are `IGNORED`.
+    """
+    best, labels = shares.max(1)
+    kept = inside & (best >= least)
+    return torch.where(kept, labels, IGNORED).to(torch.uint8)
+
+
+def _fit(masks: Tensor, outline: Tensor) -> Tensor:
+    """How well masks [B, C, m, m] fill the rows and the columns of the outline: [B, C], 0 to 1."""
+    fit = torch.ones(masks.shape[:2], device=masks.device)
+    for axis in (2, 3):
+        one, other = masks.any(axis), (outline > 0).any(axis)
+        fit = fit * (one & other).sum(-1) / (one | other).sum(-1).clamp_min(1)
+    return fit
+
+
+def _leveled(shares: Tensor, clicks: Tensor) -> Tensor:
+    """Shares [B, C, m, m] of the structures with the level moved to where clicks fit best."""
+    clicked = (clicks != 0).flatten(2).any(2)
+    if not clicked.any():
+        return shares
+    logits = shares.clamp(1e-6, 1 - 1e-6).logit()
+    levels = _LEVELS.to(shares.device)
+    moved = logits.clone()
+    for b, c in clicked.nonzero().tolist():
+        at = clicks[b, c] != 0
+        margins = clicks[b, c][at] * logits[b, c][at]
+        signs = clicks[b, c][at]
+        misfit = torch.nn.functional.softplus(-(margins + levels[:, None] * signs)).mean(1)
+        cost = misfit * _disc_count(clicks[b, c]) + levels.square() / (2 * _LEVEL_SPREAD**2)
+        moved[b, c] += levels[cost.argmin()]
+    return moved.sigmoid()
+
+
+def _disc_count(clicks: Tensor) -> int:
+    """How many clicks the marked discs stand for."""
+    return int(ndimage.label(clicks.cpu().numpy() != 0)[1])
+
+
+def _prompted(
+    predictor: ClickPredictor,
+    boxes: Sequence[Box],
+    shape: tuple[int, int],
+    pixel_spacing: tuple[float, float],
+) -> np.ndarray:
+    """The highest logit [H, W] over the boxes of a structure."""
+    around = np.array([(column0, row0, column1, row1) for row0, column0, row1, column1 in boxes])
+    masks = np.concatenate([found.low_res for found in predictor.predict_boxes(around)])
+    spec = predictor.backbone.spec
+    return spec.logits_to_slice(torch.from_numpy(masks), shape, pixel_spacing).amax(0).numpy()
+
+
+def _slack(paint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What is inside for all that rough paint can be off, and what may be."""
+    slack = max(1.0, _PAINT_SLACK * float(np.sqrt(paint.sum() / np.pi)))
+    depth = ndimage.distance_transform_edt(np.pad(paint, 1, mode="edge"))[1:-1, 1:-1]
+    away = ndimage.distance_transform_edt(~paint)
+    return depth > slack, away <= slack
+
+
+def _disc(shape: tuple[int, int], row: int, column: int) -> np.ndarray:
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    return (rows - row) ** 2 + (columns - column) ** 2 <= _CLICK_RADIUS**2

@@ -1,0 +1,163 @@
+"""Unlabeled slices as WeSAM takes them: weak and strong views, and what weak labels say of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.images.slices import Plane, SliceStack
+from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.volume import Volume
+from SAMAutoSegLib.images.weak_labels import WeakLabels, check_weak_labels
+from SAMAutoSegLib.methods.degraded import degraded
+from SAMAutoSegLib.methods.evidence import Evidence, gather_evidence
+from SAMAutoSegLib.methods.training_set import check_slices, low_res_planes
+from SAMAutoSegLib.methods.views import random_motion
+from SAMAutoSegLib.progress import Progress, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images
+from SAMAutoSegLib.sam.predictor import ClickPredictor
+
+
+@dataclass(frozen=True)
+class UnlabeledVolume:
+    """An image, which of its slices are adapted to, and what is known of them."""
+
+    image: Volume
+    slices: tuple[int, ...]
+    weak: WeakLabels
+
+
+@dataclass(frozen=True)
+class View:
+    """All N slices in one position each; nothing differs between its parts but gray levels.
+
+    Attributes:
+        weak: [N, ...] features of `Backbone.encode`.
+        strong: the same of degraded slices, one tensor for each degradation.
+        inside: [N, m, m] bool, the slice without its padding.
+        evidence: planes [N, C, m, m].
+    """
+
+    weak: Tensor
+    strong: tuple[Tensor, ...]
+    inside: Tensor
+    evidence: Evidence
+
+
+@dataclass(frozen=True)
+class UnlabeledSet:
+    """N slices; the first view shows them as they are.
+
+    Attributes:
+        views: at least one.
+        hinted: how many slices have a weak label.
+        structures: what weak labels and classes are about.
+    """
+
+    views: tuple[View, ...]
+    hinted: int
+    structures: tuple[Structure, ...]
+
+    @property
+    def features(self) -> Tensor:
+        """[N, ...] of the slices as they are."""
+        return self.views[0].weak
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of features and evidence: tells whether a training can go on with this set."""
+        digest = hashlib.sha256()
+        for view in self.views:
+            for tensor in (view.weak, *view.strong, *view.evidence.planes):
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def build_unlabeled_set(
+    volumes: Sequence[UnlabeledVolume],
+    structures: Sequence[Structure],
+    backbone: Backbone,
+    *,
+    plane: Plane,
+    intensity: Intensity,
+    encoder_blocks: int,
+    views: int = 2,
+    strong: int = 1,
+    seed: int = 0,
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> UnlabeledSet:
+    """Encode `views` positions of every slice, each once as it is and `strong` times degraded.
+
+    Args:
+        structures: the model's, in the order of its classes.
+        encoder_blocks: features from before so many last blocks of the encoder.
+        seed: of motions and degradations.
+
+    Raises:
+        SAMAutoSegError: no slice, slices out of range, and what `check_weak_labels` refuses.
+    """
+    total = sum(len(volume.slices) for volume in volumes)
+    if not total:
+        raise SAMAutoSegError("no slice to adapt to: name at least one with --slices")
+    rng = np.random.default_rng(seed)
+    predictor = ClickPredictor(backbone)
+    tail = backbone.tunable_tail(encoder_blocks).to(backbone.device) if encoder_blocks else None
+    m = 4 * backbone.embedding_side
+    shown: list[list[View]] = []  # of every slice its views, without the axis of slices
+    hinted = 0
+    for volume in volumes:
+        stack = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
+        shape, spacing = stack.slice_shape, stack.pixel_spacing
+        check_slices(volume.image, volume.slices, stack)
+        check_weak_labels(volume.weak, shape, len(stack), structures)
+        inside = low_res_planes(torch.ones(1, *shape), backbone.spec, m, spacing, 0.0)[0] > 0
+        for number in volume.slices:
+            hints = volume.weak.of(number)
+            hinted += bool(hints)
+            original = backbone.spec.gather(stack.views, number)
+            found: list[View] = []
+            for v in range(views):
+                image = original
+                if v:
+                    motion = random_motion(shape, spacing, rng)
+                    image = motion.moved_image(original).round().clip(0, 255).astype(np.uint8)
+                images = [image, *(degraded(image, rng) for _ in range(strong))]
+                features = [
+                    embed_images(backbone, [one], spacing, cache, encoder_blocks)[0]
+                    for one in images
+                ]
+                if not v:
+                    with torch.inference_mode():
+                        embedding = features[0] if tail is None else tail(features[0][None])[0]
+                    predictor.set_embedding(embedding, shape, spacing)
+                    evidence = gather_evidence(hints, structures, predictor, shape, spacing)
+                kept = [feature.to(backbone.precision) for feature in features]
+                known = evidence.moved(motion) if v else evidence
+                low_res = known.low_res(backbone.spec, m, spacing)
+                found.append(View(kept[0], tuple(kept[1:]), inside, low_res))
+            shown.append(found)
+            progress(len(shown) / total, f"encoding slices and views: {len(shown)} of {total}")
+    together = zip(*shown, strict=True)
+    return UnlabeledSet(
+        tuple(_stacked(view, backbone.device) for view in together), hinted, tuple(structures)
+    )
+
+
+def _stacked(slices: Sequence[View], device: torch.device) -> View:
+    return View(
+        torch.stack([view.weak for view in slices]),
+        tuple(torch.stack(part) for part in zip(*(view.strong for view in slices), strict=True)),
+        torch.stack([view.inside for view in slices]).to(device),
+        Evidence.stacked([view.evidence for view in slices]).to(device),
+    )

@@ -1,0 +1,355 @@
+"""WeSAM: a model adapts to a new scanner or protocol from slices without contours.
+
+Zhang et al., "Improving the Generalization of Segmentation Foundation Model under Distribution
+Shift via Weakly Supervised Adaptation", CVPR 2024 (arXiv 2312.03502): a student that sees a
+strongly changed view learns from a teacher that sees the slice as it is. The two share their
+weights. A frozen copy of the source, the anchor, holds both back, and features pooled over the
+masks are kept close to the anchor's. What the weak labels say corrects teacher and anchor alike,
+as a prompt does in the published form; here the model stays prompt-free.
+
+With one structure the published contrast is zero. The background takes part in it here.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.methods.evidence import corrected, pseudo_labels
+from SAMAutoSegLib.methods.losses import IGNORED, as_precision, mean_dice
+from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw
+from SAMAutoSegLib.methods.settings import Settings, require_between, require_one_of
+from SAMAutoSegLib.methods.unlabeled_set import UnlabeledSet
+from SAMAutoSegLib.methods.we_sam_losses import (
+    contrastive_loss,
+    dice_loss,
+    focal_loss,
+    prototypes,
+)
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.encoder_tail import tunable_blocks
+
+Learned = Literal["encoder", "all"]
+
+_VIEWS = 3
+
+# Without weak labels: how much more alike predictions for changed views have to become.
+_LEAST_GAIN = 0.01
+
+# Steps over which the agreement is averaged before it can stop the training.
+_WINDOW = 10
+
+
+@dataclass(frozen=True)
+class WeSAMSettings(Settings):
+    """Settings of the adaptation; `ce_weight` and `count_absent` have no part in its losses.
+
+    Attributes:
+        learned: 'encoder', as published, the low-rank updates of the encoder's blocks alone; 'all'
+            also what the source model learned.
+        encoder_blocks: how many of the encoder's last blocks are adapted; 0: all that can be, as
+            published (a ViT has no others; of TinyViT those are the last two). A step costs what
+            these blocks cost, forward twice and backward twice; the ones before are run once.
+        strong: how many degraded copies of every view are encoded.
+        focal_weight, anchor_weight, contrast_weight: of the losses; that of Dice is 1.
+        temperature: of the contrast.
+        confidence: the least probability of a pixel in a pseudo-label; others are left out.
+        least_agreement: the share of the agreement with the anchor that has to remain; the
+            training stops where it falls below, and the source model is kept.
+    """
+
+    steps: int = 150
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-4
+    feature_dropout: float = 0.0
+    patience: int = 0
+    learned: Learned = "all"
+    encoder_blocks: int = 2
+    strong: int = 1
+    focal_weight: float = 20.0
+    anchor_weight: float = 1.0
+    contrast_weight: float = 1.0
+    temperature: float = 0.3
+    confidence: float = 0.5
+    least_agreement: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_one_of("learned", self.learned, get_args(Learned))
+        require_between("encoder_blocks", self.encoder_blocks, 0, 1000)
+        require_between("strong", self.strong, 1, 100)
+        for name in ("focal_weight", "anchor_weight", "contrast_weight"):
+            require_between(name, getattr(self, name), 0.0, 1000.0)
+        require_between("temperature", self.temperature, 0.01, 100.0)
+        require_between("confidence", self.confidence, 0.0, 0.999)
+        require_between("least_agreement", self.least_agreement, 0.0, 1.0)
+
+    @classmethod
+    def recipes(cls, slices: int) -> dict[str, dict[str, Any]]:
+        return {
+            "published": {
+                "steps": 40_000,
+                "batch": 1,
+                "learning_rate": 1e-4,
+                "warmup": 250,
+                "learned": "encoder",
+                "encoder_blocks": 0,
+                "confidence": 0.0,
+                "average": 0.0,
+            }
+        }
+
+
+class WeSAM:
+    """Steps of student and teacher, held by the anchor.
+
+    Args:
+        model: the source model, with the encoder blocks that are to be adapted, see
+            `with_encoder_blocks`.
+        samples: the slices.
+
+    Raises:
+        SAMAutoSegError: labeled slices instead of unlabeled ones, or no structure is found in any
+            slice and no weak label says where one is.
+    """
+
+    name: ClassVar[str] = "we-sam"
+    settings_type: ClassVar[type[Settings]] = WeSAMSettings
+
+    @classmethod
+    def adaptation(cls, settings: WeSAMSettings, backbone: Backbone) -> Adaptation:
+        """Of a source without adapted blocks; the head is the source's."""
+        return Adaptation(encoder_blocks=blocks_to_adapt(settings, backbone))
+
+    def __init__(self, model: AdaptedModel, samples: Any, settings: WeSAMSettings) -> None:
+        if not isinstance(samples, UnlabeledSet):
+            raise SAMAutoSegError(
+                "we-sam adapts a model to slices without contours: name the model with --start, and"
+                " --weak instead of --labels"
+            )
+        self.model = model
+        self.samples = samples
+        self.settings = settings
+        self.anchor_state = model.learned_state()
+        self.anchor = copy.deepcopy(model).eval().requires_grad_(False)
+        learned = model.learned()
+        if settings.learned == "encoder" and model.tail is not None:
+            learned = [p for p in model.tail.parameters() if p.requires_grad]
+        self.optimizer = adamw(learned, settings.weight_decay)
+        self._anchors = [self._anchored(v) for v in range(len(samples.views))]
+        self._require_something()
+
+    def step(self, number: int) -> dict[str, float]:
+        settings = self.settings
+        chosen = draw(number, list(range(len(self.samples))), settings)
+        rng = np.random.default_rng([settings.seed, _VIEWS, number])
+        v = int(rng.integers(len(self.samples.views)))
+        view, anchors = self.samples.views[v], self._anchors[v]
+        strong = view.strong[int(rng.integers(len(view.strong)))]
+        inside = view.inside[chosen]
+        _, student = self._forward(self.model, strong[chosen])
+        embedding, teacher = self._forward(self.model, view.weak[chosen])
+
+        with torch.no_grad():
+            known = corrected(teacher.detach(), view.evidence[chosen])
+            labels = pseudo_labels(known, inside, settings.confidence)
+        targets, counted = _one_hot(labels, self.model.classes)
+        focal = focal_loss(student[:, 1:], targets, counted)
+        overlap = dice_loss(student[:, 1:], targets, counted)
+
+        expected, all_inside = _one_hot(anchors.labels[chosen], self.model.classes)
+        held = 0.5 * dice_loss(student[:, 1:], expected, all_inside)
+        held = held + 0.5 * dice_loss(teacher[:, 1:], expected, all_inside)
+
+        own, there = prototypes(embedding, teacher[:, 1:].detach(), all_inside)
+        contrast = contrastive_loss(
+            own,
+            anchors.prototypes[chosen],
+            there & anchors.there[chosen],
+            settings.temperature,
+        )
+        loss = (
+            settings.focal_weight * focal
+            + overlap
+            + settings.anchor_weight * held
+            + settings.contrast_weight * contrast
+        )
+        rate = settings.rate_at(number, settings.learning_rate)
+        descend(self.optimizer, loss, rate, settings.gradient_clip)
+        return {
+            "adaptation_loss": loss.item(),
+            "self_training_loss": (settings.focal_weight * focal + overlap).item(),
+            "anchor_loss": held.item(),
+            "contrast_loss": contrast.item(),
+            AGREEMENT: agreement(teacher.detach(), anchors.labels[chosen]),
+        }
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return {"learned": self.optimizer}
+
+    def notes(self) -> list[str]:
+        count = len(self.samples)
+        notes = [
+            f"adapted to {count} slices, {self.samples.hinted} of them with weak labels; agreement "
+            f"of the source with what is known of them: Dice {self.agreement_at_start:.3f}"
+        ]
+        if count == 1:
+            notes.append("one slice only: the model adapts to it alone, give several")
+        found = {int(n) for n in self._anchors[0].labels.unique() if n != IGNORED}
+        absent = [s.name for n, s in enumerate(self.samples.structures, 1) if n not in found]
+        if absent:
+            notes.append(f"no slice seems to show {', '.join(absent)}: nothing about it is learned")
+        return notes
+
+    def stop_reason(self, history: Sequence[dict[str, float]]) -> str:
+        """Why to stop, judged from the history alone; empty to go on."""
+        recent = [entry[AGREEMENT] for entry in history[-_WINDOW:] if AGREEMENT in entry]
+        known = [value for value in recent if value == value]
+        if len(known) < _WINDOW:
+            return ""
+        least = self.settings.least_agreement * self.agreement_at_start
+        mean = sum(known) / len(known)
+        if mean >= least:
+            return ""
+        return f"drift: agreement with the anchor {mean:.3f}, below {least:.3f}"
+
+    @property
+    def agreement_at_start(self) -> float:
+        """Dice of the source's own predictions and those corrected by the weak labels."""
+        return self._anchors[0].agreement
+
+    def concluded(self, model: AdaptedModel) -> list[str]:
+        """Put the source back unless the adapted model is the better one, as far as can be told."""
+        before, after = self.judged(self.anchor), self.judged(model)
+        if self.samples.hinted:
+            gain = after.agreement - before.agreement
+            measure = (
+                f"agreement with the weak labels {before.agreement:.3f} to {after.agreement:.3f}"
+            )
+            good = gain > 0
+        else:
+            gain = after.consistency - before.consistency
+            measure = (
+                f"Dice between views {before.consistency:.3f} to {after.consistency:.3f}, "
+                f"agreement with the source {after.agreement:.3f}"
+            )
+            good = gain >= _LEAST_GAIN and after.agreement >= self.settings.least_agreement
+        if good:
+            return [f"adapted: {measure}"]
+        model.load_learned_state(self.anchor_state)
+        return [f"the source model is kept, since nothing speaks for the adapted one: {measure}"]
+
+    @torch.no_grad()
+    def judged(self, model: AdaptedModel) -> Judgment:
+        """How a model does on the slices as they are, without any contour."""
+        view, anchors = self.samples.views[0], self._anchors[0]
+        plain, changed, sure = [], [], []
+        for n in range(len(self.samples)):
+            shares = [
+                self._forward(model, features[n : n + 1])[1]
+                for features in (view.weak, *view.strong)
+            ]
+            inside = view.inside[n : n + 1]
+            labels = [_hard(share, inside) for share in shares]
+            plain.append(agreement(shares[0], anchors.labels[n : n + 1]))
+            changed += [mean_dice(labels[0], other, model.classes) for other in labels[1:]]
+            best, winner = shares[0].max(1)
+            found = inside & (winner > 0)
+            sure.append(float(best[found].mean()) if found.any() else float("nan"))
+        return Judgment(_mean(plain), _mean(changed), _mean(sure))
+
+    def _forward(self, model: AdaptedModel, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Image embedding and class probabilities [B, K, m, m]."""
+        with as_precision(features.dtype, features.device):
+            embedding = model.embed(features)
+            logits = model.decode(embedding)
+        return embedding, logits.float().softmax(1)
+
+    @torch.no_grad()
+    def _anchored(self, v: int) -> _Anchors:
+        view = self.samples.views[v]
+        labels, means, there, agreed = [], [], [], []
+        for n in range(len(self.samples)):
+            inside = view.inside[n : n + 1]
+            embedding, shares = self._forward(self.anchor, view.weak[n : n + 1])
+            known = corrected(shares, view.evidence[[n]])
+            labels.append(pseudo_labels(known, inside, 0.0))
+            mean, found = prototypes(embedding, shares[:, 1:], inside[:, None].float())
+            means.append(mean)
+            there.append(found)
+            agreed.append(agreement(shares, labels[-1]))
+        return _Anchors(torch.cat(labels), torch.cat(means), torch.cat(there), _mean(agreed))
+
+    def _require_something(self) -> None:
+        labels = self._anchors[0].labels
+        if not ((labels > 0) & (labels != IGNORED)).any():
+            names = ", ".join(structure.name for structure in self.samples.structures)
+            raise SAMAutoSegError(
+                f"the model finds nothing of {names} in any of the {len(self.samples)} slices, and "
+                "no weak label says where it is: mark it with a box or paint in some slices"
+            )
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """What can be said of a model without contours, each 0 to 1, NaN if it finds nothing.
+
+    Attributes:
+        agreement: Dice with the anchor's predictions as corrected by the weak labels.
+        consistency: Dice of the predictions for a slice as it is and for its degraded copies.
+        confidence: mean probability of the winner where a structure is found.
+    """
+
+    agreement: float
+    consistency: float
+    confidence: float
+
+
+@dataclass(frozen=True)
+class _Anchors:
+    """Of all slices of a view: hard labels, prototypes with which of them are there."""
+
+    labels: Tensor
+    prototypes: Tensor
+    there: Tensor
+    agreement: float
+
+
+def blocks_to_adapt(settings: WeSAMSettings, backbone: Backbone) -> int:
+    """How many of the encoder's last blocks; not more than it has."""
+    most = tunable_blocks(backbone.encoder)
+    return min(settings.encoder_blocks or most, most)
+
+
+def agreement(shares: Tensor, labels: Tensor) -> float:
+    """Mean Dice over structures of the winners among probabilities and of hard labels."""
+    return mean_dice(_hard(shares, labels != IGNORED), _hard_known(labels), shares.shape[1])
+
+
+def _hard(shares: Tensor, inside: Tensor) -> Tensor:
+    return torch.where(inside, shares.argmax(1), 0)
+
+
+def _hard_known(labels: Tensor) -> Tensor:
+    return torch.where(labels == IGNORED, 0, labels).long()
+
+
+def _one_hot(labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """Masks [B, C, m, m] of the structures, and the pixels that count, [B, 1, m, m]."""
+    counted = (labels != IGNORED)[:, None]
+    masks = F.one_hot(_hard_known(labels), classes).permute(0, 3, 1, 2)[:, 1:]
+    return masks.float() * counted, counted.float()
+
+
+def _mean(values: Sequence[float]) -> float:
+    known = [value for value in values if value == value]
+    return sum(known) / len(known) if known else float("nan")

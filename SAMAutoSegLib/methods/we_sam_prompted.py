@@ -1,0 +1,291 @@
+"""WeSAM as published: a prompted SAM adapts to unlabeled images with prompts.
+
+Zhang et al., CVPR 2024 (arXiv 2312.03502), see `we_sam`. Student, teacher and anchor are given the
+same prompts: a box or the points of each instance; of rough paint its box, as in the published
+code. Only low-rank updates of the encoder learn. The result is a SAM that takes clicks and boxes as
+before. The published views are mirrored too; here only the gray levels change, because prompts and
+embeddings stay where they are that way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from SAMAutoSegLib.adapt.prompted_model import PromptedModel, take_over
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.images.bounding_box import bounding_box
+from SAMAutoSegLib.images.intensity import Intensity, default_intensity
+from SAMAutoSegLib.images.slices import Plane, SliceStack
+from SAMAutoSegLib.images.weak_labels import Hint
+from SAMAutoSegLib.methods.degraded import degraded
+from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw
+from SAMAutoSegLib.methods.settings import make_settings
+from SAMAutoSegLib.methods.training_set import check_slices, low_res_planes
+from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
+from SAMAutoSegLib.methods.we_sam import WeSAMSettings, blocks_to_adapt
+from SAMAutoSegLib.methods.we_sam_losses import (
+    contrastive_loss,
+    dice_loss,
+    focal_loss,
+    prototypes,
+    quality_loss,
+)
+from SAMAutoSegLib.progress import Progress, part_of, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images
+
+# As published: more instances of an image would only cost memory.
+_MOST_INSTANCES = 40
+
+_ENCODING_SHARE = 0.4
+
+# Steps over which the agreement is averaged before it can stop the training.
+_WINDOW = 10
+
+
+@dataclass(frozen=True)
+class PromptedSlice:
+    """A slice with M prompts: features as it is and degraded, and what the anchor makes of it.
+
+    `masks` [1, M, m, m] are the anchor's, hard; `means`, `there` its prototypes; `inside`
+    [1, 1, m, m] is the slice without its padding.
+    """
+
+    weak: Tensor
+    strong: tuple[Tensor, ...]
+    sparse: Tensor
+    dense: Tensor
+    inside: Tensor
+    masks: Tensor
+    means: Tensor
+    there: Tensor
+
+
+class PromptedWeSAM:
+    """The steps; a slice each, with all its instances."""
+
+    def __init__(
+        self,
+        model: PromptedModel,
+        backbone: Backbone,
+        slices: Sequence[PromptedSlice],
+        settings: WeSAMSettings,
+    ) -> None:
+        self.model = model
+        self.backbone = backbone
+        self.slices = slices
+        self.settings = settings
+        self.optimizer = adamw(model.learned(), settings.weight_decay)
+
+    def step(self, number: int) -> dict[str, float]:
+        settings = self.settings
+        (n,) = draw(number, list(range(len(self.slices))), replace(settings, batch=1))
+        seen = self.slices[n]
+        rng = np.random.default_rng([settings.seed, number])
+        strong = seen.strong[int(rng.integers(len(seen.strong)))]
+        _, logits, estimate = self.model(strong, seen.sparse, seen.dense, self.backbone)
+        student = logits.sigmoid()[None]
+        embedding, logits, _ = self.model(seen.weak, seen.sparse, seen.dense, self.backbone)
+        teacher = logits.sigmoid()[None]
+
+        targets = (teacher.detach() > 0.5).float() * seen.inside
+        focal = focal_loss(student, targets, seen.inside)
+        overlap = dice_loss(student, targets, seen.inside)
+        quality = quality_loss(estimate[None], student, targets, seen.inside)
+        held = 0.5 * dice_loss(student, seen.masks, seen.inside)
+        held = held + 0.5 * dice_loss(teacher, seen.masks, seen.inside)
+        own, there = prototypes(embedding, teacher.detach(), seen.inside)
+        contrast = contrastive_loss(own, seen.means, there & seen.there, settings.temperature)
+        loss = (
+            settings.focal_weight * focal
+            + overlap
+            + quality
+            + settings.anchor_weight * held
+            + settings.contrast_weight * contrast
+        )
+        rate = settings.rate_at(number, settings.learning_rate)
+        descend(self.optimizer, loss, rate, settings.gradient_clip)
+        return {
+            "adaptation_loss": loss.item(),
+            "self_training_loss": (settings.focal_weight * focal + overlap + quality).item(),
+            "anchor_loss": held.item(),
+            "contrast_loss": contrast.item(),
+            AGREEMENT: 1 - dice_loss(targets, seen.masks, seen.inside).item(),
+        }
+
+
+@dataclass(frozen=True)
+class AdaptedSAM:
+    """The adapted model, an entry for every step, and why it ended early, if it did."""
+
+    model: PromptedModel
+    history: list[dict[str, float]]
+    stopped: str
+    notes: list[str]
+
+
+def adapt_prompted(
+    volumes: Sequence[UnlabeledVolume],
+    backbone: Backbone,
+    *,
+    plane: Plane,
+    settings: dict[str, Any] | None = None,
+    intensity: Intensity | None = None,
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> AdaptedSAM:
+    """Adapt a SAM to slices with prompts; where the masks drift away it stays as it was.
+
+    Args:
+        settings: where they differ from the defaults of `WeSAMSettings`; `batch`, `views`,
+            `confidence` and `learned` have no part in it.
+        intensity: by default that of the first image.
+        progress: a `Cancelled` it raises while training ends it, and the last weights are kept.
+
+    Raises:
+        SAMAutoSegError: no slice with a prompt, slices that the image lacks.
+    """
+    chosen = make_settings(WeSAMSettings, settings or {}, len(volumes))
+    assert isinstance(chosen, WeSAMSettings)
+    torch.manual_seed(chosen.seed)
+    model = PromptedModel(backbone, blocks_to_adapt(chosen, backbone))
+    slices = _prompted_slices(
+        volumes,
+        model,
+        backbone,
+        plane,
+        intensity or default_intensity(volumes[0].image),
+        chosen,
+        cache,
+        part_of(progress, 0.0, _ENCODING_SHARE),
+    )
+    method = PromptedWeSAM(model, backbone, slices, chosen)
+    source = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    told = part_of(progress, _ENCODING_SHARE, 1.0)
+    found = AdaptedSAM(model.train(), [], "", [f"adapted to {len(slices)} slices with prompts"])
+    stopped = ""
+    for number in range(chosen.steps):
+        losses = method.step(number)
+        found.history.append({"step": number + 1.0, **losses})
+        recent = [entry[AGREEMENT] for entry in found.history[-_WINDOW:]]
+        agreement = sum(recent) / len(recent)
+        lost = losses["adaptation_loss"] != losses["adaptation_loss"]
+        if lost or (len(recent) == _WINDOW and agreement < chosen.least_agreement):
+            take_over(model, source)
+            stopped = f"drift: agreement with the anchor {agreement:.3f}"
+            found.notes.append("the SAM is kept as it was, because its masks drifted away")
+            break
+        line = f"training: step {number + 1} of {chosen.steps}, agreement {agreement:.2f}"
+        try:
+            told((number + 1) / chosen.steps, line)
+        except Cancelled:
+            stopped = "cancelled"
+            break
+    return AdaptedSAM(model.eval(), found.history, stopped, found.notes)
+
+
+def _prompted_slices(
+    volumes: Sequence[UnlabeledVolume],
+    model: PromptedModel,
+    backbone: Backbone,
+    plane: Plane,
+    intensity: Intensity,
+    settings: WeSAMSettings,
+    cache: EmbeddingCache | None,
+    progress: Progress,
+) -> list[PromptedSlice]:
+    rng = np.random.default_rng(settings.seed)
+    blocks, m = model.adaptation.encoder_blocks, 4 * backbone.embedding_side
+    total = sum(len(volume.slices) for volume in volumes)
+    slices: list[PromptedSlice] = []
+    looked = 0
+    for volume in volumes:
+        stack = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
+        shape, spacing = stack.slice_shape, stack.pixel_spacing
+        check_slices(volume.image, volume.slices, stack)
+        inside = low_res_planes(torch.ones(1, *shape), backbone.spec, m, spacing, 0.0)[None]
+        for number in volume.slices:
+            prompts = [
+                prompt
+                for hint in volume.weak.of(number).values()
+                for prompt in _prompts(hint, backbone, shape, spacing)
+            ][:_MOST_INSTANCES]
+            if prompts:
+                image = backbone.spec.gather(stack.views, number)
+                images = [image, *(degraded(image, rng) for _ in range(settings.strong))]
+                weak, *strong = (
+                    embed_images(backbone, [one], spacing, cache, blocks)[0][None] for one in images
+                )
+                for sparse, dense in _alike(prompts):
+                    slices.append(
+                        _with_anchor(model, backbone, weak, tuple(strong), sparse, dense, inside)
+                    )
+            looked += 1
+            progress(looked / total, f"encoding slices and views: {looked} of {total}")
+    if not slices:
+        raise SAMAutoSegError(
+            "no slice has a box, a point or paint: a prompted SAM is adapted with prompts, give "
+            "--weak"
+        )
+    return slices
+
+
+@torch.no_grad()
+def _with_anchor(
+    model: PromptedModel,
+    backbone: Backbone,
+    weak: Tensor,
+    strong: tuple[Tensor, ...],
+    sparse: Tensor,
+    dense: Tensor,
+    inside: Tensor,
+) -> PromptedSlice:
+    """Before the first step the model is the anchor: its updates start without effect."""
+    inside = inside.to(weak.device)
+    embedding, logits, _ = model(weak, sparse, dense, backbone)
+    masks = (logits > 0).float()[None] * inside
+    means, there = prototypes(embedding, masks, inside)
+    return PromptedSlice(weak, strong, sparse, dense, inside, masks, means, there)
+
+
+@torch.no_grad()
+def _prompts(
+    hint: Hint, backbone: Backbone, shape: tuple[int, int], spacing: tuple[float, float]
+) -> list[tuple[Tensor, Tensor]]:
+    """The embedded prompt of every instance: its box, else the points."""
+    boxes = list(hint.boxes)
+    if not boxes and hint.coarse is not None:
+        rows, columns = bounding_box(hint.coarse) or (slice(0), slice(0))
+        boxes = [(rows.start, columns.start, rows.stop, columns.stop)]
+    spec, device = backbone.spec, backbone.device
+    if boxes:
+        around = np.array([(c0, r0, c1, r1) for r0, c0, r1, c1 in boxes])
+        moved = torch.as_tensor(
+            spec.to_input_boxes(around, shape, spacing), dtype=torch.float, device=device
+        )
+        sparse, dense = backbone.prompt_encoder(points=None, boxes=moved, masks=None)
+        return list(zip(sparse.split(1), dense.split(1), strict=True))
+    if any(sign > 0 for *_, sign in hint.points):
+        places = np.array([(column, row) for row, column, _ in hint.points], float)
+        moved = torch.as_tensor(
+            spec.to_input_points(places, shape, spacing), dtype=torch.float, device=device
+        )
+        signs = torch.tensor([int(sign > 0) for *_, sign in hint.points], device=device)
+        sparse, dense = backbone.prompt_encoder(
+            points=(moved[None], signs[None]), boxes=None, masks=None
+        )
+        return [(sparse, dense)]
+    return []
+
+
+def _alike(prompts: Sequence[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Prompts with equally many tokens, together: those can be decoded in one pass."""
+    counts = sorted({sparse.shape[1] for sparse, _ in prompts})
+    groups = [[p for p in prompts if p[0].shape[1] == count] for count in counts]
+    return [(torch.cat([s for s, _ in g]), torch.cat([d for _, d in g])) for g in groups]

@@ -1,0 +1,137 @@
+"""What weak labels do to a prediction."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.weak_labels import Hint
+from SAMAutoSegLib.methods.evidence import Evidence, corrected, gather_evidence, pseudo_labels
+from SAMAutoSegLib.methods.losses import IGNORED
+from SAMAutoSegLib.methods.views import Motion
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.predictor import ClickPredictor
+
+SHAPE = (32, 32)
+DISC, BAR = 3, 7
+
+Gather = Callable[..., Evidence]
+
+
+@pytest.fixture
+def gather(
+    tiny_backbone: Callable[..., Backbone], structures: list[Structure], picture: Callable
+) -> Gather:
+    predictor = ClickPredictor(tiny_backbone())
+    predictor.set_image(picture(*SHAPE))
+
+    def of(**hints: Hint) -> Evidence:
+        named = {DISC: hints.get("disc"), BAR: hints.get("bar")}
+        given = {label: hint for label, hint in named.items() if hint is not None}
+        return gather_evidence(given, structures, predictor, SHAPE, (1.0, 1.0))
+
+    return of
+
+
+def batch(evidence: Evidence) -> Evidence:
+    return Evidence.stacked([evidence])
+
+
+def shares_of(disc: np.ndarray, bar: np.ndarray) -> torch.Tensor:
+    inner = torch.from_numpy(np.stack([disc, bar])).float()[None]
+    return torch.cat([1 - inner.sum(1, keepdim=True), inner], 1)
+
+
+def square(top: int, left: int, size: int, high: float = 0.9, low: float = 0.02) -> np.ndarray:
+    plane = np.full(SHAPE, low)
+    plane[top : top + size, left : left + size] = high
+    return plane
+
+
+NOTHING = np.zeros(SHAPE)
+
+
+def test_nothing_known_changes_nothing(gather: Gather) -> None:
+    shares = shares_of(square(5, 5, 9), NOTHING)
+    assert torch.allclose(corrected(shares, batch(gather())), shares)
+
+
+def test_nothing_lies_outside_of_a_box(gather: Gather) -> None:
+    shares = shares_of(square(2, 2, 20), NOTHING)
+    evidence = gather(disc=Hint(boxes=((5, 6, 15, 18),), tight=False))
+    found = corrected(shares, batch(evidence))[0]
+    assert found[1, 5:15, 6:18].min() > 0.8
+    outside = torch.ones(SHAPE, dtype=torch.bool)
+    outside[5:15, 6:18] = False
+    assert found[1][outside].max() == 0
+    assert torch.allclose(found.sum(0), torch.ones(SHAPE))
+
+
+def test_the_frozen_sam_fills_a_box_that_the_model_leaves_empty(gather: Gather) -> None:
+    evidence = gather(disc=Hint(boxes=((5, 6, 15, 18),)))
+    assert evidence.prompted[0].isfinite().all() and evidence.prompted[1].isnan().all()
+    proposed = evidence.prompted[0, 5:15, 6:18] > 0
+    found = corrected(shares_of(NOTHING, NOTHING), batch(evidence))[0, 1, 5:15, 6:18] > 0.5
+    assert torch.equal(found, proposed)
+    # A model's own mask that fills the box is kept.
+    own = shares_of(NOTHING, NOTHING)
+    own[0, 1, 5:15, 6:18], own[0, 0, 5:15, 6:18] = 0.9, 0.09
+    assert corrected(own, batch(evidence))[0, 1, 5:15, 6:18].min() > 0.8
+
+
+def test_a_region_in_space_is_no_prompt(gather: Gather) -> None:
+    evidence = gather(disc=Hint(boxes=((5, 6, 15, 18),), tight=False))
+    assert evidence.prompted.isnan().all()
+
+
+def test_an_absent_structure_is_nowhere(gather: Gather) -> None:
+    shares = shares_of(square(5, 5, 9), square(20, 20, 6))
+    found = corrected(shares, batch(gather(disc=Hint(absent=True))))[0].argmax(0)
+    assert not (found == 1).any() and (found == 2).sum() == 36
+
+
+def test_paint_fixes_its_core_and_what_is_far_from_it(gather: Gather) -> None:
+    paint = np.zeros(SHAPE, bool)
+    paint[8:20, 8:20] = True
+    evidence = gather(disc=Hint(coarse=paint))
+    assert evidence.certain[0, 14, 14] == 1 and evidence.certain[0, 30, 30] == -1
+    assert evidence.certain[0, 8, 8] == 0  # near the border nothing is certain
+    assert evidence.certain[1, 14, 14] == -1  # what is one structure's is no other's
+    found = corrected(shares_of(NOTHING, NOTHING), batch(evidence))[0]
+    assert found[1, 14, 14] == 1 and found[1, 30, 30] == 0
+
+
+def test_clicks_hold_and_move_the_level_of_the_whole_structure(gather: Gather) -> None:
+    plane = square(5, 5, 12, high=0.3, low=0.02)
+    shares = shares_of(plane, NOTHING)
+    assert not (shares.argmax(1) == 1).any()
+    hint = Hint(points=((7, 7, 1), (13, 13, 1), (25, 25, -1)))
+    found = corrected(shares, batch(gather(disc=hint)))[0].argmax(0)
+    assert (found[5:17, 5:17] == 1).all() and not (found[20:, 20:] == 1).any()
+
+
+def test_clicks_outside_lower_the_level(gather: Gather) -> None:
+    plane = np.maximum(square(5, 5, 8, 0.95), square(18, 18, 8, 0.6))
+    hint = Hint(points=((8, 8, 1), (20, 20, -1), (23, 23, -1)))
+    found = corrected(shares_of(plane, NOTHING), batch(gather(disc=hint)))[0].argmax(0)
+    assert (found[5:13, 5:13] == 1).all() and not (found[18:26, 18:26] == 1).any()
+
+
+def test_evidence_moves_with_its_slice(gather: Gather) -> None:
+    evidence = gather(disc=Hint(points=((10, 10, 1),)))
+    shifted = evidence.moved(Motion(np.eye(2), np.array([-3.0, 4.0])))
+    assert evidence.clicks[0, 10, 10] == 1 and shifted.clicks[0, 13, 6] == 1
+    assert shifted.prompted.isnan().any()
+
+
+def test_pixels_of_little_confidence_and_of_the_padding_are_ignored() -> None:
+    shares = shares_of(square(5, 5, 9, 0.55), NOTHING)
+    inside = torch.ones(1, *SHAPE, dtype=torch.bool)
+    inside[:, :, 28:] = False
+    labels = pseudo_labels(shares, inside, 0.7)
+    assert labels.dtype == torch.uint8
+    assert (labels[0, 5:14, 5:14] == IGNORED).all() and (labels[0, :, 28:] == IGNORED).all()
+    assert (labels[0, 20:, :28] == 0).all()
+    assert (pseudo_labels(shares, inside, 0.0)[0, 5:14, 5:14] == 1).all()

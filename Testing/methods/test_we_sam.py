@@ -1,0 +1,314 @@
+"""WeSAM: what holds before the first step, what a step changes, when it stops."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels
+from SAMAutoSegLib.methods.adapt_source import adapt_source
+from SAMAutoSegLib.methods.method import AGREEMENT, Guarded
+from SAMAutoSegLib.methods.settings import make_settings
+from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
+from SAMAutoSegLib.methods.unlabeled_set import (
+    UnlabeledSet,
+    UnlabeledVolume,
+    build_unlabeled_set,
+)
+from SAMAutoSegLib.methods.we_sam import WeSAM, WeSAMSettings, agreement
+from SAMAutoSegLib.sam.backbone import Backbone
+
+DISC, BAR = 3, 7
+SETTINGS = WeSAMSettings(steps=20, batch=2, encoder_blocks=1, learning_rate=1e-3)
+
+BOXES = WeakLabels(
+    "axial",
+    {
+        n: {
+            DISC: Hint(boxes=((6 + n, 4 + n, 23 + n, 21 + n),)),
+            BAR: Hint(boxes=((30 + n, 6, 38 + n, 30),)),
+        }
+        for n in (0, 2, 4, 6)
+    },
+)
+
+Slices = Callable[..., UnlabeledSet]
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model, its card and its backbone."""
+
+    model: AdaptedModel
+    card: ModelCard
+    backbone: Backbone
+
+
+@pytest.fixture
+def source(
+    tiny_backbone: Callable[..., Backbone],
+    new_model: Callable[..., AdaptedModel],
+    structures: list[Structure],
+    intensity: Intensity,
+) -> Source:
+    """A model that finds background, disc and bar here and there."""
+    model, backbone = new_model(seed=1).eval(), tiny_backbone()
+    card = ModelCard(
+        backbone="tiny",
+        backbone_sha256="",
+        input=backbone.spec,
+        intensity=intensity,
+        plane="axial",
+        adaptation=model.adaptation,
+        structures=tuple(structures),
+        method="joint",
+    )
+    return Source(model, card, backbone)
+
+
+@pytest.fixture
+def slices(
+    tiny_backbone: Callable[..., Backbone],
+    labeled: Callable[..., LabeledVolume],
+    structures: list[Structure],
+    intensity: Intensity,
+) -> Slices:
+    def build(weak: WeakLabels = BOXES, numbers: tuple[int, ...] = (0, 2, 4, 6)) -> UnlabeledSet:
+        return build_unlabeled_set(
+            [UnlabeledVolume(labeled().image, numbers, weak)],
+            structures,
+            tiny_backbone(),
+            plane="axial",
+            intensity=intensity,
+            encoder_blocks=1,
+        )
+
+    return build
+
+
+@pytest.fixture
+def started(source: Source) -> AdaptedModel:
+    return with_encoder_blocks(source.model, source.backbone, 1)
+
+
+def digest(model: torch.nn.Module) -> str:
+    found = hashlib.sha256()
+    for tensor in model.state_dict().values():
+        found.update(tensor.cpu().contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+def identical_views(samples: UnlabeledSet) -> UnlabeledSet:
+    views = tuple(replace(view, strong=(view.weak,)) for view in samples.views[:1])
+    return replace(samples, views=views)
+
+
+def test_before_the_first_step_student_teacher_and_anchor_are_one(
+    started: AdaptedModel, slices: Slices
+) -> None:
+    samples = identical_views(slices(WeakLabels("axial")))
+    method = WeSAM(started, samples, replace(SETTINGS, confidence=0.0))
+    judged = method.judged(started)
+    assert judged.agreement == judged.consistency == method.agreement_at_start == 1
+    losses = method.step(0)
+    assert losses[AGREEMENT] == 1
+    # Both branches are held to the same hard masks, so their mean is what self-training sees too.
+    focal_free = WeSAM(started, samples, replace(SETTINGS, confidence=0.0, focal_weight=0.0))
+    losses = focal_free.step(0)
+    assert losses["self_training_loss"] == pytest.approx(losses["anchor_loss"], rel=0.2)
+
+
+def test_the_anchor_never_changes(started: AdaptedModel, slices: Slices) -> None:
+    method = WeSAM(started, slices(), SETTINGS)
+    before = digest(method.anchor), digest(started)
+    for number in range(3):
+        method.step(number)
+    assert digest(method.anchor) == before[0] == before[1] != digest(started)
+
+
+@pytest.mark.parametrize("learned", ["encoder", "all"])
+def test_only_what_is_meant_to_learns(started: AdaptedModel, slices: Slices, learned: str) -> None:
+    before = {name: value.clone() for name, value in started.state_dict().items()}
+    method = WeSAM(started, slices(), replace(SETTINGS, learned=learned))
+    for number in range(2):
+        method.step(number)
+    changed = {n for n, value in started.state_dict().items() if not torch.equal(value, before[n])}
+    own = set(started.learned_state())
+    assert changed <= own and any(name.startswith("tail.") for name in changed)
+    assert all(name.startswith("tail.") for name in changed) == (learned == "encoder")
+
+
+def test_the_same_seed_gives_the_same_training(source: Source, slices: Slices) -> None:
+    states = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        model = with_encoder_blocks(source.model, source.backbone, 1)
+        method = WeSAM(model, slices(), SETTINGS)
+        losses = [method.step(number) for number in range(2)]
+        states.append((losses, model.learned_state()))
+    assert states[0][0] == states[1][0]
+    assert all(torch.equal(value, states[1][1][name]) for name, value in states[0][1].items())
+
+
+def test_contrast_teaches_with_one_structure_too(started: AdaptedModel, slices: Slices) -> None:
+    samples = slices(WeakLabels("axial"))
+    losses = WeSAM(started, samples, SETTINGS).step(0)
+    assert losses["contrast_loss"] > 0
+
+
+def test_it_is_guarded_and_stops_when_the_model_drifts(
+    started: AdaptedModel, slices: Slices
+) -> None:
+    method = WeSAM(started, slices(WeakLabels("axial")), SETTINGS)
+    assert isinstance(method, Guarded)
+    good, bad = {AGREEMENT: 0.95}, {AGREEMENT: 0.5}
+    assert method.stop_reason([bad] * 9) == ""  # too few to tell
+    assert method.stop_reason([bad] * 20 + [good] * 10) == ""
+    reason = method.stop_reason([good] * 20 + [bad] * 10)
+    assert reason.startswith("drift: agreement with the anchor 0.500, below 0.800")
+
+
+def test_a_model_that_has_gone_astray_gives_way_to_the_source(
+    started: AdaptedModel, slices: Slices
+) -> None:
+    for weak in (BOXES, WeakLabels("axial")):
+        method = WeSAM(started, slices(weak), SETTINGS)
+        before = started.learned_state()
+        with torch.no_grad():
+            for parameter in started.learned():
+                parameter += torch.randn_like(parameter)
+        (note,) = method.concluded(started)
+        assert "the source model is kept" in note
+        assert all(torch.equal(before[n], v) for n, v in started.learned_state().items())
+
+
+def test_agreement_is_dice_over_structures() -> None:
+    shares = torch.zeros(1, 3, 4, 4)
+    shares[:, 0] = 0.4
+    shares[:, 1, :2] = 0.6
+    labels = torch.zeros(1, 4, 4, dtype=torch.uint8)
+    labels[:, :1] = 1
+    assert agreement(shares, labels) == pytest.approx(2 * 4 / 12)
+    labels[:, 1] = 255  # padding does not count
+    assert agreement(shares, labels) == 1
+
+
+def test_labeled_slices_are_refused(
+    started: AdaptedModel, samples: Callable[..., TrainingSet]
+) -> None:
+    with pytest.raises(SAMAutoSegError, match="name the model with --start"):
+        WeSAM(started, samples(), SETTINGS)
+
+
+def test_nothing_found_and_nothing_said_is_refused(started: AdaptedModel, slices: Slices) -> None:
+    blind = started
+    with torch.no_grad():  # nothing but background, whatever it is shown
+        for mlp in blind.decoder.output_hypernetworks_mlps:  # type: ignore[attr-defined]
+            for layer in mlp.layers:
+                layer.weight.zero_()
+                layer.bias.zero_()
+    with pytest.raises(SAMAutoSegError, match="the model finds nothing of disc, bar in any of the"):
+        WeSAM(blind, slices(WeakLabels("axial")), SETTINGS)
+    paint = torch.zeros(48, 40, dtype=torch.bool)
+    paint[6:23, 4:21] = True
+    said = WeakLabels("axial", {0: {DISC: Hint(coarse=paint.numpy())}})
+    notes = " ".join(WeSAM(blind, slices(said), SETTINGS).notes())
+    assert "no slice seems to show bar" in notes
+
+
+def test_a_single_slice_can_be_adapted_to_and_is_told(
+    started: AdaptedModel, slices: Slices
+) -> None:
+    method = WeSAM(started, slices(numbers=(2,)), SETTINGS)
+    losses = method.step(0)
+    assert all(value == value for value in losses.values())
+    assert any("one slice only" in note for note in method.notes())
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"learned": "decoder"}, "setting learned decoder: expected encoder or all"),
+        ({"strong": 0}, "setting strong 0"),
+        ({"confidence": 1.0}, "setting confidence"),
+        ({"temperature": 0.0}, "setting temperature"),
+        ({"recipe": "mine"}, "mine"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(values: dict, words: str) -> None:
+    with pytest.raises(SAMAutoSegError, match=words):
+        make_settings(WeSAMSettings, values)
+
+
+def test_the_published_recipe_adapts_the_encoder_alone() -> None:
+    settings = make_settings(WeSAMSettings, {"recipe": "published"})
+    assert isinstance(settings, WeSAMSettings)
+    assert (settings.learned, settings.encoder_blocks, settings.steps) == ("encoder", 0, 40_000)
+
+
+class TestAsAWhole:
+    """From files to a model, as the commands do it."""
+
+    def adapt(self, source: Source, volume: LabeledVolume, **more):  # type: ignore[no-untyped-def]
+        weak = more.pop("weak", BOXES)
+        slices = more.pop("slices", (0, 2, 4, 6))
+        settings = {"steps": 4, "encoder_blocks": 1, "views": 1} | more.pop("settings", {})
+        return adapt_source(
+            [UnlabeledVolume(volume.image, slices, weak)],
+            source.model,
+            source.card,
+            source.backbone,
+            settings=settings,
+            **more,
+        )
+
+    def test_the_card_names_the_source_and_the_weak_labels(
+        self,
+        source: Source,
+        labeled: Callable[..., LabeledVolume],
+    ) -> None:
+        before = source.model.learned_state()
+        tuned = self.adapt(source, labeled(), held_out=[labeled((1, 3))])
+        card = tuned.card
+        assert card.method == "we-sam" and card.structures == source.card.structures
+        assert card.provenance["weak_labels"] == ["boxes"]
+        assert card.provenance["source"]["method"] == "joint"
+        assert card.adaptation.encoder_blocks == 1 == tuned.model.adaptation.encoder_blocks
+        assert card.provenance["held_out_dice"] is not None
+        assert all(AGREEMENT in entry for entry in tuned.result.history)
+        assert any("adapted:" in n or "is kept" in n for n in tuned.result.notes)
+        after = source.model.learned_state()
+        assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+    def test_without_weak_labels_it_never_ends_below_what_can_be_told(
+        self,
+        source: Source,
+        labeled: Callable[..., LabeledVolume],
+    ) -> None:
+        wild = {"learning_rate": 0.5, "steps": 14, "warmup": 0}
+        tuned = self.adapt(source, labeled(), weak=WeakLabels("axial"), settings=wild)
+        assert tuned.result.stopped.startswith("drift") or tuned.result.steps == 14
+        assert any("the source model is kept" in note for note in tuned.result.notes)
+
+    def test_slices_that_cannot_be_are_refused(
+        self,
+        source: Source,
+        labeled: Callable[..., LabeledVolume],
+    ) -> None:
+        for numbers, words in (((), "no slice to adapt to"), ((9,), "slice 9 is out of range")):
+            with pytest.raises(SAMAutoSegError, match=words):
+                self.adapt(source, labeled(), slices=numbers)
+        outside = WeakLabels("axial", {2: {DISC: Hint(points=((50, 2, 1),))}})
+        with pytest.raises(SAMAutoSegError, match="outside of the image"):
+            self.adapt(source, labeled(), weak=outside)
+        with pytest.raises(SAMAutoSegError, match="both learned from and held out"):
+            volume = labeled((2, 3))
+            self.adapt(source, volume, held_out=[volume])
