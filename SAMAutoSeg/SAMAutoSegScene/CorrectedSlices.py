@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import slicer
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.slices import Plane
@@ -127,4 +128,7 @@ def _labels(layers: SegmentLayers, wanted: Sequence[str]) -> tuple[np.ndarray, n
 def _structure(layers: SegmentLayers, segmentId: str, label: int) -> Structure:
     segment = layers.segmentation.GetSegment(segmentId)
     red, green, blue = (float(part) for part in segment.GetColor())
-    return Structure(label, segment.GetName(), (red, green, blue), segment.GetTerminology() or "")
+    terminology = segment.GetTerminology() or ""
+    if terminology == slicer.vtkSegment().GetTerminology():
+        terminology = ""  # what Slicer fills in where nothing is known
+    return Structure(label, segment.GetName(), (red, green, blue), terminology)

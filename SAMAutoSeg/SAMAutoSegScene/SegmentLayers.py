@@ -84,6 +84,17 @@ class SegmentLayers:
         i, j, k = (int(value) for value in offset)
         return i, j, k
 
+    def isReordered(self, labelmap) -> bool:
+        """Whether a layer is on the grid's voxels, though perhaps stored in another order."""
+        matrix = vtk.vtkMatrix4x4()
+        labelmap.GetImageToWorldMatrix(matrix)
+        toGrid = self._rasToIJK @ arrayFromMatrix(matrix)
+        order = np.round(toGrid)
+        reach = np.abs(np.reshape(labelmap.GetExtent(), (3, 2))).max(1) + 1
+        away = np.abs(toGrid - order)[:3] @ [*reach, 1]
+        isOrder = (np.abs(order[:3, :3]).sum(0) == 1).all() and abs(np.linalg.det(order)) == 1
+        return bool(isOrder and away.max() <= GRID_TOLERANCE)
+
     def occupied(self, labelmap) -> Box:
         """What a layer on the grid covers, in the grid's indices; it may reach beyond the grid."""
         extent, offset = labelmap.GetExtent(), self.offset(labelmap)

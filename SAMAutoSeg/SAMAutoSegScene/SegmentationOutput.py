@@ -91,6 +91,10 @@ def prepareSegmentation(
             "vtkMRMLSegmentationNode", name or f"{volumeNode.GetName()} segmentation"
         )
     difference = differenceFromVolume(segmentationNode, volumeNode)
+    if difference and _isReordered(segmentationNode, volumeNode):
+        # The same voxels in another order: nothing is lost, and nobody needs to know.
+        _resampleTo(segmentationNode, volumeNode)
+        difference = ""
     if difference and not resample:
         raise SAMAutoSegError(
             f"the segmentation '{segmentationNode.GetName()}' does not fit the volume "
@@ -126,6 +130,19 @@ def differenceFromVolume(segmentationNode, volumeNode) -> str:
                 f"place or direction than the volume's of {_listed(layers.grid.spacing)} mm"
             )
     return ""
+
+
+def _isReordered(segmentationNode, volumeNode) -> bool:
+    """Whether all segments are on the voxels of the volume, though stored in another order.
+
+    Slicer turns a left-handed volume over when it loads it again, but not its segmentation.
+    """
+    if segmentationNode.GetParentTransformNode() is not volumeNode.GetParentTransformNode():
+        return False
+    layers = SegmentLayers(segmentationNode, gridOfVolume(volumeNode))
+    if layers.segmentation.GetSourceRepresentationName() != BINARY:
+        return False
+    return all(isEmpty(one) or layers.isReordered(one) for one in layers.labelmaps())
 
 
 def structureSegments(segmentationNode) -> list[StructureSegment]:

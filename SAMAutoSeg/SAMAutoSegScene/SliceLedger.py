@@ -9,12 +9,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 
 import numpy as np
 import vtk
 
-from SAMAutoSegLib.images.slices import Axis, Plane
+from SAMAutoSegLib.images.slices import Axis, Plane, SliceStack
 from SAMAutoSegScene.SegmentLayers import SegmentLayers
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack
 from SAMAutoSegScene.VolumeReader import gridOfVolume
@@ -275,15 +276,16 @@ class SliceLedger:
         for digests in current.values():
             digests.update(dict.fromkeys(numbers, _EMPTY))
         box = list(boxOfSlice(self.stack, numbers[0]))
-        axis = 2 - self.stack.axis_index
-        box[axis] = slice(numbers.start, numbers.stop)
+        box[2 - self.stack.axis_index] = slice(numbers.start, numbers.stop)
         for labelmap in self.layers.labelmaps():
             segments = {
                 self.layers.value(one): current[one] for one in self.layers.sharing(labelmap)
             }
-            # Slices across the order of storage are gathered together, cache line by cache line.
-            slices = np.moveaxis(self.layers.codes(labelmap, tuple(box)), axis, 0)
-            for number, codes in zip(numbers, np.ascontiguousarray(slices), strict=True):
+            # As the views show them: Slicer turns left-handed volumes over when it loads them.
+            block = self.layers.codes(labelmap, tuple(box))
+            grid = replace(self.stack.grid, size=block.shape[::-1])
+            views = SliceStack(block, grid, self.plane).views
+            for number, codes in zip(numbers, views, strict=True):
                 for value, digest in digestsOf(codes).items():
                     if value in segments:
                         segments[value][number] = digest
@@ -365,23 +367,38 @@ class SliceLedger:
     def _tagName(self) -> str:
         return f"{GENERATION}.{self.plane}"
 
+    @property
+    def _upwards(self) -> bool:
+        """Whether slice numbers grow towards the patient's left, back or head."""
+        normal = ("sagittal", "coronal", "axial").index(self.plane)
+        return bool(self.stack.grid.direction[normal, self.stack.axis_index] > 0)
+
     def _load(self) -> None:
         text = self.segmentationNode.GetAttribute(self._attribute)
         data = json.loads(text) if text else {}
         if data.get("version") != VERSION or data.get("count") != len(self):
             # None yet, or of another volume: all that is there counts as the user's.
             data = {"id": uuid.uuid4().hex[:8]}
+        turned = data.get("upwards", self._upwards) != self._upwards
+
+        def here(number: int | str) -> int:
+            return len(self) - 1 - int(number) if turned else int(number)
+
         self._id: str = data["id"]
         self._generations: list[dict] = [
-            {"id": g["id"], "parent": g["parent"], "slices": _unpacked(g)}
-            for g in data.get("generations", [])
+            {
+                "id": entry["id"],
+                "parent": entry["parent"],
+                "slices": {here(n): digests for n, digests in _unpacked(entry).items()},
+            }
+            for entry in data.get("generations", [])
         ]
         self._reviewed: dict[int, dict[str, str]] = {
-            int(number): digests for number, digests in data.get("reviewed", {}).items()
+            here(n): digests for n, digests in data.get("reviewed", {}).items()
         }
-        self._excluded: set[int] = set(data.get("excluded", []))
+        self._excluded: set[int] = {here(n) for n in data.get("excluded", [])}
         self._uncertainty: dict[int, float] = {
-            int(number): value for number, value in data.get("uncertainty", {}).items()
+            here(n): value for n, value in data.get("uncertainty", {}).items()
         }
         if not text and any(hasLedger(self.segmentationNode, plane) for plane in PLANES):
             # Slices of another plane were in use so far, and corrections are known there.
@@ -394,6 +411,7 @@ class SliceLedger:
             "version": VERSION,
             "id": self._id,
             "count": len(self),
+            "upwards": self._upwards,
             "generations": [_packed(entry) for entry in self._generations],
             "reviewed": self._reviewed,
             "excluded": sorted(self._excluded),

@@ -159,10 +159,10 @@ OVERWRITE = {
 FOUR = [Structure(n, name, (1, n / 5, 0)) for n, name in enumerate("abcd", start=1)]
 
 
-def four_segments(scene, grid):
-    """Four segments, of which c is hidden, and an editor of a."""
-    labels = np.random.default_rng(1).integers(0, 5, grid.size[::-1]).astype(np.uint8)
-    volume_node, output = written(scene, grid, FOUR, labels)
+def segments(scene, grid, count: int = 4):
+    """Segments a, b, c, ..., of which c is hidden, and an editor of a."""
+    labels = np.random.default_rng(1).integers(0, count + 1, grid.size[::-1]).astype(np.uint8)
+    volume_node, output = written(scene, grid, FOUR[:count], labels)
     output.node.GetDisplayNode().SetSegmentVisibility(output.segmentIds[3], False)
     editor = scene.add("vtkMRMLSegmentEditorNode")
     editor.SetAndObserveSegmentationNode(output.node)
@@ -177,17 +177,18 @@ def four_segments(scene, grid):
 @pytest.mark.parametrize("overwrite", OVERWRITE)
 @pytest.mark.parametrize("mask", MASKS)
 def test_masking_and_overlap_are_what_slicer_makes_of_them(
-    make_scene, mask_of, mask, overwrite, intensity, mode
+    make_scene, plain_grid, mask_of, mask, overwrite, intensity, mode
 ):
-    # With axes along R, A, S: on others Slicer 5.13 looks for hidden segments in the wrong place.
-    grid = Grid((9, 8, 7), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.diag([-1.0, -1.0, 1.0]))
+    grid = plain_grid
     painted = np.random.default_rng(2).random(grid.size[1::-1]) < 0.5
     voxels = np.zeros(grid.size[::-1], np.uint8)
     voxels[3] = painted
     results = []
     for by_slicer in (True, False):
         scene = make_scene()
-        volume_node, output, editor = four_segments(scene, grid)
+        # Not four: of visible segments in one layer with a hidden one, Slicer 5.13 takes the areas
+        # from the first alone.
+        volume_node, output, editor = segments(scene, grid, 3)
         editor.SetMaskMode(MASKS[mask])
         editor.SetOverwriteMode(OVERWRITE[overwrite])
         editor.SetSourceVolumeIntensityMask(intensity)
@@ -220,7 +221,7 @@ def test_masking_and_overlap_are_what_slicer_makes_of_them(
 
 
 def test_a_mask_replaces_the_segment_in_its_slice_only(scene, plain_grid, mask_of):
-    volume_node, output, editor = four_segments(scene, plain_grid)
+    volume_node, output, editor = segments(scene, plain_grid)
     before = {one: mask_of(output.node, one, plain_grid) for one in output.segmentIds.values()}
     mask = np.zeros((8, 9), bool)
     mask[2:5, 3:6] = True
@@ -240,7 +241,7 @@ def complete(output, label: int) -> None:
 def test_completed_segments_are_neither_written_nor_overwritten(
     scene, plain_grid, mask_of, labels_for
 ):
-    volume_node, output, editor = four_segments(scene, plain_grid)
+    volume_node, output, editor = segments(scene, plain_grid)
     complete(output, 2)
     before = mask_of(output.node, output.segmentIds[2], plain_grid)
     writer = SegmentWriter(output.node, volume_node, editorNode=editor)
@@ -254,7 +255,7 @@ def test_completed_segments_are_neither_written_nor_overwritten(
 
 
 def test_the_model_takes_nothing_from_segments_that_it_does_not_write(scene, plain_grid, mask_of):
-    volume_node, output, _ = four_segments(scene, plain_grid)
+    volume_node, output, _ = segments(scene, plain_grid)
     mine = {1: output.segmentIds[1]}
     before = {one: mask_of(output.node, one, plain_grid) for one in output.segmentIds.values()}
     writer = SegmentWriter(output.node, volume_node)
@@ -271,7 +272,7 @@ def test_the_model_takes_nothing_from_segments_that_it_does_not_write(scene, pla
 
 
 def test_segments_may_overlap_where_the_editor_allows_it(scene, plain_grid, mask_of):
-    volume_node, output, editor = four_segments(scene, plain_grid)
+    volume_node, output, editor = segments(scene, plain_grid)
     editor.SetOverwriteMode(OVERWRITE["none"])
     mine = {1: output.segmentIds[1]}
     before = {one: mask_of(output.node, one, plain_grid) for one in output.segmentIds.values()}
