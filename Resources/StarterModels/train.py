@@ -1,0 +1,205 @@
+"""Train the starter models, score them on patients that trained nothing, write files and cards.
+
+    python Resources/StarterModels/train.py hippocampus --data DIR   # images/ and labels/
+    python Resources/StarterModels/train.py heart --data DIR         # PATIENT_{ED,ES}_{img,lv}
+    python Resources/StarterModels/train.py abdomen --data DIR       # tests/reference_files
+
+DIR holds, in this order: Task04 of the Medical Segmentation Decathlon, the left ventricles of the
+Sunnybrook Cardiac Data as NIfTI, and what the source archive of totalsegmentator 2.18.0 has. Next
+to each model file a .json repeats what its card says, for readers of this folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from SAMAutoSegLib.adapt.adapted_file import save_adapted
+from SAMAutoSegLib.evaluate.metrics import score_volume
+from SAMAutoSegLib.images.read import read_image, read_labels
+from SAMAutoSegLib.images.slices import Plane, SliceStack
+from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.images.volume import Volume
+from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.progress import console_progress
+from SAMAutoSegLib.sam.checkpoint import load_backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+from SAMAutoSegLib.sam.fetch import fetched
+from SAMAutoSegLib.segment.volume import segment_volume
+
+HERE = Path(__file__).parent
+BASE = "lite-medsam"
+METHOD = "blo-sam"
+
+Pair = tuple[Volume, Volume]
+
+
+@dataclass(frozen=True)
+class Starter:
+    """One model: its data, and what a user has to know about it.
+
+    Attributes:
+        train, test: what to read for each volume; nobody is on both sides.
+        slices: labeled slices taken of each training volume, spread over it; 0: every second.
+    """
+
+    name: str
+    plane: Plane
+    structures: list[Structure]
+    train: Sequence[Callable[[], Pair]]
+    test: Sequence[Callable[[], Pair]]
+    slices: int
+    facts: dict[str, str]
+
+
+def hippocampus(data: Path) -> Starter:
+    names = sorted(path.name for path in (data / "images").glob("*.nii.gz"))
+    random.Random(0).shuffle(names)
+    readers = [_reader(data / "images" / name, data / "labels" / name) for name in names]
+    return Starter(
+        "hippocampus",
+        "sagittal",
+        [structure_named("anterior hippocampus", 1), structure_named("posterior hippocampus", 2)],
+        readers[30:110],
+        readers[:30],
+        4,
+        {
+            "data": "Medical Segmentation Decathlon, Task04 (Antonelli et al., 2022)",
+            "data_license": "CC-BY-SA-4.0",
+            "labels": "drawn by experts",
+            "use": "T1 MRI cropped to a box of about 4 cm around one hippocampus",
+            "not_for": "whole heads without a region around the hippocampus; any clinical decision",
+        },
+    )
+
+
+def heart(data: Path) -> Starter:
+    patients = sorted({path.name.rsplit("_", 2)[0] for path in data.glob("*_ED_img.nii.gz")})
+    random.Random(0).shuffle(patients)
+
+    def readers(chosen: list[str]) -> list[Callable[[], Pair]]:
+        return [
+            _reader(data / f"{patient}_{phase}_img.nii.gz", data / f"{patient}_{phase}_lv.nii.gz")
+            for patient in chosen
+            for phase in ("ED", "ES")
+        ]
+
+    return Starter(
+        "left-ventricle",
+        "axial",
+        [structure_named("left ventricle", 1)],
+        readers(patients[8:]),
+        readers(patients[:8]),
+        5,
+        {
+            "data": "Sunnybrook Cardiac Data (Radau et al., 2009)",
+            "data_license": "CC0-1.0",
+            "labels": "drawn by experts: the cavity",
+            "use": "short-axis cine MRI, end-diastole and end-systole",
+            "not_for": "other views of the heart, CT; any clinical decision",
+        },
+    )
+
+
+def abdomen(data: Path) -> Starter:
+    values = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 5, "stomach": 6}
+    values["aorta"] = 52
+    return Starter(
+        "abdomen-ct",
+        "axial",
+        [structure_named(name, value) for name, value in values.items()],
+        [_reader(data / "example_ct.nii.gz", data / "example_seg_fast_force_split.nii.gz")],
+        [_reader(data / "example_ct_dicom", data / "example_seg_dicom.nii.gz")],
+        0,
+        {
+            "data": "sample CT of the totalsegmentator 2.18.0 source archive, one patient",
+            "data_license": "Apache-2.0",
+            "labels": "the output of TotalSegmentator, not drawn by hand",
+            "use": "a first try on abdominal CT with contrast, to be corrected and retrained",
+            "not_for": "anything but a try: it has seen one patient; any clinical decision",
+        },
+    )
+
+
+STARTERS = {"hippocampus": hippocampus, "heart": heart, "abdomen": abdomen}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("which", choices=STARTERS)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seed", type=int, default=42)
+    parser.add_argument("--output", type=Path, default=HERE)
+    options = parser.parse_args()
+    starter = STARTERS[options.which](options.data)
+    cache = EmbeddingCache()
+    with console_progress() as progress:
+        backbone = load_backbone(fetched(BASE, progress))
+        learned = [_labeled(starter, read()) for read in starter.train]
+        tuned = finetune(
+            learned,
+            starter.structures,
+            backbone,
+            plane=starter.plane,
+            method=METHOD,
+            settings={"steps": options.steps, "views": 2, "batch": 4, "seed": options.seed},
+            cache=cache,
+            progress=progress,
+        )
+    scores: dict[str, list[float]] = {structure.name: [] for structure in starter.structures}
+    for read in starter.test:
+        image, labels = read()
+        found = segment_volume(image, tuned.model, tuned.card, backbone, cache=cache).labels
+        for score in score_volume(found, labels.array, image.grid, starter.structures):
+            if score.reference_voxels:
+                scores[score.name].append(score.dice)
+    means = {name: round(float(np.mean(dice)), 3) for name, dice in scores.items() if dice}
+    facts: dict[str, Any] = {
+        **starter.facts,
+        "training": f"{sum(len(volume.slices) for volume in learned)} slices of "
+        f"{len(learned)} volumes",
+        "test": f"{len(starter.test)} volumes of patients that trained nothing, all slices",
+        "test_dice": means,
+        "test_dice_sd": {
+            name: round(float(np.std(dice)), 3) for name, dice in scores.items() if dice
+        },
+        "command": f"python Resources/StarterModels/train.py {options.which} "
+        f"--steps {options.steps} --seed {options.seed}",
+    }
+    # The images' names and checksums would make the card longer than it is useful.
+    kept = {k: v for k, v in tuned.card.provenance.items() if k not in ("images", "held_out")}
+    card = replace(tuned.card, provenance={**kept, **facts})
+    save_adapted(options.output / f"{starter.name}.safetensors", tuned.model, card)
+    about = {"structures": [s.name for s in starter.structures], **facts}
+    text = json.dumps(about, indent=2) + "\n"
+    (options.output / f"{starter.name}.json").write_text(text, encoding="utf-8")
+    print(text)
+
+
+def _reader(image: Path, labels: Path) -> Callable[[], Pair]:
+    return lambda: (read_image(image), read_labels(labels)[0])
+
+
+def _labeled(starter: Starter, pair: Pair) -> LabeledVolume:
+    """Slices of a training volume: spread over those that show a structure, and one without."""
+    image, labels = pair
+    stack = SliceStack(labels.array, image.grid, starter.plane)
+    if not starter.slices:
+        return LabeledVolume(image, labels, tuple(range(0, len(stack), 2)))
+    shown = [n for n in range(len(stack)) if stack.slice_at(n).any()]
+    spread = np.linspace(0, len(shown) - 1, starter.slices + 2).round().astype(int)[1:-1]
+    empty = [n for n in range(len(stack)) if n not in shown][:1]
+    return LabeledVolume(image, labels, tuple(sorted({*(shown[n] for n in spread), *empty})))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,151 @@
+"""The methods of the few-shot benchmark: each makes label maps of the tested volumes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from image_sets import Draw, ImageSet
+
+from SAMAutoSegLib.demo.unet import train_unet, unet_classes
+from SAMAutoSegLib.images.intensity import default_intensity
+from SAMAutoSegLib.images.slices import SliceStack
+from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+from SAMAutoSegLib.segment.prompted import prompt_with_boxes
+from SAMAutoSegLib.segment.volume import segment_volume
+
+Segment = Callable[[LabeledVolume], np.ndarray]
+"""From a volume and the slices that count to a label map [K, J, I]."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One draw of one image set, and what all methods are given alike.
+
+    `evaluations`: gradients of a batch that a training may compute, whatever it does with them.
+    """
+
+    images: ImageSet
+    drawn: Draw
+    backbone: Backbone
+    cache: EmbeddingCache
+    evaluations: int
+    seed: int
+
+
+def boxes(task: Task) -> Segment:
+    """An oracle: the plain backbone with a box around the reference in every slice."""
+
+    def segment(volume: LabeledVolume) -> np.ndarray:
+        gray = default_intensity(volume.image).apply(volume.image.array)
+        kept = np.isin(volume.labels.array, [s.label for s in task.images.structures])
+        wanted = np.where(kept, volume.labels.array, 0)
+        return prompt_with_boxes(
+            SliceStack(gray, volume.image.grid, task.images.plane),
+            SliceStack(wanted, volume.image.grid, task.images.plane),
+            task.backbone,
+            slices=volume.slices,
+            cache=task.cache,
+        )
+
+    return segment
+
+
+def unet(task: Task) -> Segment:
+    """MONAI's U-Net from scratch, with its usual augmentation and number of steps."""
+    known = []
+    for volume in task.drawn.labeled:
+        gray, classes = _stacks(task, volume)
+        known += [(gray.slice_at(n), classes.slice_at(n)) for n in volume.slices]
+    net = train_unet(known, len(task.images.structures) + 1, seed=task.seed)
+    values = np.array([0, *(structure.label for structure in task.images.structures)])
+    return lambda volume: values[unet_classes(net, _stacks(task, volume)[0])]
+
+
+def joint(task: Task) -> Segment:
+    return _trained(task, "joint", {"steps": task.evaluations})
+
+
+def joint_half(task: Task) -> Segment:
+    """Plain fine-tuning on as many slices as a fixed D1 has."""
+    labeled = task.drawn.labeled
+    slices = [(volume, n) for volume in labeled for n in volume.slices]
+    half = slices[: max(1, len(slices) // 2)]
+    kept = [
+        replace(volume, slices=chosen)
+        for volume in labeled
+        if (chosen := tuple(n for owner, n in half if owner is volume))
+    ]
+    return _trained(task, "joint", {"steps": task.evaluations}, kept)
+
+
+def blo_published(task: Task) -> Segment:
+    """The published recipe; each of its iterations takes two gradients."""
+    return _trained(
+        task, "blo-sam", {"recipe": "published", "steps": max(1, task.evaluations // 2)}
+    )
+
+
+def blo_rotating(task: Task) -> Segment:
+    """Our settings; the prompt's steps, one in ten, are part of the budget."""
+    return _trained(task, "blo-sam", {"steps": max(1, task.evaluations * 10 // 11)})
+
+
+def blo_second_order(task: Task) -> Segment:
+    """Our settings with the unrolled step, which takes four gradients more."""
+    steps = max(1, task.evaluations * 10 // 14)
+    return _trained(task, "blo-sam", {"steps": steps, "order": "finite-difference"})
+
+
+CONTENDERS: dict[str, Callable[[Task], Segment]] = {
+    "boxes (oracle)": boxes,
+    "U-Net": unet,
+    "joint": joint,
+    "joint on half": joint_half,
+    "BLO-SAM published": blo_published,
+    "BLO-SAM rotating": blo_rotating,
+    "BLO-SAM second order": blo_second_order,
+}
+
+
+def _trained(
+    task: Task,
+    method: str,
+    settings: dict[str, Any],
+    labeled: Sequence[LabeledVolume] | None = None,
+) -> Segment:
+    own = {} if "recipe" in settings else {"patience": 0}
+    tuned = finetune(
+        labeled or task.drawn.labeled,
+        task.images.structures,
+        task.backbone,
+        plane=task.images.plane,
+        method=method,
+        settings={**settings, **own, "seed": task.seed},
+        cache=task.cache,
+    )
+
+    def segment(volume: LabeledVolume) -> np.ndarray:
+        found = segment_volume(
+            volume.image,
+            tuned.model,
+            tuned.card,
+            task.backbone,
+            slices=volume.slices,
+            cache=task.cache,
+        )
+        return found.labels
+
+    return segment
+
+
+def _stacks(task: Task, volume: LabeledVolume) -> tuple[SliceStack, SliceStack]:
+    grid, plane = volume.image.grid, task.images.plane
+    gray = default_intensity(volume.image).apply(volume.image.array)
+    classes = as_classes(volume.labels.array, task.images.structures)
+    return SliceStack(gray, grid, plane), SliceStack(classes, grid, plane)

@@ -1,0 +1,128 @@
+"""Few labeled slices, many methods: who segments the rest, and other patients, best.
+
+    make benchmark-fewshot DATA=folder
+    python Testing/benchmarks/few_shot/run.py --sets ct --counts 4 --seeds 3
+
+Every line of the results is one method on one draw. What is there already is not computed again,
+so a run can be stopped and taken up, or widened. `report.py` makes the tables and the figure.
+
+Fixed before the first run: the primary endpoint is the test Dice at N = 4 on other patients.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from contenders import CONTENDERS, Segment, Task
+from image_sets import ImageSet, draw, load_set
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.evaluate.metrics import mean_score, score_volume
+from SAMAutoSegLib.images.slices import SliceStack
+from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.sam.checkpoint import load_backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+from SAMAutoSegLib.sam.fetch import fetched
+
+RESULTS = Path("docs/benchmarks/few-shot.jsonl")
+_DATA = "SAMAUTOSEG_BENCHMARK_DATA"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=os.environ.get(_DATA))
+    parser.add_argument("--sets", default="ct,hippocampus,cardiac")
+    parser.add_argument("--schemes", default="volume,patients")
+    parser.add_argument("--counts", default="1,2,4,8,16", help="labeled slices")
+    parser.add_argument("--methods", default=",".join(CONTENDERS))
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--evaluations", type=int, default=300, help="gradients of a training")
+    parser.add_argument("--test-patients", type=int, default=10)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    lines = options.results.read_text().splitlines() if options.results.exists() else []
+    known = {_key(json.loads(line)) for line in lines}
+    backbone = load_backbone(fetched("lite-medsam"))
+    cache = EmbeddingCache(max_bytes=16 * 2**30)
+    data = Path(options.data) if options.data else None
+    for name in options.sets.split(","):
+        images = load_set(name, data, options.test_patients)
+        for scheme in options.schemes.split(","):
+            if scheme == "patients" and not images.test:
+                continue
+            for count in map(int, options.counts.split(",")):
+                for seed in range(options.seeds):
+                    try:
+                        drawn = draw(images, scheme, count, seed)
+                    except SAMAutoSegError as error:
+                        print(f"left out: {name}, {scheme}, seed {seed}: {error}")
+                        continue
+                    task = Task(images, drawn, backbone, cache, options.evaluations, seed)
+                    for method in options.methods.split(","):
+                        entry = {
+                            "set": name,
+                            "scheme": scheme,
+                            "slices": count,
+                            "seed": seed,
+                            "method": method,
+                            "evaluations": options.evaluations,
+                        }
+                        if _key(entry) in known:
+                            continue
+                        entry |= _result(task, method)
+                        with options.results.open("a") as stream:
+                            stream.write(json.dumps(entry) + "\n")
+                        print(json.dumps(entry), flush=True)
+
+
+def _key(entry: dict) -> tuple:
+    return tuple(entry[n] for n in ("set", "scheme", "slices", "seed", "method", "evaluations"))
+
+
+def _result(task: Task, method: str) -> dict:
+    started = time.monotonic()
+    segment = CONTENDERS[method](task)
+    seconds = time.monotonic() - started
+    tested = [_scores(task.images, segment, volume) for volume in task.drawn.tested]
+    learned = [_scores(task.images, segment, volume) for volume in task.drawn.labeled]
+    dice, nsd, hd95 = np.nanmean([scores[:3] for scores in tested], axis=0)
+    return {
+        "dice": round(float(dice), 4),
+        "nsd": round(float(nsd), 4),
+        "hd95_mm": round(float(hd95), 2) if np.isfinite(hd95) else None,
+        "gap": round(float(np.nanmean([scores[0] for scores in learned]) - dice), 4),
+        "outside": round(float(np.mean([scores[3] for scores in tested])), 4),
+        "seconds": round(seconds, 1),
+    }
+
+
+def _scores(images: ImageSet, segment: Segment, volume: LabeledVolume) -> tuple[float, ...]:
+    """Mean Dice, NSD and HD95 over the structures, and the share of what was found that lies on
+    slices without any of them."""
+    found = segment(volume)
+    truth = volume.labels.array
+    grid, plane = volume.image.grid, images.plane
+    scores = score_volume(found, truth, grid, images.structures, slices=volume.slices, axis=plane)
+    mean = mean_score(scores)
+    return mean.dice, mean.nsd, mean.hd95_mm, _outside(images, found, volume)
+
+
+def _outside(images: ImageSet, found: np.ndarray, volume: LabeledVolume) -> float:
+    labels = [structure.label for structure in images.structures]
+    predicted, expected = (
+        SliceStack(np.isin(array, labels), volume.image.grid, images.plane)
+        for array in (found, volume.labels.array)
+    )
+    sizes = {n: int(predicted.slice_at(n).sum()) for n in volume.slices}
+    empty = [n for n in volume.slices if not expected.slice_at(n).any()]
+    return sum(sizes[n] for n in empty) / max(sum(sizes.values()), 1)
+
+
+if __name__ == "__main__":
+    main()
