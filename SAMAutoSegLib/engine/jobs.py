@@ -79,7 +79,7 @@ class TrainingJob:
         """Write a new job; `start` starts it.
 
         Args:
-            folder: is made; must not hold a job already.
+            folder: is made, for this user only; must not hold a job already.
             spec: `volumes`, a list; each has `name`, `size`, `spacing`, `origin`, `direction`
                 (nine numbers) as in the request `open_volume`, `modality` (or None), `image` and
                 `labels` (names in `arrays`), `slices` to learn from and `held_out` ones.
@@ -104,6 +104,9 @@ class TrainingJob:
         """As `create`, yielding the fraction done now and then, see `share_in_steps`."""
         if (folder / SPEC).exists():
             raise SAMAutoSegError(f"{folder} holds a training job already: choose another folder")
+        with write_errors_named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)  # it holds a patient's images
         for number, (name, array) in enumerate(arrays.items()):
             with (
                 replace_when_complete(folder / f"{name}.npy") as temporary,

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable
@@ -276,6 +277,14 @@ def test_a_folder_holds_one_job(tmp_path: Path, spec: dict[str, Any]) -> None:
     (tmp_path / SPEC).write_text(json.dumps({**spec, "version": 99}))
     with pytest.raises(SAMAutoSegError, match="another version"):
         TrainingJob.attach(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="other permissions there")
+def test_a_job_is_for_its_user_only(tmp_path: Path, spec: dict[str, Any]) -> None:
+    (tmp_path / "there").mkdir(mode=0o755)
+    for name in ("new", "there"):
+        folder = TrainingJob.create(tmp_path / name, spec, {}).folder
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
 def test_arrays_are_numpy_files_written_in_steps(
