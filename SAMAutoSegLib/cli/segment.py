@@ -89,6 +89,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="keep only the largest connected part of each structure",
     )
+    parser.add_argument(
+        "--uncertainty",
+        type=Path,
+        metavar="FILE",
+        help="write the probability that a voxel's label is wrong (.nrrd, .nii.gz, .nii or .mha),"
+        " and tell which slices to check first",
+    )
     parser.add_argument("--batch", type=int, help="slices per pass of the encoder")
     parser.add_argument(
         "--no-cache", action="store_true", help="neither use nor keep embeddings on disk"
@@ -102,6 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SAMAutoSegError(f"--batch {arguments.batch}: expected 1 or more slices")
     if arguments.output.resolve() == arguments.image.resolve():
         raise SAMAutoSegError(f"cannot write {arguments.output}: it is the image; name another")
+    _refuse_overwriting(arguments)
 
     from SAMAutoSegLib.adapt.adapted_file import load_adapted
     from SAMAutoSegLib.device import choose_device
@@ -110,16 +118,25 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.images.selection import Roi, parse_slices
     from SAMAutoSegLib.images.slices import SliceStack
-    from SAMAutoSegLib.images.write import require_known_format, write_segmentation
+    from SAMAutoSegLib.images.volume import Volume
+    from SAMAutoSegLib.images.write import (
+        require_known_format,
+        write_segmentation,
+        write_volume,
+    )
     from SAMAutoSegLib.progress import console_progress
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
     from SAMAutoSegLib.segment.cleanup import CleanUp
     from SAMAutoSegLib.segment.refinement import Refinement
+    from SAMAutoSegLib.segment.uncertainty import first_to_check
     from SAMAutoSegLib.segment.volume import segment_volume
 
     started = time.monotonic()
     require_known_format(arguments.output)
     require_writable(arguments.output)
+    if arguments.uncertainty:
+        require_known_format(arguments.uncertainty)
+        require_writable(arguments.uncertainty)
     cleanup = CleanUp(arguments.largest_component, arguments.remove_islands, arguments.smooth)
     if arguments.refine is None and (arguments.keep_iteration is not None or arguments.trace):
         raise SAMAutoSegError("--keep-iteration and --trace need --refine N")
@@ -151,6 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
             cache=None if arguments.no_cache else EmbeddingCache(),
             cleanup=cleanup,
             refinement=refinement,
+            uncertainty=arguments.uncertainty is not None,
             batch=arguments.batch,
             progress=progress,
         )
@@ -172,6 +190,9 @@ def run(arguments: argparse.Namespace) -> int:
         list(card.structures),
         {**facts, **_circumstances()},
     )
+    if result.uncertainty is not None:
+        doubts = Volume(result.uncertainty, volume.grid, "uncertainty")
+        write_volume(arguments.uncertainty, doubts)
     if arguments.trace:
         with replace_when_complete(arguments.trace) as temporary:
             temporary.write_text(json.dumps(_trace(result, card), indent=2), encoding="utf-8")
@@ -186,6 +207,10 @@ def run(arguments: argparse.Namespace) -> int:
         "cancelled": result.cancelled,
         "refinement": _decisions(result),
         "structures": _sizes(result, card, volume),
+        "uncertainty_by_slice": {
+            number: round(value, 1) for number, value in result.uncertainty_by_slice.items()
+        },
+        "check_first": first_to_check(result.uncertainty_by_slice),
         "notes": result.notes,
         "seconds": {
             "loading": round(loaded - started, 3),
@@ -203,6 +228,16 @@ def run(arguments: argparse.Namespace) -> int:
             f"stopped; {arguments.output} holds the {len(result.slices_done)} slices that were done"
         )
     return 0
+
+
+def _refuse_overwriting(arguments: argparse.Namespace) -> None:
+    if arguments.uncertainty is None:
+        return
+    for other, words in ((arguments.image, "the image"), (arguments.output, "the segmentation")):
+        if arguments.uncertainty.resolve() == other.resolve():
+            raise SAMAutoSegError(
+                f"cannot write {arguments.uncertainty}: it is {words}; name another"
+            )
 
 
 def _circumstances() -> dict[str, str]:
@@ -261,5 +296,8 @@ def _tell(report: dict[str, Any]) -> None:
         f" {report['seconds']['segmenting']:.1f} s on {report['device']} ({report['precision']}),"
         f" written to {report['output']}"
     )
+    if report["check_first"]:
+        tenth = -(-len(report["check_first"]) // 10)
+        print(f"Check first: {', '.join(map(str, report['check_first'][:tenth]))}")
     for note in report["notes"]:
         print(f"Note: {note}")

@@ -23,8 +23,12 @@ from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
 from SAMAutoSegLib.segment.refinement import Refinement, Step, prompter_of, refine
 from SAMAutoSegLib.segment.smoothing import smooth_across_slices
+from SAMAutoSegLib.segment.uncertainty import temperature_of, wrong_probability
 
 OnSlice = Callable[[int, np.ndarray], None]
+
+# A smoothed probability of 0 has a logarithm all the same.
+_LEAST_SHARE = 1e-12
 
 
 @dataclass
@@ -38,6 +42,10 @@ class SegmentationResult:
         cancelled: ended before all slices were done; those done are whole.
         notes: what the user should know, one sentence each.
         trace: what a refinement did, for every slice.
+        uncertainty: [K, J, I] float32, the probability that a voxel's label is wrong; 0 where
+            nothing was segmented. Of the labels before parts were removed. None unless asked for.
+        uncertainty_by_slice: the number of wrong pixels to expect in each slice; the slices with
+            the highest are to be checked first.
     """
 
     labels: np.ndarray
@@ -45,6 +53,8 @@ class SegmentationResult:
     cancelled: bool = False
     notes: list[str] = field(default_factory=list)
     trace: dict[int, list[Step]] = field(default_factory=dict)
+    uncertainty: np.ndarray | None = None
+    uncertainty_by_slice: dict[int, float] = field(default_factory=dict)
 
 
 def segment_volume(
@@ -60,6 +70,7 @@ def segment_volume(
     cache: EmbeddingCache | None = None,
     cleanup: CleanUp | None = None,
     refinement: Refinement | None = None,
+    uncertainty: bool = False,
     batch: int | None = None,
     progress: Progress = silent,
     on_slice: OnSlice | None = None,
@@ -80,6 +91,7 @@ def segment_volume(
         cache: where embeddings are looked up and kept.
         cleanup: by default none.
         refinement: by default none.
+        uncertainty: tell how uncertain the labels are too; takes four more bytes a voxel.
         batch: slices per pass of the encoder, see `embed_slices`.
         progress: told after every pass; if it raises Cancelled, the slices done are kept.
         on_slice: called with the number and the labels [rows, columns], oriented as by
@@ -109,13 +121,22 @@ def segment_volume(
         result.notes.append(f"{plane} slices, though the model was trained on {card.plane} ones")
 
     labels = SliceStack(result.labels[slab.kji], shown.grid, plane)
+    doubts = None
+    if uncertainty:
+        result.uncertainty = np.zeros(volume.array.shape, np.float32)
+        doubts = SliceStack(result.uncertainty[slab.kji], shown.grid, plane)
     maps = _logits(images, numbers, model, backbone, refinement, cache, batch, progress, result)
     if cleanup.smooth_slices_mm:
         shares = ((number, logits.softmax(0)) for number, logits in maps)
-        maps = smooth_across_slices(shares, cleanup.smooth_slices_mm / images.slice_spacing)
+        smoothed = smooth_across_slices(shares, cleanup.smooth_slices_mm / images.slice_spacing)
+        maps = ((number, mean.clamp(min=_LEAST_SHARE).log()) for number, mean in smoothed)
     for number, scores in maps:
         best = scores.max(0).indices  # five times as fast as argmax on a CPU
         labels.put(number, values[best.cpu().numpy()])
+        if doubts is not None:
+            doubt = wrong_probability(scores, temperature_of(card)).cpu().numpy()
+            doubts.put(number, doubt)
+            result.uncertainty_by_slice[number] = float(doubt.sum(dtype=np.float64))
         result.slices_done.append(number)
         if on_slice is not None:
             on_slice(number, labels.slice_at(number))

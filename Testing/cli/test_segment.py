@@ -319,3 +319,38 @@ def test_refinements_that_cannot_be_are_refused(
     case: Case, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
 ) -> None:
     assert re.search(message, error(case, capsys, *options))
+
+
+@pytest.mark.parametrize("suffix", [".nrrd", ".nii.gz"])
+def test_uncertainty_is_written_on_the_images_grid_and_orders_the_slices(
+    case: Case, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    file = case.output.parent / f"doubt{suffix}"
+    told = report(case, capsys, "--uncertainty", str(file))
+    doubt, image = read_image(file), read_image(case.image)
+    assert doubt.grid.same_as(image.grid) and doubt.array.dtype == np.float32
+    by_slice = {int(number): value for number, value in told["uncertainty_by_slice"].items()}
+    sums = doubt.array.sum((1, 2))
+    assert by_slice == pytest.approx(dict(enumerate(sums)), abs=0.06)
+    assert told["check_first"] == sorted(by_slice, key=lambda number: -sums[number])
+
+
+def test_a_person_is_told_the_tenth_of_the_slices_to_check_first(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = case.output.parent / "doubt.nrrd"
+    assert main(case.arguments("--uncertainty", str(file))) == 0
+    first = read_image(file).array.sum((1, 2)).argmax()
+    assert f"Check first: {first}\n" in capsys.readouterr().out
+    assert main(case.arguments()) == 0
+    assert "Check first" not in capsys.readouterr().out
+
+
+def test_uncertainty_never_overwrites_image_or_segmentation(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = case.image.read_bytes()
+    assert "it is the image" in error(case, capsys, "--uncertainty", str(case.image))
+    assert "it is the segmentation" in error(case, capsys, "--uncertainty", str(case.output))
+    assert "unknown file type" in error(case, capsys, "--uncertainty", "doubt.jpg")
+    assert case.image.read_bytes() == before and not case.output.exists()
