@@ -64,6 +64,9 @@ def registerSampleData():
     logic.registerCustomSampleDataSource(
         category="SAMAutoSeg",
         sampleName="SAMAutoSegAbdomenCT",
+        # Where the image comes from; it is fetched out of an archive of that project.
+        uris="https://github.com/wasserth/TotalSegmentator",
+        fileNames="example_ct_sm.nii.gz",
         nodeNames="AbdomenCT",
         thumbnailFileName=os.path.join(
             os.path.dirname(__file__), "Resources/Icons/SAMAutoSegAbdomenCT.png"

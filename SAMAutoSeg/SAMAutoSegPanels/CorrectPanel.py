@@ -328,11 +328,12 @@ class CorrectPanel:
         sign = 1 if self._ui.addPointButton.checked else -1
 
         def prompt(layers, geometry, voxel, segmentId):
+            from SAMAutoSegScene.SegmentLayers import SegmentsInBox
             from SAMAutoSegScene.SliceGeometry import boxOfSlice, sliceOfBox
 
             number, row, column = voxel
-            box = boxOfSlice(geometry.stack, number)
-            mask = sliceOfBox(layers.mask(segmentId, box), geometry.stack)
+            inSlice = SegmentsInBox(layers, boxOfSlice(geometry.stack, number))
+            mask = sliceOfBox(inSlice.mask(segmentId), geometry.stack)
             return self._clicks.point(row, column, sign, mask)
 
         self._click(sliceNode, [ras], prompt)

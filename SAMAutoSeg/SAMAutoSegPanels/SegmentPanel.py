@@ -44,6 +44,7 @@ class SegmentPanel:
             hasVolume=volume is not None,
             volumeProblem=volumeProblem(volume),
             model=session.model,
+            hasBackbone=session.backboneFile() is not None,
             optionsProblem=self._optionsProblem(volume),
             run=IDLE if run is None else run.state,
             fraction=0.0 if run is None else run.fraction,

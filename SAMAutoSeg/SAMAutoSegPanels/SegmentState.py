@@ -23,6 +23,7 @@ class SegmentFacts:
     hasVolume: bool
     volumeProblem: str = ""
     model: object = None
+    hasBackbone: bool = True
     optionsProblem: str = ""
     run: str = IDLE
     fraction: float = 0.0
@@ -78,6 +79,10 @@ def whyNot(facts):
             "{model} knows no structures by itself. Draw some slices under Correct, with clicks"
             " or boxes, then train it under Retrain."
         ).format(model=facts.model.title)
+    if not facts.hasBackbone:
+        return _("{model} needs {backbone}: download that too, under Model.").format(
+            model=facts.model.title, backbone=facts.model.backbone
+        )
     return facts.optionsProblem
 
 

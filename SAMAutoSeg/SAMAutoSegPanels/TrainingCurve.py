@@ -18,9 +18,11 @@ class TrainingCurve:
     def add(self, event):
         """Take in one event of a training job; True if the curve has a new point."""
         if event["event"] == "loss":
-            before = self.losses[-1] if self.losses else event["loss"]
+            # Methods name their losses; the first is the one that is watched.
+            loss = next(value for name, value in event.items() if "loss" in name)
+            before = self.losses[-1] if self.losses else loss
             self.steps.append(event["step"])
-            self.losses.append(_SMOOTHING * before + (1 - _SMOOTHING) * event["loss"])
+            self.losses.append(_SMOOTHING * before + (1 - _SMOOTHING) * loss)
             return True
         if event["event"] == "score" and event.get("held_out_dice") is not None:
             self.scoreSteps.append(event["step"])

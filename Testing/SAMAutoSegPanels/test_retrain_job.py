@@ -56,8 +56,8 @@ def job() -> Job:
 def test_progress_and_curve_follow_the_events(job: Job) -> None:
     watched = WatchedJob(job)
     job.tell("progress", fraction=0.3, message="", seconds_left=40.0)
-    job.tell("loss", step=1, loss=1.0)
-    job.tell("loss", step=2, loss=0.5)
+    job.tell("loss", step=1, weights_loss=1.0, prompt_loss=9.0)
+    job.tell("loss", step=2, weights_loss=0.5)
     job.tell("score", step=2, held_out_dice=0.8)
     assert watched.poll() and not watched.poll()
     assert (watched.fraction, watched.secondsLeft) == (0.3, 40.0)
@@ -105,9 +105,9 @@ def test_a_process_that_vanished_can_go_on(job: Job) -> None:
 
 def test_a_run_that_goes_on_draws_its_curve_anew(job: Job) -> None:
     watched = WatchedJob(job)
-    job.tell("loss", step=1, loss=1.0)
+    job.tell("loss", step=1, weights_loss=1.0, prompt_loss=9.0)
     job.tell("launched")
-    job.tell("loss", step=1, loss=0.4)
+    job.tell("loss", step=1, weights_loss=0.4)
     watched.poll()
     assert watched.curve.losses == [0.4] and watched.state == RUNNING
 

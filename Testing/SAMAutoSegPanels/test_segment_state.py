@@ -11,7 +11,7 @@ from SAMAutoSegPanels.SegmentState import (
     segmentView,
 )
 
-MODEL = SimpleNamespace(title="Organs", structures=("liver",), problem="")
+MODEL = SimpleNamespace(title="Organs", structures=("liver",), problem="", backbone="LiteMedSAM")
 FINE = SegmentFacts(ready=True, hasVolume=True, model=MODEL)
 
 
@@ -29,6 +29,7 @@ def test_with_all_chosen_the_button_segments() -> None:
         ({"model": None}, "Select a model"),
         ({"model": SimpleNamespace(title="X", structures=(), problem="X is damaged")}, "damaged"),
         ({"model": SimpleNamespace(title="SAM", structures=(), problem="")}, "clicks"),
+        ({"hasBackbone": False}, "Organs needs LiteMedSAM"),
         ({"optionsProblem": "slice 99 is out of range"}, "slice 99"),
     ],
 )
