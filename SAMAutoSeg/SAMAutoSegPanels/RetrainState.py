@@ -129,7 +129,7 @@ def summaryText(facts):
 
 
 def splitSlices(slices, holdOut=True):
-    """Slices to train on and slices held out: about one in four, spread evenly, never the outermost.
+    """Slices to train on and about one in four held out, spread evenly, never the outermost.
 
     The outermost ones train because a model can fill in between slices better than go beyond
     them. Fewer than `FEWEST_FOR_HELD_OUT` slices all train.

@@ -1,0 +1,107 @@
+"""What a run writes, in a scene of Slicer's own classes."""
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core", exc_type=ImportError)
+
+import vtk  # noqa: E402
+from SAMAutoSegPanels.CurrentLedger import CurrentLedger  # noqa: E402
+from SAMAutoSegPanels.EngineVolumes import volumeStamp  # noqa: E402
+from SAMAutoSegPanels.SceneOutput import SceneOutput  # noqa: E402
+from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
+
+from SAMAutoSegLib.errors import SAMAutoSegError  # noqa: E402
+from SAMAutoSegLib.images.structure import standard_structures  # noqa: E402
+
+PROVENANCE = {"model": "Organs", "version": "2", "sha256": "ab", "date": "d", "program": "p"}
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.mrml = slicer.vtkMRMLScene()
+        self.application = slicer.vtkSlicerApplicationLogic()
+        self.application.SetMRMLScene(self.mrml)
+        self.segmentations = slicer.vtkSlicerSegmentationsModuleLogic()
+        self.segmentations.SetMRMLApplicationLogic(self.application)
+        self.segmentations.SetMRMLScene(self.mrml)
+        self.volume = self.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
+        image = vtk.vtkImageData()
+        image.SetDimensions(6, 5, 8)
+        values = np.arange(240, dtype=np.int16)
+        image.GetPointData().SetScalars(numpy_to_vtk(values, deep=True))
+        self.volume.SetAndObserveImageData(image)
+        self.ledgers = CurrentLedger()
+        self.made: list = []
+        self.output = SceneOutput(self.ledgers.choose, lambda node: (None, None), self.made.append)
+
+    def begin(self, node=None):
+        structures = standard_structures(["liver", "spleen"])
+        return self.output.begin(self.volume, structures, node, "axial")
+
+
+@pytest.fixture
+def scene() -> Scene:
+    return Scene()
+
+
+def halves() -> np.ndarray:
+    labels = np.zeros((5, 6), np.uint8)
+    labels[:, :3], labels[:, 3:] = 1, 2
+    return labels
+
+
+def test_a_run_makes_segments_colors_them_and_says_which_model_it_was(scene: Scene) -> None:
+    output = scene.begin()
+    assert scene.made == [output.node] and scene.output.sliceCount == 8
+    scene.output.write(3, "axial", halves())
+    written = scene.output.end(PROVENANCE, {"per_slice": {"3": 0.4}})
+    assert written.written == [3]
+    segmentation = output.node.GetSegmentation()
+    names = [segmentation.GetNthSegment(n).GetName() for n in range(2)]
+    assert names == ["liver", "spleen"]
+    assert '"Organs"' in output.node.GetAttribute("SAMAutoSeg.Provenance")
+    ledger = scene.ledgers.ledger
+    assert [str(state) for state in ledger.states()][2:4] == ["untouched", "model"]
+    assert ledger.uncertaintyOf(3) == 0.4
+
+
+def test_slices_of_a_volume_come_as_the_engine_gives_single_ones(scene: Scene) -> None:
+    scene.begin()
+    labels = np.random.default_rng(0).integers(0, 3, (8, 5, 6)).astype(np.uint8)
+    for number, plane, values in scene.output.slicesOf(labels, "axial", range(8)):
+        scene.output.write(number, plane, values)
+    scene.output.end(PROVENANCE, None)
+    node = scene.made[0]
+    image = slicer.vtkOrientedImageData()
+    first = node.GetSegmentation().GetNthSegmentID(0)
+    node.GetBinaryLabelmapRepresentation(first, image)
+    assert image.GetScalarRange() == (0.0, 1.0)
+    count = sum(
+        image.GetScalarComponentAsDouble(i, j, k, 0)
+        for i in range(image.GetExtent()[0], image.GetExtent()[1] + 1)
+        for j in range(image.GetExtent()[2], image.GetExtent()[3] + 1)
+        for k in range(image.GetExtent()[4], image.GetExtent()[5] + 1)
+    )
+    assert count == (labels == 1).sum()
+
+
+@pytest.mark.parametrize("which", ["volume", "segmentation"])
+def test_a_node_removed_in_the_middle_is_told_and_can_be_abandoned(
+    scene: Scene, which: str
+) -> None:
+    output = scene.begin()
+    scene.output.write(3, "axial", halves())
+    scene.mrml.RemoveNode(scene.volume if which == "volume" else output.node)
+    with pytest.raises(SAMAutoSegError, match="was removed"):
+        scene.output.write(4, "axial", halves())
+    scene.output.abandon()
+
+
+def test_the_stamp_of_a_volume_follows_its_voxels_and_its_place(scene: Scene) -> None:
+    before = volumeStamp(scene.volume)
+    assert volumeStamp(scene.volume) == before
+    scene.volume.SetSpacing(1, 1, 4)
+    moved = volumeStamp(scene.volume)
+    scene.volume.GetImageData().GetPointData().GetScalars().Modified()
+    assert len({before, moved, volumeStamp(scene.volume)}) == 3
