@@ -116,6 +116,18 @@ def test_undoing_a_stroke_made_during_a_run_takes_later_slices_of_the_run_along(
     assert plain.ledger.slicesIn(SliceState.UNTOUCHED) == [3, 4, 6]
 
 
+def test_undoing_before_the_first_slice_of_a_run_leaves_its_slices_the_models(plain):
+    plain.run()
+    writer = SegmentWriter(
+        plain.node, plain.volume_node, saveUndo=plain.history.SaveState, ledger=plain.ledger
+    )
+    writer.begin(plain.ids.values())
+    plain.history.RestorePreviousState()
+    writer.writeSlice("axial", 3, (plain.labels[3] + 1) % 3, plain.ids)
+    writer.end()
+    assert set(plain.ledger.states()) == {SliceState.MODEL}
+
+
 def test_what_the_user_drew_without_a_model_is_a_correction(plain, paint):
     paint(plain.node, plain.ids[1], plain.flipped_voxel(3), plain.grid)
     assert plain.ledger.slicesIn(SliceState.CORRECTED) == [3]
