@@ -27,8 +27,10 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 if TYPE_CHECKING:
     from SAMAutoSegLib.adapt.adapted_file import ModelCard
     from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+    from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.slices import Axis, Plane
     from SAMAutoSegLib.images.structure import Structure
+    from SAMAutoSegLib.methods.finetune import FineTuned
     from SAMAutoSegLib.methods.training_set import LabeledVolume
     from SAMAutoSegLib.sam.backbone import Backbone
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
@@ -37,6 +39,9 @@ _SECONDS_BETWEEN_PROGRESS = 0.2
 
 # Somebody who asks whether the job is at work holds the lock for a moment.
 _SECONDS_TO_LOCK = 2.0
+
+# Takes slices without contours, see `adapt_source`.
+_WITHOUT_LABELS = "we-sam"
 
 _FAILED = 1
 _ALREADY_RUNNING = 3
@@ -108,24 +113,74 @@ class _Adapted:
     card: ModelCard
 
 
+@dataclass
+class _Task:
+    """What a job's specification stands for.
+
+    Attributes:
+        former: the model that is refined.
+        can_go_on: it knows the structures that are learned, in this order.
+    """
+
+    structures: list[Structure]
+    backbone: Backbone
+    former: _Adapted | None
+    can_go_on: bool
+    volumes: list[LabeledVolume]
+    held_out: list[LabeledVolume]
+    plane: Plane
+    intensity: Intensity | None
+    cache: EmbeddingCache
+
+
 def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, dict[str, Any]]:
     """Train, score and save; the event that tells so."""
-    from SAMAutoSegLib.adapt.adapted_file import load_adapted, save_adapted
-    from SAMAutoSegLib.device import choose_device
+    from SAMAutoSegLib.adapt.adapted_file import save_adapted
     from SAMAutoSegLib.engine.machine import leave_a_core
-    from SAMAutoSegLib.images.intensity import Intensity
-    from SAMAutoSegLib.images.slices import plane_along
-    from SAMAutoSegLib.images.structure import Structure
-    from SAMAutoSegLib.methods.finetune import finetune
-    from SAMAutoSegLib.methods.settings import settings_for
-    from SAMAutoSegLib.sam.checkpoint import load_backbone
-    from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 
     started = time.monotonic()
     leave_a_core()
     _lower_priority()
     progress = _Progress(folder)
     progress(0.0, "loading the model")
+    task = _task(folder, spec)
+    before = after = None
+    if task.former is not None and task.held_out:
+        progress(0.0, "scoring the model as it was")
+        before = _dice(task, task.former)
+    method = spec.get("method") or "blo-sam"
+    learn = _learned_without_labels if method == _WITHOUT_LABELS else _learned
+    tuned = learn(task, folder, spec, method, resumed, progress)
+    if task.held_out:
+        progress.note("scoring the new model")
+        after = _dice(task, _Adapted(tuned.model, tuned.card))
+    save_adapted(folder / MODEL, tuned.model, tuned.card)
+    notes = list(tuned.result.notes)
+    if task.former is not None and not task.can_go_on:
+        notes.append("the training started anew, because the former model has other structures")
+    if sum(len(volume.slices) for volume in task.held_out) < 2:
+        held = "one slice" if task.held_out else "no slice"
+        notes.append(f"{held} was held out: too few for a score that can be relied on")
+    return "stopped" if tuned.result.stopped == "cancelled" else "finished", {
+        "model": str(folder / MODEL),
+        "before": before,
+        "after": after,
+        "notes": notes,
+        "steps": tuned.result.steps,
+        "best_step": tuned.result.best_step,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+
+
+def _task(folder: Path, spec: dict[str, Any]) -> _Task:
+    from SAMAutoSegLib.adapt.adapted_file import load_adapted
+    from SAMAutoSegLib.device import choose_device
+    from SAMAutoSegLib.images.intensity import Intensity
+    from SAMAutoSegLib.images.slices import plane_along
+    from SAMAutoSegLib.images.structure import Structure
+    from SAMAutoSegLib.sam.checkpoint import load_backbone
+    from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+
     structures = [Structure.from_json(values) for values in spec["structures"]]
     device = choose_device(spec.get("device") or "auto")
     former: _Adapted | None = None
@@ -137,57 +192,105 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
         structures = _in_order_of(card, structures)
     else:
         backbone = load_backbone(spec["backbone"], side=spec.get("side"), device=device)
-    volumes, held_out = _volumes(folder, spec, "slices"), _volumes(folder, spec, "held_out")
+    volumes = _volumes(folder, spec, "slices")
     axis: Axis = spec.get("plane") or (former.card.plane if former else "auto")
-    plane = plane_along(volumes[0].image.grid, axis)
     intensity = former.card.intensity if former else None
     if spec.get("intensity"):
         intensity = Intensity.parse(spec["intensity"])
-    cache = EmbeddingCache()
-
-    before = None
-    if former is not None and held_out:
-        progress(0.0, "scoring the model as it was")
-        before = _dice(held_out, structures, former, plane, backbone, cache)
-    same = former is not None and _names(former.card.structures) == _names(structures)
-    tuned = finetune(
-        volumes,
+    return _Task(
         structures,
         backbone,
-        plane=plane,
-        method=spec.get("method") or "blo-sam",
-        settings={**settings_for(spec.get("budget") or "standard"), **(spec.get("settings") or {})},
-        adaptation=spec.get("adaptation"),
-        intensity=intensity,
-        start=former.model if former is not None and same else None,
-        held_out=held_out,
-        cache=cache,
+        former,
+        former is not None and _names(former.card.structures) == _names(structures),
+        volumes,
+        _volumes(folder, spec, "held_out"),
+        plane_along(volumes[0].image.grid, axis),
+        intensity,
+        EmbeddingCache(),
+    )
+
+
+def _learned(
+    task: _Task,
+    folder: Path,
+    spec: dict[str, Any],
+    method: str,
+    resumed: bool,
+    progress: _Progress,
+) -> FineTuned:
+    """By a method that learns from labeled slices."""
+    from SAMAutoSegLib.methods.finetune import finetune
+    from SAMAutoSegLib.methods.settings import with_budget
+
+    former = task.former
+    adaptation = spec.get("adaptation")
+    if adaptation is None and former is not None and former.card.method == method:
+        adaptation = former.card.adaptation.to_json()
+    return finetune(
+        task.volumes,
+        task.structures,
+        task.backbone,
+        plane=task.plane,
+        method=method,
+        settings=with_budget(spec.get("budget") or "standard", spec.get("settings") or {}),
+        adaptation=adaptation,
+        intensity=task.intensity,
+        start=former.model if former is not None and task.can_go_on else None,
+        held_out=task.held_out,
+        cache=task.cache,
         checkpoint=folder / CHECKPOINT,
         resume=resumed,
         on_step=progress.on_step,
         progress=progress,
     )
-    after = None
-    if held_out:
-        progress.note("scoring the new model")
-        new = _Adapted(tuned.model, tuned.card)
-        after = _dice(held_out, structures, new, plane, backbone, cache)
-    save_adapted(folder / MODEL, tuned.model, tuned.card)
-    notes = list(tuned.result.notes)
-    if former is not None and not same:
-        notes.append("the training started anew, because the former model has other structures")
-    if sum(len(volume.slices) for volume in held_out) < 2:
-        held = "one slice" if held_out else "no slice"
-        notes.append(f"{held} was held out: too few for a score that can be relied on")
-    return "stopped" if tuned.result.stopped == "cancelled" else "finished", {
-        "model": str(folder / MODEL),
-        "before": before,
-        "after": after,
-        "notes": notes,
-        "steps": tuned.result.steps,
-        "best_step": tuned.result.best_step,
-        "seconds": round(time.monotonic() - started, 1),
-    }
+
+
+def _learned_without_labels(
+    task: _Task,
+    folder: Path,
+    spec: dict[str, Any],
+    method: str,
+    resumed: bool,
+    progress: _Progress,
+) -> FineTuned:
+    """By a method that adapts a model to slices without contours; those of `slices`."""
+    from SAMAutoSegLib.images.weak_label_files import read_weak_labels
+    from SAMAutoSegLib.images.weak_labels import WeakLabels
+    from SAMAutoSegLib.methods.adapt_source import adapt_source
+    from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
+
+    former = task.former
+    if former is None or not task.can_go_on or task.plane != former.card.plane:
+        raise SAMAutoSegError(
+            f"{method} adapts a model to other images, for the structures and slices that it "
+            "knows: choose such a model, its structures and its slice direction"
+        )
+    volumes, notes = [], []
+    facts = [facts for facts in spec["volumes"] if facts.get("slices")]
+    for volume, described in zip(task.volumes, facts, strict=True):
+        weak = WeakLabels(task.plane)
+        if described.get("weak"):
+            paths = [Path(path) for path in described["weak"]]
+            weak, told = read_weak_labels(paths, volume.image, task.plane, task.structures)
+            notes += told
+        volumes.append(UnlabeledVolume(volume.image, volume.slices, weak))
+    tuned = adapt_source(
+        volumes,
+        former.model,
+        # With the label values that this job's arrays have.
+        replace(former.card, structures=tuple(task.structures)),
+        task.backbone,
+        settings=spec.get("settings"),
+        intensity=task.intensity,
+        held_out=task.held_out,
+        cache=task.cache,
+        checkpoint=folder / CHECKPOINT,
+        resume=resumed,
+        on_step=progress.on_step,
+        progress=progress,
+    )
+    tuned.result.notes[:0] = notes
+    return tuned
 
 
 class _Progress:
@@ -265,33 +368,26 @@ def _names(structures: Sequence[Structure]) -> list[str]:
     return [structure.name.casefold() for structure in structures]
 
 
-def _dice(
-    held_out: list[LabeledVolume],
-    structures: list[Structure],
-    scored: _Adapted,
-    plane: Plane,
-    backbone: Backbone,
-    cache: EmbeddingCache,
-) -> dict[str, float | None]:
+def _dice(task: _Task, scored: _Adapted) -> dict[str, float | None]:
     """Dice of every structure over the voxels of all held-out slices."""
     from SAMAutoSegLib.images.slices import SliceStack
     from SAMAutoSegLib.images.structure import matched
     from SAMAutoSegLib.segment.volume import segment_volume
 
-    sums = {structure.name: [0, 0] for structure in structures}
-    pairs = [(s, other) for s, other in matched(structures, scored.card.structures) if other]
-    for volume in held_out:
+    sums = {structure.name: [0, 0] for structure in task.structures}
+    pairs = [(s, other) for s, other in matched(task.structures, scored.card.structures) if other]
+    for volume in task.held_out:
         result = segment_volume(
             volume.image,
             scored.model,
             scored.card,
-            backbone,
-            axis=plane,
+            task.backbone,
+            axis=task.plane,
             slices=volume.slices,
-            cache=cache,
+            cache=task.cache,
         )
-        predicted = SliceStack(result.labels, volume.image.grid, plane)
-        expected = SliceStack(volume.labels.array, volume.image.grid, plane)
+        predicted = SliceStack(result.labels, volume.image.grid, task.plane)
+        expected = SliceStack(volume.labels.array, volume.image.grid, task.plane)
         for number in volume.slices:
             for structure, other in pairs:
                 a = predicted.slice_at(number) == other.label

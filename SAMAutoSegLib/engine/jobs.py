@@ -82,7 +82,8 @@ class TrainingJob:
             folder: is made, for this user only; must not hold a job already.
             spec: `volumes`, a list; each has `name`, `size`, `spacing`, `origin`, `direction`
                 (nine numbers) as in the request `open_volume`, `modality` (or None), `image` and
-                `labels` (names in `arrays`), `slices` to learn from and `held_out` ones.
+                `labels` (names in `arrays`), `slices` to learn from and `held_out` ones, and
+                for the method 'we-sam', which learns without `labels`, files of `weak` ones.
                 `structures` (as `Structure.to_json`, `label` is the value in the label arrays).
                 `backbone` (file or catalogue name).
                 Optional: `base_model` (file of the adapted model that is refined), `plane`

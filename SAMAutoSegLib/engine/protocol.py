@@ -5,6 +5,22 @@ number of ``progress`` and ``slice`` events, then one of ``result``, ``error`` a
 Only ``log``, and an ``error`` about a line that is no request, come without an id. `REQUESTS` and
 `EVENTS` say which fields each has; both sides check every line against them. Arrays are passed as
 files, see `arrays`.
+
+Results:
+
+- hello: `version`, `python`, `torch`, `pid`, `threads`
+- devices: see `machine.devices`
+- open_volume: `volume`, its key
+- segment: `labels` [K, J, I], `axis` (the plane of the slices), `slices_done`, `notes`, `seconds`;
+  with `uncertainty`: `per_slice` (wrong pixels to expect, by slice number as text) and `array`
+  (uint8 [K, J, I], 255 for a label that is surely wrong). The same when it was cancelled, of the
+  slices that were done; nothing if there are none
+- estimate: `seconds`
+- click: `mask` [rows, columns] bool, `score` (how good the model takes it for, 0 to 1)
+
+Rows and columns are those of `SliceStack.slice_at`, a box ends behind its last row and column. As
+`backbone` an adapted model may be named: its backbone and its gray levels are taken, so that what
+was encoded to segment need not be encoded again for clicks.
 """
 
 from __future__ import annotations

@@ -179,7 +179,10 @@ class Service:
                 "boxes, or train it first"
             )
         axis = plane_along(volume.grid, cast(Axis, params.get("axis") or loaded.card.plane))
-        labels = reserve_array(self._folder(), _label_type(loaded.card), volume.array.shape)
+        shape, reserved = volume.array.shape, {}
+        reserved["labels"] = reserve_array(self._folder(), _label_type(loaded.card), shape)
+        if params.get("uncertainty"):
+            reserved["doubts"] = reserve_array(self._folder(), np.dtype(np.uint8), shape)
         told = -_SECONDS_BETWEEN_PROGRESS
         time_left = TimeLeft()
 
@@ -219,6 +222,7 @@ class Service:
                     intensity=intensity,
                     cache=self._cache,
                     cleanup=cleanup,
+                    uncertainty="doubts" in reserved,
                     progress=progress,
                     on_slice=on_slice,
                 )
@@ -226,9 +230,10 @@ class Service:
                 result.notes.append(
                     f"the disk is full: {len(hidden)} slices were not shown before the end"
                 )
-            return _segmented(result, labels, axis, time.monotonic() - started)
+            return _segmented(result, reserved, axis, time.monotonic() - started)
         except BaseException:
-            Path(labels["file"]).unlink(missing_ok=True)
+            for shared in reserved.values():
+                Path(shared["file"]).unlink(missing_ok=True)
             raise
 
     def _loaded(self, params: dict[str, Any]) -> Loaded:
@@ -266,12 +271,21 @@ def _label_type(card: ModelCard) -> np.dtype:
     return np.dtype(np.uint8 if highest < 256 else np.uint16)
 
 
-def _segmented(result: SegmentationResult, labels: ArrayFile, axis: str, seconds: float) -> Answer:
+def _segmented(
+    result: SegmentationResult, reserved: dict[str, ArrayFile], axis: str, seconds: float
+) -> Answer:
     if result.cancelled and not result.slices_done:
         raise Cancelled("cancelled before the first slice was done")
-    fill_array(labels, result.labels)
+    fill_array(reserved["labels"], result.labels)
+    doubts: Answer = {}
+    if result.uncertainty is not None:
+        # A quarter of the bytes; no view shows finer steps.
+        fill_array(reserved["doubts"], np.rint(result.uncertainty * 255).astype(np.uint8))
+        by_slice = {str(number): value for number, value in result.uncertainty_by_slice.items()}
+        doubts = {"uncertainty": {"per_slice": by_slice, "array": reserved["doubts"]}}
     return {
-        "labels": labels,
+        "labels": reserved["labels"],
+        **doubts,
         "axis": axis,
         "slices_done": result.slices_done,
         "notes": result.notes,

@@ -26,7 +26,8 @@ from SAMAutoSegLib.engine.jobs import (
 from SAMAutoSegLib.engine.lock import FileLock
 from SAMAutoSegLib.engine.transport import engine_environment
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.images.structure import standard_structures
+from SAMAutoSegLib.images.structure import Structure, standard_structures
+from SAMAutoSegLib.images.write import write_segmentation
 
 from .conftest import Files, tiny_command
 
@@ -78,6 +79,10 @@ def finished(job: TrainingJob) -> dict[str, Any]:
 
 def named(job: TrainingJob, *names: str) -> list[dict[str, Any]]:
     return [event for event in job.events() if event["event"] in names]
+
+
+def structures_of(spec: dict[str, Any]) -> list[Structure]:
+    return [Structure.from_json(values) for values in spec["structures"]]
 
 
 def weights(path: Path) -> dict[str, Any]:
@@ -199,6 +204,24 @@ def test_a_refined_model_with_a_new_structure_starts_anew_and_says_so(
     assert result["before"]["aorta"] is None and result["before"]["spleen"] is not None
     notes = " ".join(result["notes"])
     assert "other structures" in notes and "one slice was held out: too few" in notes
+
+
+def test_a_model_adapts_to_images_without_labels(
+    tmp_path: Path, files: Files, spec: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    weak = tmp_path / "weak.nii.gz"
+    write_segmentation(weak, arrays["labels0"], files.volume.grid, structures_of(spec))
+    volumes = [{**spec["volumes"][0], "weak": [str(weak)]}]
+    changes: dict[str, Any] = {"method": "we-sam", "base_model": str(files.model)}
+    changes |= {"settings": {"steps": 2, "views": 1, "encoder_blocks": 0}, "volumes": volumes}
+    job = TrainingJob.create(tmp_path / "job", {**spec, **changes}, arrays)
+    job.start(PROCESS)
+    result = finished(job)
+    assert result["model"] and set(result["before"]) == set(result["after"])
+    without = TrainingJob.create(tmp_path / "other", {**spec, "method": "we-sam"}, arrays)
+    without.start(PROCESS)
+    until(lambda: without.state == "failed")
+    assert without.result is not None and "choose such a model" in without.result["message"]
 
 
 def test_a_job_that_cannot_work_says_why(

@@ -60,6 +60,19 @@ def test_slices_come_as_they_are_done(engine: Driver, files: Files, volume: str)
     assert not stack.slice_at(3).any()
 
 
+def test_how_uncertain_the_labels_are_is_told_on_request(
+    engine: Driver, files: Files, volume: str
+) -> None:
+    told = engine.result("segment", **files.segmenting(volume, slices=[2, 5], uncertainty=True))
+    array, by_slice = told["uncertainty"]["array"], told["uncertainty"]["per_slice"]
+    stack = SliceStack(array, files.volume.grid, "axial")
+    assert set(by_slice) == {"2", "5"} and not stack.slice_at(3).any()
+    for number, expected in by_slice.items():
+        found = stack.slice_at(int(number)).sum() / 255
+        assert 0 < found == pytest.approx(expected, rel=0.02)
+    assert "uncertainty" not in engine.result("segment", **files.segmenting(volume, slices=[2]))
+
+
 def test_progress_goes_from_nothing_to_all(engine: Driver, files: Files, long_volume: str) -> None:
     chosen = list(range(0, 60))
     answers = engine.ask("segment", **files.segmenting(long_volume, slices=chosen))
