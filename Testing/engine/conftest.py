@@ -66,14 +66,27 @@ class Files:
 
 
 @pytest.fixture(scope="session")
-def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
-    folder = tmp_path_factory.mktemp("engine")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where all lies that these tests and their processes write."""
+    return tmp_path_factory.mktemp("engine")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(folder: Path) -> Iterator[None]:
+    """What processes started by these tests take for the user's folders."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SAMAUTOSEG_CACHE", str(folder / "cache"))
+        patch.setenv("SAMAUTOSEG_DATA", str(folder / "data"))
+        (folder / "temporary").mkdir(exist_ok=True)
+        patch.setattr("tempfile.tempdir", str(folder / "temporary"))
+        yield
+
+
+@pytest.fixture(scope="session")
+def files(folder: Path) -> Files:
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         shape = ViTShape(dim=32, depth=2, heads=2, global_blocks=(1,))
         patch.setitem(architecture.VIT_SHAPES, "vit_b", shape)
-        patch.setenv("SAMAUTOSEG_CACHE", str(folder / "cache"))
-        patch.setenv("SAMAUTOSEG_DATA", str(folder / "data"))
-        patch.setenv("TMPDIR", str(folder))
         torch.manual_seed(0)
         parts = build_parts("vit_b", 128)
         tensors = {
@@ -91,7 +104,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Files]:
         volume = Volume(array, GRID, "scan")
         labels = segment_volume(volume, model, card, backbone).labels
         assert 0.05 < (labels == 2).mean() < 0.95  # something to compare
-        yield Files(folder, base, folder / "organs.safetensors", volume, labels)
+        return Files(folder, base, folder / "organs.safetensors", volume, labels)
 
 
 def _adapted(backbone: Backbone) -> tuple[AdaptedModel, ModelCard]:
