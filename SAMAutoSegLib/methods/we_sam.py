@@ -170,7 +170,8 @@ class WeSAM:
         held = 0.5 * dice_loss(student[:, 1:], expected, all_inside)
         held = held + 0.5 * dice_loss(teacher[:, 1:], expected, all_inside)
 
-        own, there = prototypes(embedding, teacher[:, 1:].detach(), all_inside)
+        found, _ = _one_hot(_hard(teacher.detach(), inside), self.model.classes)
+        own, there = prototypes(embedding, found, all_inside)
         contrast = contrastive_loss(
             own,
             anchors.prototypes[chosen],
@@ -283,7 +284,8 @@ class WeSAM:
             embedding, shares = self._forward(self.anchor, view.weak[n : n + 1])
             known = corrected(shares, view.evidence[[n]])
             labels.append(pseudo_labels(known, inside, 0.0))
-            mean, found = prototypes(embedding, shares[:, 1:], inside[:, None].float())
+            masks, _ = _one_hot(_hard(shares, inside), self.model.classes)
+            mean, found = prototypes(embedding, masks, inside[:, None].float())
             means.append(mean)
             there.append(found)
             agreed.append(agreement(shares, labels[-1]))
