@@ -123,6 +123,7 @@ class CorrectPanel:
         ui.excludeSliceButton.blockSignals(blocked)
         ui.nextToCheckButton.enabled = ledger is not None
         ui.sliceStateLabel.text = self._stateText(state, number) if inside else ""
+        ui.sliceStateLabel.visible = inside
         clickable = self._session.ready and self.volumeNode is not None
         for button in self._buttons:
             button.enabled = clickable

@@ -27,8 +27,8 @@ class CurvePlot:
         """Draw a `TrainingCurve`."""
         if not self._alive():
             self._make()
-        _fill(self._nodes["lossTable"], curve.steps, curve.losses)
-        _fill(self._nodes["diceTable"], curve.scoreSteps, curve.scores)
+        self._draw("loss", curve.steps, curve.losses)
+        self._draw("dice", curve.scoreSteps, curve.scores)
         self._widget.plotView().fitToContent()
 
     def forget(self):
@@ -47,6 +47,13 @@ class CurvePlot:
             self._widget.deleteLater()
             self._widget = None
 
+    def _draw(self, kind, xs, ys):
+        series = slicer.vtkMRMLPlotSeriesNode
+        # VTK complains about a line with a single point.
+        style = series.LineStyleSolid if len(xs) > 1 else series.LineStyleNone
+        _fill(self._nodes[f"{kind}Table"], xs, ys)
+        self._nodes[kind].SetLineStyle(style)
+
     def _alive(self):
         return self._widget is not None and "view" in self._nodes
 
@@ -63,7 +70,7 @@ class CurvePlot:
             one.SetXColumnName(_("Step"))
             one.SetYColumnName(title)
             one.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-            one.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleSolid)
+            one.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleNone)
             markers = slicer.vtkMRMLPlotSeriesNode
             one.SetMarkerStyle(
                 markers.MarkerStyleCircle if kind == "dice" else markers.MarkerStyleNone

@@ -57,7 +57,9 @@ def segmentView(facts):
         tip = _("The slice at hand is being finished.")
         return SegmentView(_("Cancel"), False, tip, _("Stopping..."), int(100 * facts.fraction))
     reason = whyNot(facts)
-    shown = reason if facts.hasVolume and facts.ready and reason else facts.lastMessage
+    # What is yet to be chosen needs no words; what was chosen and does not fit does.
+    wrong = facts.hasVolume and (facts.volumeProblem or facts.optionsProblem)
+    shown = reason if facts.ready and wrong and reason else facts.lastMessage
     tip = reason or _("Segments the volume slice by slice; Slicer stays usable meanwhile.")
     return SegmentView(_("Segment"), not reason, tip, shown, None, bool(reason) or facts.failed)
 
