@@ -302,7 +302,7 @@ def test_an_adaptation_names_its_head_and_files_from_before_have_the_first(tmp_p
 
 
 def test_adaptations_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(SAMAutoSegError, match="head 'auto': expected one of class-tokens, auto-v"):
+    with pytest.raises(SAMAutoSegError, match="head 'auto': expected one of .*auto-vit"):
         Adaptation(head="auto")  # type: ignore[arg-type]
     with pytest.raises(SAMAutoSegError, match="token_init 'zero': expected random or sam"):
         Adaptation(token_init="zero")  # type: ignore[arg-type]
