@@ -32,6 +32,8 @@ class FrozenPrompter:
 
     def __call__(self, embedding: Tensor, prompts: SelfPrompts) -> tuple[Tensor, Tensor]:
         sparse, dense = _encoded(self.backbone.prompt_encoder, prompts)
+        if prompts.masks is None:
+            dense = dense[:1]  # the same for all prompts: added to the image once
         position = self.backbone.prompt_encoder.get_dense_pe()
         masks, iou = self.backbone.decode(
             embedding,

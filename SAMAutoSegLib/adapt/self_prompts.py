@@ -71,7 +71,7 @@ def self_prompts(
     """
     m = logits.shape[-1]
     scale = side / m
-    taken = logits.detach().argmax(1).cpu().numpy()
+    taken = logits.detach().max(1).indices.cpu().numpy()
     images, classes, boxes, centers = [], [], [], []
     for image, labels in enumerate(taken):
         for number, where in enumerate(ndimage.find_objects(labels), start=1):
@@ -97,24 +97,21 @@ def self_prompts(
         numbers,
         _stacked(boxes, 4, device),
         _stacked(centers, 2, device) if points else None,
-        _mask_prompts(logits, found, numbers) if masks else None,
+        log_odds(logits)[found, numbers, None].clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
+        if masks
+        else None,
     )
 
 
-def log_odds(logits: Tensor, classes: Tensor) -> Tensor:
-    """Of [N, K, ...] logits those of one class each [N] against all others: [N, ...]."""
-    own = logits.gather(1, classes.view(-1, 1, *[1] * (logits.ndim - 2)).expand_as(logits[:, :1]))
-    others = logits.masked_fill(
-        torch.arange(logits.shape[1], device=logits.device).view(1, -1, *[1] * (logits.ndim - 2))
-        == classes.view(-1, 1, *[1] * (logits.ndim - 2)),
-        float("-inf"),
-    )
-    return own[:, 0] - others.logsumexp(1)
-
-
-def _mask_prompts(logits: Tensor, images: Tensor, classes: Tensor) -> Tensor:
-    odds = log_odds(logits[images], classes)
-    return odds.clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)[:, None]
+def log_odds(logits: Tensor) -> Tensor:
+    """Of every class against all others, [B, K, ...]: the logit of its softmax probability."""
+    shares = (logits - logits.detach().amax(1, keepdim=True)).exp()
+    none = torch.zeros_like(shares[:, :1])
+    # Sums from both sides instead of a difference, which would cancel where one class is certain.
+    before = torch.cat([none, shares[:, :-1].cumsum(1)], 1)
+    after = torch.cat([shares[:, 1:].flip(1).cumsum(1).flip(1), none], 1)
+    others = (before + after).clamp(min=torch.finfo(shares.dtype).tiny)
+    return logits - logits.detach().amax(1, keepdim=True) - others.log()
 
 
 def _largest(mask: np.ndarray) -> np.ndarray:

@@ -100,7 +100,7 @@ class SAMSP:
             own = _of_class(targets[prompts.images], prompts.classes)
             two = torch.stack([torch.zeros_like(second), second], 1)
             prompted = segmentation_loss(two, own, settings.ce_weight, settings.count_absent)
-            student = log_odds(first.float()[prompts.images], prompts.classes)
+            student = log_odds(first.float())[prompts.images, prompts.classes]
             taught = distillation_loss(student, second, own != IGNORED, settings.temperature)
             share = min(1.0, number / (_RAMP * settings.steps))
             loss = loss + settings.prompted_weight * prompted

@@ -141,7 +141,8 @@ class Backbone:
         Args:
             embedding: [1, 256, e, e] of `encode`.
             position: [1, 256, e, e] of `prompt_encoder.get_dense_pe()`.
-            sparse, dense: [B, T, 256] and [B, 256, e, e] of `prompt_encoder`.
+            sparse, dense: [B, T, 256] and [B, 256, e, e] of `prompt_encoder`; dense may be
+                [1, ...] where it is the same for all.
             multimask: C = 3 masks of different extent instead of 1.
         """
         if self.attention == "reference":

@@ -35,11 +35,12 @@ def decode(
         embedding: [1, 256, e, e], one image.
         position: [1, 256, e, e], SAM's image-wide position code.
         sparse: [B, T, 256], the embedded points and boxes of B prompts.
-        dense: [B, 256, e, e], the embedded masks, or the no-mask embedding.
+        dense: [B, 256, e, e], the embedded masks, or the no-mask embedding; [1, ...] for all.
         multimask: C = 3 masks of different extent, of all tokens but the first; else C = 1.
     """
     e = embedding.shape[-1]
     image = (embedding + dense).flatten(2).transpose(1, 2).contiguous()
+    image = image.expand(len(sparse), -1, -1)
     place = position.flatten(2).transpose(1, 2).contiguous()
     own = torch.cat([mask_decoder.iou_token.weight, mask_decoder.mask_tokens.weight])
     tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)

@@ -25,6 +25,7 @@ Decision = Literal[
 
 _CONVERGED = 0.99
 _AREA_RATIO = (0.5, 2.0)
+_SAME_BOX = 0.02
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,9 @@ def refine(
     (1 - w) l_c + w b_c, by changing logit c alone; so overlaps are settled by the softmax over all
     classes, and a class without a prompt keeps its logit. The next boxes are made of the result.
 
-    A class leaves the loop when its Dice with the iteration before exceeds 0.99 or its box is the
-    same again, and when its area is less than half or more than twice that of the first pass: then
-    the iteration before stays. One that the first pass does not find is never prompted.
+    A class leaves the loop when its Dice with the iteration before exceeds 0.99 or its box is
+    almost the same again, and when its area is less than half or more than twice that of the first
+    pass: then the iteration before stays. One that the first pass does not find is never prompted.
 
     Of every class that iteration is kept whose mask has the highest expected Dice under the mean of
     the probabilities of the first pass and of all answers; the first of equals. If all of these
@@ -116,40 +117,45 @@ def refine(
     Returns:
         Logits [K, m, m], with no iteration `first` itself, and what happened.
     """
-    areas = _areas(first)
+    states, labels = [first], [first.max(0).indices]
+    areas = _areas(labels[0], len(first))
     trace = [
         Step(c, 0, "first pass" if areas[c] else "nothing found, no prompt", areas[c])
         for c in range(1, len(first))
     ]
-    states = [first]
+    if not how.iterations or not any(areas[1:]):
+        return first, _marked(trace, {}, {})
+    odds = log_odds(first[None])[0]
     answers: dict[int, list[Tensor]] = {c: [] for c in range(1, len(first)) if areas[c]}
     active, boxes = set(answers), dict[int, Tensor]()
     for iteration in range(1, how.iterations + 1):
-        before = states[-1]
+        before, earlier = states[-1], labels[-1]
         prompts = self_prompts(before[None], side, padding=how.padding)
         for c, box in zip(prompts.classes.tolist(), prompts.boxes, strict=True):
-            if c in active and c in boxes and torch.equal(boxes[c], box):
-                # The same prompt has the same answer.
+            if c in active and c in boxes and _almost_the_same(boxes[c], box, side / len(earlier)):
                 active.discard(c)
-                trace.append(Step(c, iteration, "converged", _areas(before)[c], _corners(box), 1.0))
+                area = int((earlier == c).sum())
+                trace.append(Step(c, iteration, "converged", area, _corners(box), 1.0))
         wanted = [n for n, c in enumerate(prompts.classes.tolist()) if c in active]
         if not wanted:
             break
         prompts = prompts.chosen(torch.tensor(wanted, device=first.device))
-        answer, iou = prompter(embedding, prompts)
-        odds = log_odds(first.expand(len(prompts), -1, -1, -1), prompts.classes)
-        after = before.clone()
-        after[prompts.classes] = first[prompts.classes] + how.weight * (answer - odds)
         numbers = prompts.classes.tolist()
-        sizes = _areas(after)
+        answer, iou = prompter(embedding, prompts)
+        after = before.clone()
+        after[numbers] = first[numbers] + how.weight * (answer - odds[numbers])
+        now = after.max(0).indices
+        sizes = _areas(now, len(first))
         low, high = _AREA_RATIO
         rejected = [c for c in numbers if not low * areas[c] <= sizes[c] <= high * areas[c]]
-        after[rejected] = before[rejected]
-        labels, earlier, sizes = after.max(0).indices, before.max(0).indices, _areas(after)
+        if rejected:
+            after[rejected] = before[rejected]
+            now = after.max(0).indices
+            sizes = _areas(now, len(first))
         for n, c in enumerate(numbers):
             boxes[c] = prompts.boxes[n]
             answers[c].append(answer[n])
-            agreement = _dice(labels == c, earlier == c)
+            agreement = _dice(now == c, earlier == c)
             decision: Decision = "refined"
             if c in rejected:
                 decision = "rejected: area changed"
@@ -160,22 +166,30 @@ def refine(
             box = _corners(prompts.boxes[n])
             trace.append(Step(c, iteration, decision, sizes[c], box, agreement, float(iou[n])))
         states.append(after)
+        labels.append(now)
     if how.keep is not None:
         last = min(how.keep, len(states) - 1)
         return states[last], _marked(trace, dict.fromkeys(answers, last), {})
-    if len(states) == 1:
-        return first, _marked(trace, {}, {})
     opinions = _opinions(first, answers)
-    scores = {(c, t): _expected_dice(z, c, p) for t, z in enumerate(states) for c, p in opinions}
+    scores = {
+        (c, t): _expected_dice(now == c, p) for t, now in enumerate(labels) for c, p in opinions
+    }
     kept = {c: -max((scores[c, t], -t) for t in range(len(states)))[1] for c, _ in opinions}
     mixed = first.clone()
     for c, iteration in kept.items():
         mixed[c] = states[iteration][c]
     # Classes of different iterations beside each other may take pixels from one another.
-    gain = sum(_expected_dice(mixed, c, p) - scores[c, 0] for c, p in opinions)
+    now = mixed.max(0).indices
+    gain = sum(_expected_dice(now == c, p) - scores[c, 0] for c, p in opinions)
     if gain <= 0:
         return first, _marked(trace, {}, scores)
     return mixed, _marked(trace, kept, scores)
+
+
+def _almost_the_same(one: Tensor, other: Tensor, pixel: float) -> bool:
+    """No side of a box has moved by more than a pixel, or a fiftieth of the box's size."""
+    size = float((one[2:] - one[:2]).max())
+    return float((one - other).abs().max()) <= max(pixel, _SAME_BOX * size)
 
 
 def _opinions(first: Tensor, answers: dict[int, list[Tensor]]) -> list[tuple[int, Tensor]]:
@@ -187,9 +201,8 @@ def _opinions(first: Tensor, answers: dict[int, list[Tensor]]) -> list[tuple[int
     ]
 
 
-def _expected_dice(logits: Tensor, number: int, probability: Tensor) -> float:
-    mask = logits.max(0).indices == number
-    return float(2 * probability[mask].sum() / (mask.sum() + probability.sum()))
+def _expected_dice(mask: Tensor, probability: Tensor) -> float:
+    return float(2 * (probability * mask).sum() / (mask.sum() + probability.sum()))
 
 
 def _marked(
@@ -218,8 +231,8 @@ def _corners(box: Tensor) -> tuple[float, float, float, float]:
     return x0, y0, x1, y1
 
 
-def _areas(logits: Tensor) -> list[int]:
-    return logits.max(0).indices.flatten().bincount(minlength=len(logits)).tolist()
+def _areas(labels: Tensor, classes: int) -> list[int]:
+    return labels.flatten().bincount(minlength=classes).tolist()
 
 
 def _dice(a: Tensor, b: Tensor) -> float:

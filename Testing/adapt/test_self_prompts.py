@@ -89,9 +89,10 @@ def test_every_image_of_a_batch_and_every_class_has_its_own_prompt() -> None:
 
 def test_log_odds_are_those_of_the_softmax() -> None:
     logits = torch.randn(3, 4, 5, 5, generator=torch.Generator().manual_seed(0))
-    classes = torch.tensor([1, 3, 2])
-    shares = logits.softmax(1)[torch.arange(3), classes]
-    torch.testing.assert_close(log_odds(logits, classes), shares.logit(), rtol=1e-4, atol=1e-4)
+    wanted = logits.softmax(1).logit()
+    torch.testing.assert_close(log_odds(logits), wanted, rtol=1e-4, atol=1e-4)
+    sure = torch.tensor([0.0, 60.0]).view(1, 2, 1)
+    assert log_odds(sure).flatten().tolist() == [-60, 60]
 
 
 @pytest.fixture

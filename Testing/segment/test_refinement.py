@@ -67,7 +67,7 @@ def test_log_odds_are_averaged_by_weight_where_no_other_class_changes() -> None:
     with_one = run(first, second, iterations=1, keep=1, weight=0.25)[0]
     wanted = first.clone()
     for c, mask in ((1, answer), (2, disc(25, 25, 3))):
-        odds = log_odds(first[None], torch.tensor([c]))[0]
+        odds = log_odds(first[None])[0, c]
         given = torch.where(torch.from_numpy(mask), 3.0, -3.0)
         wanted[c] = first[c] + 0.25 * (given - odds)
     torch.testing.assert_close(with_one, wanted)
