@@ -106,6 +106,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     how.add_argument(
         "--lora-rank", type=int, metavar="R", help="rank of the update (default: the method's)"
     )
+    how.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="find out how sure the model may be, by two more trainings on half of the slices each",
+    )
     how.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     how.add_argument("--no-cache", action="store_true", help="keep no embeddings on disk")
     parser.add_argument(
@@ -164,6 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
             adaptation=_adaptation(arguments),
             intensity=intensity,
             held_out=held_out,
+            with_calibration=arguments.calibrate,
             cache=None if arguments.no_cache else EmbeddingCache(),
             checkpoint=checkpoint,
             resume=arguments.resume,

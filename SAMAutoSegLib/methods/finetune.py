@@ -19,6 +19,7 @@ from SAMAutoSegLib.files import sha256_of_file
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.methods.calibration import CALIBRATION, calibrate
 from SAMAutoSegLib.methods.losses import as_precision, mean_dice
 from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.settings import make_settings
@@ -67,6 +68,7 @@ def finetune(
     checkpoint: Path | None = None,
     resume: bool = False,
     on_step: OnStep | None = None,
+    with_calibration: bool = False,
     progress: Progress = silent,
 ) -> FineTuned:
     """Encode the labeled slices and train a model on them.
@@ -82,6 +84,8 @@ def finetune(
             of the backbone is adapted the training starts anew and a note says so.
         held_out: labeled slices that train nothing and choose nothing, only give the score.
         checkpoint, resume, on_step: see `train`.
+        with_calibration: find the model's temperature by two more trainings on half of the slices
+            each, see `calibrate`; it goes into the card's provenance.
         progress: a `Cancelled` it raises while training keeps the best so far.
 
     Raises:
@@ -136,6 +140,11 @@ def finetune(
         result.notes.append(
             "the training started anew, because the former model adapts other parts"
         )
+    calibration = None
+    if with_calibration and result.stopped != "cancelled":
+        calibration = calibrate(kind, model, samples, chosen, backbone)
+        if calibration is None:
+            result.notes.append("no calibration: the labeled slices are neighbors of each other")
     result.notes += _absent_structures(samples, structures)
     result.notes += held_out_neighbors(volumes, held_out)
     card = ModelCard(
@@ -148,7 +157,7 @@ def finetune(
         structures=tuple(structures),
         method=kind.name,
         settings=chosen.to_json(),
-        provenance=provenance_of(volumes, held_out, result),
+        provenance={**provenance_of(volumes, held_out, result), CALIBRATION: calibration},
     )
     seconds = {
         "encoding": encoded - started,

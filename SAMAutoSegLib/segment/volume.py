@@ -17,13 +17,14 @@ from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along
 from SAMAutoSegLib.images.volume import Volume
+from SAMAutoSegLib.methods.calibration import temperature_of
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
 from SAMAutoSegLib.segment.refinement import Refinement, Step, prompter_of, refine
 from SAMAutoSegLib.segment.smoothing import smooth_across_slices
-from SAMAutoSegLib.segment.uncertainty import temperature_of, wrong_probability
+from SAMAutoSegLib.segment.uncertainty import wrong_probability
 
 OnSlice = Callable[[int, np.ndarray], None]
 

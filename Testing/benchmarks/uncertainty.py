@@ -30,6 +30,7 @@ from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.methods.calibration import fit_temperature
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.losses import as_precision
 from SAMAutoSegLib.methods.settings import settings_for
@@ -39,13 +40,12 @@ from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.sam.fetch import fetched
-from SAMAutoSegLib.segment.uncertainty import fit_temperature, wrong_probability
+from SAMAutoSegLib.segment.uncertainty import wrong_probability
 
 SHARES = (0.1, 0.2, 0.3)
 DROPOUT = 0.2
 NEIGHBOR_WEIGHT = 0.25
 BINS = 15
-NOBODY = 255
 
 
 @dataclass
@@ -151,7 +151,7 @@ def measure(
     )
     fit, test = segmented
     temperature = fit_temperature(
-        [s.logits for s in fit], [torch.from_numpy(s.reference) for s in fit], NOBODY
+        [s.logits for s in fit], [torch.from_numpy(s.reference) for s in fit]
     )
     places = {(s.volume, s.number): s for s in test}
     scores: dict[str, list[float]] = {}

@@ -6,14 +6,9 @@ import torch
 
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.selection import Roi
+from SAMAutoSegLib.methods.calibration import CALIBRATION, temperature_of
 from SAMAutoSegLib.segment.cleanup import CleanUp
-from SAMAutoSegLib.segment.uncertainty import (
-    CALIBRATION,
-    first_to_check,
-    fit_temperature,
-    temperature_of,
-    wrong_probability,
-)
+from SAMAutoSegLib.segment.uncertainty import first_to_check, wrong_probability
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
 
@@ -32,26 +27,6 @@ def test_a_higher_temperature_makes_more_uncertain() -> None:
     logits = torch.tensor([0.0, 2.0]).view(2, 1, 1)
     expected = 1 / (1 + np.exp(1.0))
     assert wrong_probability(logits, 2.0).item() == pytest.approx(expected, rel=1e-6)
-
-
-@pytest.mark.parametrize("true", [0.5, 1.0, 2.5])
-def test_the_temperature_that_labels_were_drawn_with_is_found(true: float) -> None:
-    generator = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(3, 200, 300, generator=generator)
-    shares = (logits / true).softmax(0).flatten(1).T
-    targets = torch.multinomial(shares, 1, generator=generator).view(200, 300)
-    assert fit_temperature([logits], [targets], ignored=255) == pytest.approx(true, rel=0.03)
-
-
-def test_pixels_that_nobody_knows_do_not_count() -> None:
-    logits = torch.tensor([0.0, 2.0]).view(2, 1, 1).expand(2, 10, 10)
-    targets = torch.ones(10, 10, dtype=torch.long)
-    targets[:2] = 0
-    expected = fit_temperature([logits], [targets], ignored=255)
-    wider = torch.nn.functional.pad(targets, (0, 5), value=255)
-    assert fit_temperature([logits[..., :1].expand(2, 10, 15)], [wider], ignored=255) == expected
-    assert expected == pytest.approx(2 / np.log(4), rel=0.02)
-    assert fit_temperature([logits], [torch.full((10, 10), 255)], ignored=255) == 1.0
 
 
 def test_slices_with_most_to_correct_come_first() -> None:

@@ -1,0 +1,113 @@
+"""How sure a model may be: the temperature that makes its probabilities true.
+
+Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.methods.losses import IGNORED, as_precision
+from SAMAutoSegLib.methods.method import Method
+from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.trainer import train
+from SAMAutoSegLib.methods.training_set import TrainingSet
+from SAMAutoSegLib.progress import Progress, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+
+CALIBRATION = "calibration"
+"""Entry of a model card's provenance: what `calibrate` gives."""
+
+
+def temperature_of(card: ModelCard) -> float:
+    """What the model's logits are divided by: that of its calibration, else 1."""
+    calibration = card.provenance.get(CALIBRATION) or {}
+    return float(calibration.get("temperature", 1.0))
+
+
+def calibrate(
+    kind: type[Method],
+    model: AdaptedModel,
+    samples: TrainingSet,
+    settings: Settings,
+    backbone: Backbone,
+    progress: Progress = silent,
+) -> dict[str, Any] | None:
+    """The temperature of a model, found with two others of its kind.
+
+    On slices that it learned from, a model is right more often than elsewhere. So each half of the
+    groups of neighboring slices is predicted by a model that learned from the other half only.
+
+    Returns:
+        `temperature` and the number of `slices`; None with a single group of neighbors.
+    """
+    names = sorted(set(samples.groups))
+    if len(names) < 2:
+        return None
+    logits, targets = [], []
+    for half in (0, 1):
+        shown = [n for n, group in enumerate(samples.groups) if names.index(group) % 2 != half]
+        hidden = [n for n in range(len(samples)) if n not in shown]
+        torch.manual_seed(settings.seed)
+        other = AdaptedModel(backbone, model.classes, model.adaptation)
+        train(kind, other, _subset(samples, shown), settings, progress=progress)
+        with torch.inference_mode(), as_precision(samples.features.dtype, samples.features.device):
+            logits += [other(samples.features[n : n + 1])[0].float().cpu() for n in hidden]
+        targets += [samples.targets[n].cpu() for n in hidden]
+    return {"temperature": round(fit_temperature(logits, targets), 3), "slices": len(targets)}
+
+
+def _subset(samples: TrainingSet, chosen: Sequence[int]) -> TrainingSet:
+    kept = list(chosen)
+    return TrainingSet(
+        samples.features[kept],
+        samples.targets[kept],
+        tuple(samples.references[n] for n in kept),
+        tuple(samples.pixel_spacings[n] for n in kept),
+        tuple(samples.groups[n] for n in kept),
+        tuple((features[kept], targets[kept]) for features, targets in samples.changed),
+    )
+
+
+def fit_temperature(logits: list[Tensor], targets: list[Tensor]) -> float:
+    """The temperature that makes held-out labels most likely.
+
+    Args:
+        logits: [K, H, W] of slices that nothing was learned from.
+        targets: [H, W] class numbers, `IGNORED` where none is known.
+
+    Returns:
+        0.2 to 20, to about one percent; 1 if no pixel is known.
+    """
+    known = [target != IGNORED for target in targets]
+    if not any(bool(where.any()) for where in known):
+        return 1.0
+    columns = torch.cat([z[:, w] for z, w in zip(logits, known, strict=True)], 1).float()
+    classes = torch.cat([t[w] for t, w in zip(targets, known, strict=True)]).long()
+
+    def cost(exponent: float) -> float:
+        scaled = columns * 2.0**-exponent
+        chosen = scaled.gather(0, classes[None])[0]
+        return float((scaled.logsumexp(0) - chosen).double().mean())
+
+    # Convex in 1 / temperature, so with one minimum: golden section.
+    low, high = torch.log2(torch.tensor([0.2, 20.0])).tolist()
+    share = (5**0.5 - 1) / 2
+    inner = [high - share * (high - low), low + share * (high - low)]
+    costs = [cost(inner[0]), cost(inner[1])]
+    while high - low > 0.01:
+        if costs[0] < costs[1]:
+            high, inner[1], costs[1] = inner[1], inner[0], costs[0]
+            inner[0] = high - share * (high - low)
+            costs[0] = cost(inner[0])
+        else:
+            low, inner[0], costs[0] = inner[0], inner[1], costs[1]
+            inner[1] = low + share * (high - low)
+            costs[1] = cost(inner[1])
+    return float(2.0 ** ((low + high) / 2))

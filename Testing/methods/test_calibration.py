@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.methods.calibration import (
+    CALIBRATION,
+    calibrate,
+    fit_temperature,
+    temperature_of,
+)
+from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.joint import Joint
+from SAMAutoSegLib.methods.settings import Settings
+
+
+@pytest.mark.parametrize("true", [0.5, 1.0, 2.5])
+def test_the_temperature_that_labels_were_drawn_with_is_found(true: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(3, 200, 300, generator=generator)
+    shares = (logits / true).softmax(0).flatten(1).T
+    targets = torch.multinomial(shares, 1, generator=generator).view(200, 300)
+    assert fit_temperature([logits], [targets]) == pytest.approx(true, rel=0.03)
+
+
+def test_pixels_that_nobody_knows_do_not_count() -> None:
+    logits = torch.tensor([0.0, 2.0]).view(2, 1, 1).expand(2, 10, 10)
+    targets = torch.ones(10, 10, dtype=torch.long)
+    targets[:2] = 0
+    expected = fit_temperature([logits], [targets])
+    wider = torch.nn.functional.pad(targets, (0, 5), value=255)
+    assert fit_temperature([logits[..., :1].expand(2, 10, 15)], [wider]) == expected
+    assert expected == pytest.approx(2 / np.log(4), rel=0.02)
+    assert fit_temperature([logits], [torch.full((10, 10), 255)]) == 1.0
+
+
+def test_every_slice_is_judged_by_a_model_that_did_not_learn_from_it(
+    samples, new_model, tiny_backbone, monkeypatch
+) -> None:
+    whole, model, learned = samples((0, 2, 4, 6)), new_model(), []
+
+    def noted(self, model, samples, settings) -> None:
+        learned.append(
+            [
+                n
+                for n, own in enumerate(whole.features)
+                if (own == samples.features).flatten(1).all(1).any()
+            ]
+        )
+        original(self, model, samples, settings)
+
+    original = Joint.__init__
+    monkeypatch.setattr(Joint, "__init__", noted)
+    before = model.learned_state()
+    found = calibrate(Joint, model, whole, Settings(steps=2), tiny_backbone())
+    assert found is not None and found["slices"] == 4 and found["temperature"] > 0
+    assert sorted(map(tuple, learned)) == [(0, 2), (1, 3)]
+    assert all(torch.equal(tensor, before[n]) for n, tensor in model.learned_state().items())
+
+
+def test_one_group_of_neighbors_cannot_be_split(samples, new_model, tiny_backbone) -> None:
+    neighbors = samples((3, 4, 5))
+    assert calibrate(Joint, new_model(), neighbors, Settings(steps=2), tiny_backbone()) is None
+
+
+def test_a_card_holds_the_temperature_only_if_it_was_asked_for(
+    labeled, structures, intensity, tiny_backbone
+) -> None:
+    def card(asked: bool) -> ModelCard:
+        return finetune(
+            [labeled()],
+            structures,
+            tiny_backbone(),
+            plane="axial",
+            method="joint",
+            settings={"steps": 2, "views": 1},
+            intensity=intensity,
+            with_calibration=asked,
+        ).card
+
+    assert temperature_of(card(False)) == 1.0
+    asked = card(True)
+    assert temperature_of(asked) == asked.provenance[CALIBRATION]["temperature"] != 1.0
