@@ -150,7 +150,16 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
         before = _dice(task, task.former)
     method = spec.get("method") or "blo-sam"
     learn = _learned_without_labels if method == _WITHOUT_LABELS else _learned
-    tuned = learn(task, folder, spec, method, resumed, progress)
+    options = {
+        "intensity": task.intensity,
+        "held_out": task.held_out,
+        "cache": task.cache,
+        "checkpoint": folder / CHECKPOINT,
+        "resume": resumed,
+        "on_step": progress.on_step,
+        "progress": progress,
+    }
+    tuned = learn(task, spec, method, options)
     if task.held_out:
         progress.note("scoring the new model")
         after = _dice(task, _Adapted(tuned.model, tuned.card))
@@ -210,14 +219,7 @@ def _task(folder: Path, spec: dict[str, Any]) -> _Task:
     )
 
 
-def _learned(
-    task: _Task,
-    folder: Path,
-    spec: dict[str, Any],
-    method: str,
-    resumed: bool,
-    progress: _Progress,
-) -> FineTuned:
+def _learned(task: _Task, spec: dict[str, Any], method: str, options: dict[str, Any]) -> FineTuned:
     """By a method that learns from labeled slices."""
     from SAMAutoSegLib.methods.finetune import finetune
     from SAMAutoSegLib.methods.settings import with_budget
@@ -234,24 +236,13 @@ def _learned(
         method=method,
         settings=with_budget(spec.get("budget") or "standard", spec.get("settings") or {}),
         adaptation=adaptation,
-        intensity=task.intensity,
         start=former.model if former is not None and task.can_go_on else None,
-        held_out=task.held_out,
-        cache=task.cache,
-        checkpoint=folder / CHECKPOINT,
-        resume=resumed,
-        on_step=progress.on_step,
-        progress=progress,
+        **options,
     )
 
 
 def _learned_without_labels(
-    task: _Task,
-    folder: Path,
-    spec: dict[str, Any],
-    method: str,
-    resumed: bool,
-    progress: _Progress,
+    task: _Task, spec: dict[str, Any], method: str, options: dict[str, Any]
 ) -> FineTuned:
     """By a method that adapts a model to slices without contours; those of `slices`."""
     from SAMAutoSegLib.images.weak_label_files import read_weak_labels
@@ -281,13 +272,7 @@ def _learned_without_labels(
         replace(former.card, structures=tuple(task.structures)),
         task.backbone,
         settings=spec.get("settings"),
-        intensity=task.intensity,
-        held_out=task.held_out,
-        cache=task.cache,
-        checkpoint=folder / CHECKPOINT,
-        resume=resumed,
-        on_step=progress.on_step,
-        progress=progress,
+        **options,
     )
     tuned.result.notes[:0] = notes
     return tuned

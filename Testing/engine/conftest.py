@@ -158,7 +158,7 @@ class Driver:
         assert isinstance(self.client.transport, PipeTransport)
         return self.client.transport
 
-    def pump_until(self, done: Callable[[], bool], seconds: float = 60.0) -> None:
+    def pump_until(self, done: Callable[[], bool], seconds: float = 180.0) -> None:
         deadline = time.monotonic() + seconds
         while not done():
             assert time.monotonic() < deadline, f"nothing after {seconds} s; log: {self.logged}"
