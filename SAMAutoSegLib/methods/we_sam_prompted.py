@@ -51,7 +51,7 @@ _WINDOW = 10
 
 @dataclass(frozen=True)
 class PromptedSlice:
-    """A slice with M prompts: features as it is and degraded, and what the anchor makes of it.
+    """A slice with M prompts of the same number of tokens: features as it is and degraded, and what the anchor makes of it.
 
     `masks` [1, M, m, m] are the anchor's, hard; `means`, `there` its prototypes; `inside`
     [1, 1, m, m] is the slice without its padding.
@@ -168,7 +168,8 @@ def adapt_prompted(
     method = PromptedWeSAM(model, backbone, slices, chosen)
     source = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     told = part_of(progress, _ENCODING_SHARE, 1.0)
-    found = AdaptedSAM(model.train(), [], "", [f"adapted to {len(slices)} slices with prompts"])
+    prompts = sum(len(seen.sparse) for seen in slices)
+    found = AdaptedSAM(model.train(), [], "", [f"adapted with {prompts} prompts"])
     stopped = ""
     for number in range(chosen.steps):
         losses = method.step(number)

@@ -51,8 +51,7 @@ def test_only_the_encoder_learns_and_the_agreement_is_told(
     after = merged(tuned.model, backbone)
     changed = {n for n in before if not torch.allclose(before[n], after[n], atol=1e-7)}
     assert changed == {"image_encoder.blocks.1.attn.qkv.weight"}
-    # Slice 0 has two kinds of prompts, slice 4 none.
-    assert tuned.notes == ["adapted to 3 slices with prompts"]
+    assert tuned.notes == ["adapted with 4 prompts"]
 
 
 def test_the_file_is_a_sam_with_the_adapted_function(
