@@ -51,8 +51,9 @@ _WINDOW = 10
 
 @dataclass(frozen=True)
 class PromptedSlice:
-    """A slice with M prompts of the same number of tokens: features as it is and degraded, and what the anchor makes of it.
+    """A slice with M prompts of equally many tokens: its features, and what the anchor makes of it.
 
+    `weak` are features of the slice as it is, `strong` of degraded copies;
     `masks` [1, M, m, m] are the anchor's, hard; `means`, `there` its prototypes; `inside`
     [1, 1, m, m] is the slice without its padding.
     """
