@@ -161,7 +161,6 @@ class SAMAutoSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 "layoutChanged(int)", self.correctPanel.onLayoutChanged
             )
         self.initializeParameterNode()
-        self.setUpPanel.look()
 
     def cleanup(self):
         """The module is unloaded or reloaded, or the application ends."""
@@ -185,10 +184,14 @@ class SAMAutoSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self._entered = True
         self.initializeParameterNode()
         self.correctPanel.enter()
-        self.setUpPanel.look()
-        self.retrainPanel.lookForJobs()
-        # Once the panel is drawn.
-        self.session.later(self.session.startEngine)
+        self.session.later(self._onDrawn)
+
+    def _onDrawn(self):
+        """What need not be known before the panel is seen."""
+        if self._entered and self.session is not None:
+            self.setUpPanel.look()
+            self.retrainPanel.lookForJobs()
+            self.session.startEngine()
 
     def exit(self):
         self._entered = False

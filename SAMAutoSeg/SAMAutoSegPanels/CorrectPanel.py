@@ -488,6 +488,7 @@ class CorrectPanel:
         self.exit()
         for timer in (self._lookTimer, self._viewTimer, self._prepareTimer):
             timer.stop()
+        self._ledgers.changed.disconnectAll()
         self._ledgers.close()
         if self.editor is not None:
             self.editor.setSegmentationNode(None)

@@ -83,6 +83,10 @@ class CurvePlot:
         chart.SetXAxisTitle(_("Step"))
         chart.SetTitleVisibility(False)
         chart.SetLegendVisibility(True)
+        # A panel is narrow; Slicer's own sizes are made for a whole view.
+        chart.SetLegendFontSize(9)
+        chart.SetAxisTitleFontSize(9)
+        chart.SetAxisLabelFontSize(9)
         view = self._add("vtkMRMLPlotViewNode", "view", "SAMAutoSeg")
         view.SetPlotChartNodeID(chart.GetID())
         if self._widget is None:

@@ -334,7 +334,7 @@ def suggestedName(structures, base=None):
     """A name for what is about to be trained: that of the model it refines, or its structures."""
     if base is not None and base.structures and base.writable:
         return base.name
-    text = listWords(structures, 3)
+    text = listWords(structures, 2)
     return "".join(c for c in text if c not in '<>:"/\\|?*') or _("My model")
 
 

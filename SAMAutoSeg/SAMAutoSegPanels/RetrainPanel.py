@@ -1,6 +1,7 @@
 """From corrected slices to a better model: start, watch, stop, compare, keep or discard."""
 
 import secrets
+import time
 
 import qt
 import slicer
@@ -24,6 +25,9 @@ from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import durationWords
 
 _POLL_MILLISECONDS = 500
+_SECONDS_BETWEEN_PLOTS = 2.0
+
+_ROW_HEIGHT = 22
 
 # Where no run has told yet how long a slice takes.
 _SECONDS_PER_SLICE = 0.5
@@ -50,6 +54,7 @@ class RetrainPanel:
         self._unchecked = set()
         self._shownStructures = None
         self._slices = ((), ())
+        self._drawn = 0.0
         self.watched = None
         self.confirm = slicer.util.confirmOkCancelDisplay
         self._plot = CurvePlot(ui.plotFrame.layout())
@@ -67,7 +72,8 @@ class RetrainPanel:
         ui.scoresTable.setColumnCount(3)
         ui.scoresTable.setHorizontalHeaderLabels((_("Structure"), _("Before"), _("After")))
         ui.scoresTable.verticalHeader().visible = False
-        ui.scoresTable.horizontalHeader().setStretchLastSection(True)
+        ui.scoresTable.verticalHeader().setDefaultSectionSize(_ROW_HEIGHT)
+        ui.scoresTable.horizontalHeader().setSectionResizeMode(0, qt.QHeaderView.Stretch)
         session.changed.connect(self.refresh)
 
     # What is shown
@@ -129,15 +135,7 @@ class RetrainPanel:
             ui.retrainProgressBar.setValue(max(view.percent, 0))
         ui.resultRow.visible = view.showResult
         ui.scoresTable.visible = view.showResult and bool(self.watched.rows)
-        choices = (
-            ui.structuresList,
-            ui.methodSelector,
-            ui.budgetSelector,
-            ui.modelNameEdit,
-            ui.holdOutCheckBox,
-        )
-        for widget in choices:
-            widget.enabled = view.canChange
+        ui.retrainSettings.visible = view.canChange
         ui.retrainEstimateLabel.text = self._estimate() if view.canChange else ""
         ui.retrainEstimateLabel.visible = bool(ui.retrainEstimateLabel.text)
         ui.jobFrame.visible = self._offered is not None and self.watched is None
@@ -289,10 +287,12 @@ class RetrainPanel:
             self._timer.stop()
             return
         if watched.poll():
-            curve = watched.curve
-            self._ui.plotFrame.visible = bool(curve.steps)
-            if curve.steps:
-                self._plot.show_(curve)
+            now = time.monotonic()
+            if watched.finished or now - self._drawn >= _SECONDS_BETWEEN_PLOTS:
+                self._drawn = now
+                self._ui.plotFrame.visible = bool(watched.curve.steps)
+                if watched.curve.steps:
+                    self._plot.show_(watched.curve)
         if watched.finished:
             self._timer.stop()
             self._message, self._failed = watched.message, watched.failed
@@ -321,9 +321,8 @@ class RetrainPanel:
                     better = score.change == "better"
                     item.setText(f"{text} {'▲' if better else '▼'}")
                 table.setItem(row, column, item)
-        table.resizeColumnsToContents()
-        height = table.horizontalHeader().height + 4
-        table.setFixedHeight(min(220, height + sum(table.rowHeight(n) for n in range(len(rows)))))
+        header = table.horizontalHeader().sizeHint.height()
+        table.setFixedHeight(min(220, header + 4 + _ROW_HEIGHT * len(rows)))
 
     def keep(self):
         """Add the new model to the models, and choose it."""

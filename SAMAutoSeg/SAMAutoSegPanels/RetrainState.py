@@ -67,7 +67,7 @@ def retrainView(facts):
     if facts.job == RUNNING:
         left = _("Goes on while you work, and when Slicer is closed.")
         if facts.secondsLeft is not None:
-            duration = _("{duration} left").format(duration=durationWords(facts.secondsLeft))
+            duration = _("Time left: {duration}").format(duration=durationWords(facts.secondsLeft))
             left = f"{duration}. {left}"
         tip = _("Ends the training here. The best model so far is scored and offered.")
         percent = int(100 * facts.fraction)

@@ -50,7 +50,7 @@ def segmentView(facts):
     if facts.run == RUNNING:
         left = ""
         if facts.secondsLeft is not None:
-            left = _("{duration} left").format(duration=durationWords(facts.secondsLeft))
+            left = _("Time left: {duration}").format(duration=durationWords(facts.secondsLeft))
         tip = _("Stops here and keeps the slices that are done.")
         return SegmentView(_("Cancel"), True, tip, left, int(100 * facts.fraction))
     if facts.run == CANCELLING:

@@ -53,6 +53,7 @@ class SelfTest:
 
     def setUp(self):
         case, session = self.case, self.session
+        self.wait(lambda: session.found, 10, "a look at what is installed")
         case.assertTrue(session.ready, self.ui.setUpLabel.text)
         if not session.library.hasDefaultBackbone():
             self.widget.modelPanel.download(session.library.defaultBackbone)

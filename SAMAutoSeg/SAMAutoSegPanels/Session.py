@@ -108,7 +108,7 @@ class Session:
         self.changed.emit()
 
     def _onState(self, state, message):
-        self.engineMessage = message
+        self.engineMessage = message[:1].upper() + message[1:]
         if message:
             self.log.append(f"{state}: {message}")
         self.changed.emit()

@@ -71,7 +71,10 @@ class SetUpPanel:
         self._session.changed.emit()
 
     def refresh(self):
-        ui, view = self._ui, SetUpState.setUpView(self.facts)
+        ui = self._ui
+        if not self._session.found:
+            return  # nobody has looked yet
+        view = SetUpState.setUpView(self.facts)
         ui.setUpLabel.text = view.text
         ui.setUpLabel.toolTip = view.toolTip
         ui.setUpButton.visible = bool(view.button)
@@ -159,7 +162,7 @@ class SetUpPanel:
             *(f"device: {d['name']} {d['words']}, free {d['free_bytes']}" for d in facts.devices),
             f"models: {', '.join(e.path.name for e in self._session.library.models()) or 'none'}",
             f"model folder: {self._session.library.folder}",
-            *self._session.log[-20:],
+            *list(self._session.log)[-20:],
         ]
         return "\n".join(lines)
 

@@ -46,7 +46,7 @@ def test_what_is_missing_is_said_and_the_button_waits(change: dict, words: str) 
 def test_while_it_runs_the_button_stops_and_nothing_can_be_changed() -> None:
     view = retrainView(replace(FINE, job=RUNNING, fraction=0.5, secondsLeft=65))
     assert (view.button, view.enabled, view.percent) == ("Stop and keep best", True, 50)
-    assert "about a minute left" in view.status and not view.canChange
+    assert "Time left: about a minute" in view.status and not view.canChange
     assert not retrainView(replace(FINE, job=STARTING)).enabled
     assert not retrainView(replace(FINE, job=STOPPING)).enabled
 

@@ -46,7 +46,7 @@ def test_what_is_wrong_with_the_choice_stands_below_the_button_but_not_what_is_y
 def test_while_it_runs_the_button_cancels_and_the_time_left_is_told() -> None:
     view = segmentView(replace(FINE, run=RUNNING, fraction=0.42, secondsLeft=31))
     assert (view.button, view.enabled, view.percent) == ("Cancel", True, 42)
-    assert view.status == "about 30 s left"
+    assert view.status == "Time left: about 30 s"
     assert segmentView(replace(FINE, run=PREPARING)).percent == -1
 
 
