@@ -18,7 +18,10 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Axis, SliceStack
 from SAMAutoSegLib.methods.training_set import low_res_target
+from SAMAutoSegLib.sam import catalog
+from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
 from SAMAutoSegLib.sam.predictor import ClickPredictor
 
 # 4 MB each, in the main memory.
@@ -45,6 +48,7 @@ class Clicks:
 
     A first click gives three masks of different extent, of which the surest is taken; with more
     points, a box or a mask there is one (Kirillov et al., Segment Anything, ICCV 2023, section 3).
+    Where the model was trained with boxes only, points become boxes, see `points_by_boxes`.
     """
 
     def __init__(self, volumes: OpenVolumes, models: LoadedModels, cache: EmbeddingCache) -> None:
@@ -112,13 +116,21 @@ class Clicks:
             self._predictor = ClickPredictor(backbone)
         embedding = self._embedding(view, number)
         self._predictor.set_embedding(embedding, stack.slice_shape, stack.pixel_spacing)
-        prediction = self._predictor.predict(
-            points=np.array([[column, row] for row, column, _ in points]) if points else None,
-            labels=np.array([int(sign > 0) for _, _, sign in points]) if points else None,
-            box=None if box is None else np.array([box[1], box[0], box[3], box[2]], float),
-            mask_input=None if mask is None else self._as_logits(open_array(mask), view),
-            multimask=len(points) == 1 and box is None and mask is None,
-        )
+        drawn = None if box is None else np.array([box[1], box[0], box[3], box[2]], float)
+        where = np.array([[column, row] for row, column, _ in points], float)
+        signs = np.array([int(sign > 0) for _, _, sign in points])
+        if points and mask is None and not _takes_points(backbone):
+            prediction = predict_points_by_boxes(
+                self._predictor, where, signs, stack.slice_shape, drawn
+            )
+        else:
+            prediction = self._predictor.predict(
+                points=where if points else None,
+                labels=signs if points else None,
+                box=drawn,
+                mask_input=None if mask is None else self._as_logits(open_array(mask), view),
+                multimask=len(points) == 1 and box is None and mask is None,
+            )
         best = int(prediction.iou.argmax())
         return prediction.masks[best], float(prediction.iou[best])
 
@@ -174,3 +186,8 @@ class Clicks:
             (mask != 0).astype(np.uint8), backbone.spec, side, view.stack.pixel_spacing
         )
         return torch.where(inside == 1, _SURE, -_SURE)[None].numpy()
+
+
+def _takes_points(backbone: Backbone) -> bool:
+    entry = catalog.find_by_sha256(backbone.sha256)
+    return entry is None or entry.takes_points
