@@ -1,8 +1,8 @@
 """Train the starter models, score them on patients that trained nothing, write files and cards.
 
-    python Resources/StarterModels/train.py hippocampus --data DIR   # images/ and labels/
-    python Resources/StarterModels/train.py heart --data DIR         # PATIENT_{ED,ES}_{img,lv}
-    python Resources/StarterModels/train.py abdomen --data DIR       # tests/reference_files
+    python Resources/Models/train.py hippocampus --data DIR   # images/ and labels/
+    python Resources/Models/train.py heart --data DIR         # PATIENT_{ED,ES}_{img,lv}
+    python Resources/Models/train.py abdomen --data DIR       # tests/reference_files
 
 DIR holds, in this order: Task04 of the Medical Segmentation Decathlon, the left ventricles of the
 Sunnybrook Cardiac Data as NIfTI, and what the source archive of totalsegmentator 2.18.0 has. Next
@@ -172,7 +172,7 @@ def main() -> None:
         "test_dice_sd": {
             name: round(float(np.std(dice)), 3) for name, dice in scores.items() if dice
         },
-        "command": f"python Resources/StarterModels/train.py {options.which} "
+        "command": f"python Resources/Models/train.py {options.which} "
         f"--steps {options.steps} --seed {options.seed}",
     }
     # The images' names and checksums would make the card longer than it is useful.
