@@ -220,7 +220,7 @@ class CorrectPanel:
 
     def _prepare(self):
         """Let the engine encode the slice in view and those around it, before a click comes."""
-        backbone, session = self._session.backboneFile(), self._session
+        backbone, session = self._session.clickFile(), self._session
         if not session.ready or backbone is None or self._current is None:
             return
         if self.volumeNode is None or session.client.state == "failed":
@@ -318,7 +318,7 @@ class CorrectPanel:
         if backbone is None:
             return _("Clicks need a SAM: download LiteMedSAM under Model.")
         if button is not self._ui.boxButton and backbone.name == "lite_medsam.pth":
-            return _("LiteMedSAM was trained with boxes: the box tool is more exact.")
+            return _("LiteMedSAM was trained with boxes: a box is more exact than a point.")
         return ""
 
     def _say(self, message, isError=False):
@@ -365,7 +365,7 @@ class CorrectPanel:
 
         volume, session = self.volumeNode, self._session
         requireReadable(volume)
-        backbone = session.backboneFile()
+        backbone = session.clickFile()
         if backbone is None:
             raise SAMAutoSegError(_("Clicks need a SAM: download LiteMedSAM under Model."))
         view = viewedSlice(sliceNode, volume)

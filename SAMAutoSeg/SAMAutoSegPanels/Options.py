@@ -63,11 +63,15 @@ class Precision(Enum):
 
 class Method(Enum):
     BLO_SAM = "blo-sam"
+    AUTO_SAM = "auto-sam"
+    SAM_SP = "sam-sp"
     JOINT = "joint"
 
     def label(self):
         return {
             Method.BLO_SAM: _("BLO-SAM, for few slices"),
+            Method.AUTO_SAM: _("AutoSAM, a head without prompt"),
+            Method.SAM_SP: _("SAM-SP, prompts itself"),
             Method.JOINT: _("Plain fine-tuning"),
         }[self]
 

@@ -2,17 +2,12 @@
 
 from datetime import datetime
 
-import numpy as np
-
 from SAMAutoSegLib.engine.jobs import TrainingJob, list_jobs
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegPanels.RetrainState import FINISHED, IDLE, RUNNING, STOPPING, scoreRows, verdict
 from SAMAutoSegPanels.TrainingCurve import TrainingCurve
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import listWords
-
-_STEP_BYTES = 1 << 23
 
 
 class WatchedJob:
@@ -139,8 +134,6 @@ def makeJobInSteps(folder, corrected, train, heldOut, settings):
         SAMAutoSegError: the disk is full.
     """
     volume = corrected.volume
-    yield from saveInSteps(folder / "image.npy", volume.array)
-    yield from saveInSteps(folder / "labels.npy", corrected.labels)
     grid = volume.grid
     described = {
         "name": volume.name,
@@ -162,19 +155,8 @@ def makeJobInSteps(folder, corrected, train, heldOut, settings):
         "notes": corrected.notes,
         **settings,
     }
-    return TrainingJob.create(folder, spec, {})
-
-
-def saveInSteps(path, array):
-    """Write an array as `numpy.save` does, yielding after every few megabytes."""
-    rows = max(1, _STEP_BYTES // max(1, array[:1].nbytes))
-    with replace_when_complete(path) as temporary, temporary.open("wb") as stream:
-        header = np.lib.format.header_data_from_array_1_0(np.ascontiguousarray(array[:0]))
-        header["shape"] = array.shape
-        np.lib.format.write_array_header_1_0(stream, header)
-        for first in range(0, len(array), rows):
-            stream.write(np.ascontiguousarray(array[first : first + rows]).data)
-            yield (first + rows) / len(array)
+    arrays = {"image": volume.array, "labels": corrected.labels}
+    return (yield from TrainingJob.create_in_steps(folder, spec, arrays))
 
 
 def settingsOf(session, node, name, backbone, device):

@@ -103,6 +103,15 @@ class Session:
                 return self.library.folder / known["file_name"]
         return None
 
+    def clickFile(self):
+        """File of the model that answers clicks; or None.
+
+        That is the chosen one also where it was learned: its SAM is loaded already, and has
+        encoded the slices with the same gray levels.
+        """
+        backbone, entry = self.backboneFile(), self.model
+        return entry.path if backbone and entry is not None and entry.structures else backbone
+
     def _onDevices(self, result):
         self.devices, self.chosenDevice = result["devices"], result["chosen"]
         self.changed.emit()

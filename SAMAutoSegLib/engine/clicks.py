@@ -119,9 +119,10 @@ class Clicks:
         drawn = None if box is None else np.array([box[1], box[0], box[3], box[2]], float)
         where = np.array([[column, row] for row, column, _ in points], float)
         signs = np.array([int(sign > 0) for _, _, sign in points])
-        if points and mask is None and not _takes_points(backbone):
+        if points and not _takes_points(backbone):
+            present = None if mask is None else open_array(mask)
             prediction = predict_points_by_boxes(
-                self._predictor, where, signs, stack.slice_shape, drawn
+                self._predictor, where, signs, stack.slice_shape, drawn, present
             )
         else:
             prediction = self._predictor.predict(

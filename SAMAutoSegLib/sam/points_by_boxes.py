@@ -29,18 +29,24 @@ def predict_points_by_boxes(
     labels: np.ndarray,
     shape: tuple[int, int],
     box: np.ndarray | None = None,
+    mask: np.ndarray | None = None,
 ) -> Prediction:
-    """Segment one object from points, and a box if there is one.
+    """Segment one object from points, and a box or a former mask if there is one.
 
     Args:
         points: [N, 2] as (column, row), N at least 1.
         labels: [N], 1 inside of the object, 0 outside.
         shape: (H, W) of the slice.
         box: [4] as column0, row0, column1, row1, drawn by the user.
+        mask: [H, W], what there is; points outside of the object then cut into its box.
 
     Returns:
         One mask, its estimated quality and its logits.
     """
+    present = None if mask is None else _box_of(np.asarray(mask) != 0)
+    if present is not None and box is None and not (labels > 0).any():
+        tried = predictor.predict_boxes(_cut(present, points))
+        return max(tried, key=lambda answer: _kept(answer.masks[0], np.asarray(mask) != 0, points))
     tried = predictor.predict_boxes(_boxes(points, labels, shape, box))
     best = _best(tried, points, labels)
     own = _box_of(best.masks[0])
@@ -71,6 +77,26 @@ def _boxes(
         ]
     limits = np.array(shape[::-1], float)
     return np.stack([np.clip(pair, 0, limits).ravel() for pair in grown])
+
+
+def _cut(box: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The box as it is, and cut on each of its sides at the points: [5, 4]."""
+    column0, row0, column1, row1 = box
+    columns, rows = points[:, 0], points[:, 1]
+    cuts = [
+        [column0, row0, max(columns.min(), column0 + 1), row1],
+        [min(columns.max() + 1, column1 - 1), row0, column1, row1],
+        [column0, row0, column1, max(rows.min(), row0 + 1)],
+        [column0, min(rows.max() + 1, row1 - 1), column1, row1],
+    ]
+    return np.array([list(box), *cuts], float)
+
+
+def _kept(found: np.ndarray, present: np.ndarray, points: np.ndarray) -> tuple[int, float]:
+    """How many points it leaves out, then how much of the former mask it keeps."""
+    outside = ~found[points[:, 1].astype(int), points[:, 0].astype(int)]
+    overlap = (found & present).sum() / max((found | present).sum(), 1)
+    return int(outside.sum()), float(overlap)
 
 
 def _best(tried: list[Prediction], points: np.ndarray, labels: np.ndarray) -> Prediction:

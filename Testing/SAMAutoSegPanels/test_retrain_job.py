@@ -9,7 +9,6 @@ from SAMAutoSegPanels.RetrainJob import (
     WatchedJob,
     describeJob,
     makeJobInSteps,
-    saveInSteps,
     unfinishedBusiness,
 )
 from SAMAutoSegPanels.RetrainState import FINISHED, IDLE, RUNNING, STOPPING
@@ -110,18 +109,6 @@ def test_a_run_that_goes_on_draws_its_curve_anew(job: Job) -> None:
     job.tell("loss", step=1, weights_loss=0.4)
     watched.poll()
     assert watched.curve.losses == [0.4] and watched.state == RUNNING
-
-
-def test_an_array_saved_in_steps_is_what_numpy_saves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("SAMAutoSegPanels.RetrainJob._STEP_BYTES", 200)
-    array = np.arange(8 * 5 * 6, dtype=np.int16).reshape(8, 5, 6)
-    strided = array[:, ::-1].transpose(0, 2, 1)
-    for n, given in enumerate((array, strided)):
-        steps = list(saveInSteps(tmp_path / f"{n}.npy", given))
-        assert len(steps) > 2
-        assert (np.load(tmp_path / f"{n}.npy") == given).all()
 
 
 def corrected() -> Any:

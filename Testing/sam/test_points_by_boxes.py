@@ -90,3 +90,15 @@ def test_a_drawn_box_is_used_with_points() -> None:
 def test_only_points_outside_give_an_answer_too() -> None:
     decoder = Answers((slice(45, 55), slice(45, 55)))
     assert answer(decoder, (10, 10, -1)).dtype == bool
+
+
+def test_a_point_outside_cuts_a_former_mask() -> None:
+    decoder = Answers((slice(40, 60), slice(20, 60)), (slice(40, 60), slice(60, 100)))
+    present = np.zeros(SHAPE, bool)
+    present[40:60, 20:100] = True  # ran into its neighbor
+
+    where, signs = np.array([[80.0, 50.0]]), np.array([0])
+    found = predict_points_by_boxes(decoder, where, signs, SHAPE, mask=present)  # type: ignore[arg-type]
+
+    assert not found.masks[0][50, 80]
+    assert found.masks[0][40:60, 20:60].all()
