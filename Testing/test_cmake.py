@@ -77,14 +77,16 @@ def test_the_entry_of_the_catalog_fits_the_build() -> None:
 
 
 @pytest.mark.parametrize("packager", ["slicer", "wheel"])
-def test_every_json_file_of_resources_is_packaged(packager: str) -> None:
-    there = sorted(path.name for path in (ROOT / "Resources").glob("*.json"))
+def test_catalogue_samples_and_starter_models_are_packaged(packager: str) -> None:
+    folder = ROOT / "Resources"
+    wanted = [*folder.glob("*.json"), *folder.glob("Models/*.safetensors")]
+    there = sorted(path.relative_to(folder).as_posix() for path in wanted)
     if packager == "slicer":
-        names = listed("foreach(json IN ITEMS")
+        names = listed("foreach(resource IN ITEMS")
     else:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
         included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
         for source, target in included.items():
             assert target == f"SAMAutoSegLib/{source}"
-        names = [Path(source).name for source in included]
+        names = [source.removeprefix("Resources/") for source in included]
     assert sorted(names) == there

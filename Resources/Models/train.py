@@ -48,7 +48,8 @@ class Starter:
 
     Attributes:
         train, test: what to read for each volume; nobody is on both sides.
-        slices: labeled slices taken of each training volume, spread over it; 0: every second.
+        slices: labeled slices taken of each training volume, spread over it; 0: every third.
+        settings: of the training, where they differ from the defaults.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Starter:
     train: Sequence[Callable[[], Pair]]
     test: Sequence[Callable[[], Pair]]
     slices: int
+    settings: dict[str, Any]
     facts: dict[str, str]
 
 
@@ -71,6 +73,7 @@ def hippocampus(data: Path) -> Starter:
         readers[30:110],
         readers[:30],
         4,
+        {"views": 2},
         {
             "data": "Medical Segmentation Decathlon, Task04 (Antonelli et al., 2022)",
             "data_license": "CC-BY-SA-4.0",
@@ -99,6 +102,7 @@ def heart(data: Path) -> Starter:
         readers(patients[8:]),
         readers(patients[:8]),
         5,
+        {"views": 2},
         {
             "data": "Sunnybrook Cardiac Data (Radau et al., 2009)",
             "data_license": "CC0-1.0",
@@ -119,6 +123,7 @@ def abdomen(data: Path) -> Starter:
         [_reader(data / "example_ct.nii.gz", data / "example_seg_fast_force_split.nii.gz")],
         [_reader(data / "example_ct_dicom", data / "example_seg_dicom.nii.gz")],
         0,
+        {"views": 8, "view_strength": 4.0},  # one patient has to stand for all sizes and places
         {
             "data": "sample CT of the totalsegmentator 2.18.0 source archive, one patient",
             "data_license": "Apache-2.0",
@@ -151,7 +156,12 @@ def main() -> None:
             backbone,
             plane=starter.plane,
             method=METHOD,
-            settings={"steps": options.steps, "views": 2, "batch": 4, "seed": options.seed},
+            settings={
+                "steps": options.steps,
+                "batch": 4,
+                "seed": options.seed,
+                **starter.settings,
+            },
             cache=cache,
             progress=progress,
         )
@@ -175,9 +185,8 @@ def main() -> None:
         "command": f"python Resources/Models/train.py {options.which} "
         f"--steps {options.steps} --seed {options.seed}",
     }
-    # The images' names and checksums would make the card longer than it is useful.
-    kept = {k: v for k, v in tuned.card.provenance.items() if k not in ("images", "held_out")}
-    card = replace(tuned.card, provenance={**kept, **facts})
+    score = {"held_out_dice": round(float(np.mean(list(means.values()))), 4)}
+    card = replace(tuned.card, provenance={**tuned.card.provenance, **facts, **score})
     save_adapted(options.output / f"{starter.name}.safetensors", tuned.model, card)
     about = {"structures": [s.name for s in starter.structures], **facts}
     text = json.dumps(about, indent=2) + "\n"
@@ -194,7 +203,7 @@ def _labeled(starter: Starter, pair: Pair) -> LabeledVolume:
     image, labels = pair
     stack = SliceStack(labels.array, image.grid, starter.plane)
     if not starter.slices:
-        return LabeledVolume(image, labels, tuple(range(0, len(stack), 2)))
+        return LabeledVolume(image, labels, tuple(range(0, len(stack), 3)))
     shown = [n for n in range(len(stack)) if stack.slice_at(n).any()]
     spread = np.linspace(0, len(shown) - 1, starter.slices + 2).round().astype(int)[1:-1]
     empty = [n for n in range(len(stack)) if n not in shown][:1]

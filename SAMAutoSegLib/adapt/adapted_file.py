@@ -13,10 +13,11 @@ from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.files import replace_when_complete, sha256_of_file
+from SAMAutoSegLib.files import replace_when_complete, sha256_of_file, user_data_dir
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.resources import resource
 from SAMAutoSegLib.sam import catalog
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone, read_checkpoint, recognize
@@ -113,7 +114,7 @@ def load_adapted(
     """Load a model file together with the backbone it was learned on.
 
     Args:
-        path: the model file.
+        path: the model file, or its name in the user's folder or among the starter models.
         base: the backbone's file or catalogue name; by default the catalogue's file with the
             SHA-256 that the model names.
         device, precision: see `load_backbone`.
@@ -164,8 +165,24 @@ def _require_backbone(source: str | Path, card: ModelCard, path: str | Path) -> 
     )
 
 
+def shipped_models() -> list[Path]:
+    """The starter models that come with the program, by name."""
+    folder = resource("ModelCatalog.json").parent / "Models"
+    return sorted(folder.glob(f"*{SUFFIX}"))
+
+
+def located(model: str | Path) -> Path:
+    """The file of a path, or of the name of a model in the user's folder or a starter model."""
+    if not Path(model).exists():
+        for known in (*sorted((user_data_dir() / "models").glob(f"*{SUFFIX}")), *shipped_models()):
+            if str(model) in (known.stem, known.name):
+                return known
+    return Path(model)
+
+
 def _read(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
-    if not Path(path).exists() and catalog.find(str(path)):
+    path = located(path)
+    if not path.exists() and catalog.find(str(path)):
         raise _knows_no_structure(path, "a plain SAM")
     checkpoint = read_checkpoint(path)
     header = checkpoint.header

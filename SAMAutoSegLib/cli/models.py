@@ -74,6 +74,7 @@ def _list(arguments: argparse.Namespace) -> None:
 
 def _models() -> list[dict[str, Any]]:
     """The catalogue, then the other files of the model folder."""
+    from SAMAutoSegLib.adapt.adapted_file import shipped_models
     from SAMAutoSegLib.files import user_data_dir
     from SAMAutoSegLib.sam import catalog
 
@@ -90,11 +91,13 @@ def _models() -> list[dict[str, Any]]:
     ]
     known = {model["path"] for model in models}
     folder = user_data_dir() / "models"
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+    own = sorted(folder.iterdir()) if folder.is_dir() else []
+    shipped = shipped_models()
+    for path in (*shipped, *own):
         if path.suffix in (".safetensors", ".pth", ".pt") and str(path) not in known:
             models.append(
                 {
-                    "name": path.name,
+                    "name": path.stem if path in shipped else path.name,
                     "title": _words(path),
                     "here": True,
                     "bytes": path.stat().st_size,
@@ -208,7 +211,11 @@ def _progress(arguments: argparse.Namespace) -> Iterator[Progress]:
 
 
 def _remove(arguments: argparse.Namespace) -> None:
+    from SAMAutoSegLib.adapt.adapted_file import shipped_models
+
     paths = {model["name"]: Path(model["path"]) for model in _models() if model["here"]}
+    for path in shipped_models():
+        paths.pop(path.stem, None)
     for name in arguments.name:
         if name not in paths:
             here = ", ".join(paths) or "none"

@@ -38,6 +38,11 @@ from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 # Encoding a slice costs about as much as some steps of training: for the progress bar only.
 _ENCODING_SHARE = 0.2
 
+# Of several volumes. The place of an organ in one patient is knowledge; in others it differs.
+_STRENGTH_ACROSS_PATIENTS = 2.0
+_VIEWS_ACROSS_PATIENTS = 4
+_IMAGES_ACROSS_PATIENTS = 64
+
 
 @dataclass(frozen=True)
 class FineTuned:
@@ -99,6 +104,8 @@ def finetune(
     adapted = replace(kind.adaptation(chosen, backbone), **adaptation or {})
     intensity = intensity or default_intensity(volumes[0].image)
     refuse_overlap(volumes, held_out)
+    usual = 1.0 if len(volumes) == 1 else _STRENGTH_ACROSS_PATIENTS
+    strength = chosen.view_strength or usual
 
     def encode(which: Sequence[LabeledVolume], views: int, told: Progress) -> TrainingSet:
         return build_training_set(
@@ -109,13 +116,15 @@ def finetune(
             intensity=intensity,
             encoder_blocks=adapted.encoder_blocks,
             changed_views=views - 1,
+            view_strength=strength,
             seed=chosen.seed,
             cache=cache,
             progress=told,
         )
 
     started = time.monotonic()
-    samples = encode(volumes, chosen.views, part_of(progress, 0.0, _ENCODING_SHARE))
+    views = _views(chosen.views, labeled, len(volumes))
+    samples = encode(volumes, views, part_of(progress, 0.0, _ENCODING_SHARE))
     encoded = time.monotonic()
     tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded
@@ -166,6 +175,13 @@ def finetune(
         "scoring": scoring + result.scoring_seconds,
     }
     return FineTuned(model, card, result, seconds)
+
+
+def _views(views: int, slices: int, volumes: int) -> int:
+    """How many views of every slice are encoded, see `Settings.views`."""
+    if views == 1 or volumes == 1:
+        return views
+    return max(views, min(_VIEWS_ACROSS_PATIENTS * views, _IMAGES_ACROSS_PATIENTS // slices))
 
 
 def _same_kind(one: AdaptedModel, other: AdaptedModel) -> bool:

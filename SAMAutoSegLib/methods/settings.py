@@ -23,7 +23,10 @@ class Settings:
         weight_decay: of the weights; the prompt embedding has none.
         ce_weight: share of cross-entropy in the loss; the rest is Dice.
         views: how many views of every slice are encoded: the slice itself, and slightly rotated,
-            scaled and shifted ones with other contrast.
+            scaled and shifted ones with other contrast. Of slices of several volumes there are up
+            to four times as many while they make 64 images at most; 1 stays 1.
+        view_strength: how much views differ, 1 is mild; 0: 1 for slices of one volume, in which
+            the place of an organ is knowledge, 2 for slices of several.
         feature_dropout: share of the embedding's channels blanked at a step, against overfitting.
         average: decay of the exponential average of the weights that becomes the model; 0: none.
         patience: stop after so many steps without a lower smoothed loss; 0: never.
@@ -40,6 +43,7 @@ class Settings:
     warmup: int = 10
     ce_weight: float = 0.2
     views: int = 2
+    view_strength: float = 0.0
     feature_dropout: float = 0.2
     average: float = 0.95
     patience: int = 100
@@ -56,6 +60,7 @@ class Settings:
             ("warmup", 0, 1_000_000),
             ("ce_weight", 0.0, 1.0),
             ("views", 1, 1000),
+            ("view_strength", 0.0, 5.0),
             ("feature_dropout", 0.0, 0.9),
             ("average", 0.0, 0.9999),
             ("patience", 0, 1_000_000),

@@ -93,6 +93,7 @@ def build_training_set(
     intensity: Intensity | None = None,
     encoder_blocks: int = 0,
     changed_views: int = 0,
+    view_strength: float = 1.0,
     seed: int = 0,
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
@@ -105,6 +106,7 @@ def build_training_set(
         intensity: by default that of `default_intensity`, for every volume its own.
         encoder_blocks: features from before so many last blocks of the encoder.
         changed_views: how many changed views of every slice are encoded besides.
+        view_strength: how much they differ, see `changed_view`.
         seed: of the changes.
 
     Raises:
@@ -147,7 +149,7 @@ def build_training_set(
             references.append(reference)
             image = backbone.spec.gather(images, number)
             for view in changed:
-                shown, labels = changed_view(image, reference, spacing, rng)
+                shown, labels = changed_view(image, reference, spacing, rng, view_strength)
                 (feature,) = embed_images(backbone, [shown], spacing, cache, encoder_blocks)
                 view.append((feature.to(backbone.precision), _target(labels, backbone, spacing)))
             spacings.append(spacing)

@@ -35,12 +35,15 @@ class Motion:
 
 
 def random_motion(
-    shape: tuple[int, ...], pixel_spacing: tuple[float, float], rng: np.random.Generator
+    shape: tuple[int, ...],
+    pixel_spacing: tuple[float, float],
+    rng: np.random.Generator,
+    strength: float = 1.0,
 ) -> Motion:
-    """A mild motion of a slice [H, W]; angles and sizes are true in the patient."""
-    angle = rng.uniform(-_RADIANS, _RADIANS)
-    scale = 1 + rng.uniform(-_SCALE, _SCALE)
-    shift = rng.uniform(-_SHIFT, _SHIFT, 2) * shape
+    """A motion of a slice [H, W]; angles and sizes are true in the patient."""
+    angle = rng.uniform(-_RADIANS, _RADIANS) * strength
+    scale = 1 + rng.uniform(-_SCALE, _SCALE) * strength
+    shift = rng.uniform(-_SHIFT, _SHIFT, 2) * strength * shape
     turned = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turned * np.array(pixel_spacing) / np.array(pixel_spacing)[:, None]
     center = (np.array(shape) - 1) / 2
@@ -52,6 +55,7 @@ def changed_view(
     reference: np.ndarray,
     pixel_spacing: tuple[float, float],
     rng: np.random.Generator,
+    strength: float = 1.0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """A slice rotated, scaled, shifted, with other contrast and noise, and its labels.
 
@@ -59,13 +63,15 @@ def changed_view(
         image: uint8 [H, W] or [H, W, 3].
         reference: class numbers [H, W].
         pixel_spacing: (row, column) in mm; angles and sizes are true in the patient.
+        strength: 1 is mild; motions grow with it, contrast with its root.
 
     Returns:
         Both at their own size and type; what comes in from outside is 0.
     """
-    motion = random_motion(reference.shape, pixel_spacing, rng)
+    motion = random_motion(reference.shape, pixel_spacing, rng, strength)
     shown = motion.moved_image(image) / 255
-    shown = np.clip(shown, 0, 1) ** rng.uniform(*_GAMMA) * rng.uniform(*_GAIN)
+    low, high = (end**strength**0.5 for end in _GAMMA)
+    shown = np.clip(shown, 0, 1) ** rng.uniform(low, high) * rng.uniform(*_GAIN)
     shown = shown + rng.normal(0, rng.uniform(0, _NOISE), shown.shape)
     gray = (np.clip(shown, 0, 1) * 255).round().astype(np.uint8)
     return gray, motion.moved(reference, 0)

@@ -48,3 +48,18 @@ def test_all_channels_of_neighboring_slices_move_together() -> None:
     image, _ = changed_view(three, labels, (1.0, 1.0), np.random.default_rng(3))
     assert image.shape == three.shape
     assert np.abs(image[..., 0].astype(int) - image[..., 2]).mean() < 12
+
+
+def test_a_stronger_change_moves_more() -> None:
+    labels = np.zeros((64, 64), np.uint8)
+    labels[24:40, 24:40] = 1
+    moved = {
+        strength: np.mean(
+            [
+                (changed_view(labels * 200, labels, (1.0, 1.0), rng, strength)[1] != labels).sum()
+                for rng in map(np.random.default_rng, range(8))
+            ]
+        )
+        for strength in (1.0, 2.0)
+    }
+    assert moved[2.0] > 1.4 * moved[1.0]
