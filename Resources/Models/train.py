@@ -70,8 +70,8 @@ def hippocampus(data: Path) -> Starter:
         "hippocampus",
         "sagittal",
         [structure_named("anterior hippocampus", 1), structure_named("posterior hippocampus", 2)],
-        readers[30:110],
-        readers[:30],
+        readers[12:52],
+        readers[:12],
         4,
         {"views": 2},
         {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from SAMAutoSegLib.adapt.token_init import TokenInit
-from SAMAutoSegLib.sam.two_way import mask_logits, two_way, upscale
+from SAMAutoSegLib.sam.two_way import freeze_key_biases, mask_logits, two_way, upscale
 
 # Of a class: the IoU token, and the mask tokens that SAM has for one mask more than the single one.
 _GROUP = 3
@@ -73,7 +73,5 @@ def learned_parts(mask_decoder: Any) -> tuple[nn.Module, nn.Module, nn.Module]:
     parts = source.transformer, source.output_upscaling, source.output_hypernetworks_mlps[0]
     for part in parts:
         part.requires_grad_(True)
-    for name, bias in source.transformer.named_parameters():
-        if name.endswith("k_proj.bias"):
-            bias.requires_grad_(False)
+    freeze_key_biases(source.transformer)
     return parts

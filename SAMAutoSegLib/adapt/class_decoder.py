@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from SAMAutoSegLib.adapt.lora import add_lora_to_attention
 from SAMAutoSegLib.adapt.token_init import TokenInit
-from SAMAutoSegLib.sam.two_way import mask_logits, two_way, upscale
+from SAMAutoSegLib.sam.two_way import freeze_key_biases, mask_logits, two_way, upscale
 
 
 class ClassDecoder(nn.Module):
@@ -42,6 +42,7 @@ class ClassDecoder(nn.Module):
         super().__init__()
         source = copy.deepcopy(mask_decoder)
         self.transformer: nn.Module = source.transformer.requires_grad_(whole)
+        freeze_key_biases(self.transformer)
         if lora_rank and not whole:
             add_lora_to_attention(self.transformer, lora_rank)
         self.iou_token: nn.Embedding = source.iou_token.requires_grad_(True)

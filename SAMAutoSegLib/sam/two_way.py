@@ -75,6 +75,13 @@ def two_way(
     return transformer.norm_final_attn(tokens), image
 
 
+def freeze_key_biases(transformer: Any) -> None:
+    """They drop out of every softmax, so there is nothing to learn and they get no gradient."""
+    for name, bias in transformer.named_parameters():
+        if name.endswith("k_proj.bias"):
+            bias.requires_grad_(False)
+
+
 def tokens_read_image(attention: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Cross-attention of few queries to many keys, [B, T, 256] from [B, N, 256].
 

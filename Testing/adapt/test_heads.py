@@ -19,7 +19,7 @@ from SAMAutoSegLib.sam.upstream import MaskDecoder, TwoWayTransformer
 
 # Those that prompt, and the one of imported models, are tested by themselves.
 PROMPT_FREE = [name for name in get_args(HeadName) if name.startswith("auto-")]
-HEADS = ["class-tokens", *PROMPT_FREE]
+HEADS = ["class-tokens", "class-tokens-whole", *PROMPT_FREE]
 VIT = ["auto-vit", "auto-vit-tokens"]
 
 
