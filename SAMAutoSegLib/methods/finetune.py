@@ -40,8 +40,6 @@ _ENCODING_SHARE = 0.2
 
 # Of several volumes. The place of an organ in one patient is knowledge; in others it differs.
 _STRENGTH_ACROSS_PATIENTS = 2.0
-_VIEWS_ACROSS_PATIENTS = 4
-_IMAGES_ACROSS_PATIENTS = 64
 
 
 @dataclass(frozen=True)
@@ -123,8 +121,7 @@ def finetune(
         )
 
     started = time.monotonic()
-    views = _views(chosen.views, labeled, len(volumes))
-    samples = encode(volumes, views, part_of(progress, 0.0, _ENCODING_SHARE))
+    samples = encode(volumes, chosen.views, part_of(progress, 0.0, _ENCODING_SHARE))
     encoded = time.monotonic()
     tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded
@@ -175,13 +172,6 @@ def finetune(
         "scoring": scoring + result.scoring_seconds,
     }
     return FineTuned(model, card, result, seconds)
-
-
-def _views(views: int, slices: int, volumes: int) -> int:
-    """How many views of every slice are encoded, see `Settings.views`."""
-    if views == 1 or volumes == 1:
-        return views
-    return max(views, min(_VIEWS_ACROSS_PATIENTS * views, _IMAGES_ACROSS_PATIENTS // slices))
 
 
 def _same_kind(one: AdaptedModel, other: AdaptedModel) -> bool:

@@ -23,8 +23,7 @@ class Settings:
         weight_decay: of the weights; the prompt embedding has none.
         ce_weight: share of cross-entropy in the loss; the rest is Dice.
         views: how many views of every slice are encoded: the slice itself, and slightly rotated,
-            scaled and shifted ones with other contrast. Of slices of several volumes there are up
-            to four times as many while they make 64 images at most; 1 stays 1.
+            scaled and shifted ones with other contrast.
         view_strength: how much views differ, 1 is mild; 0: 1 for slices of one volume, in which
             the place of an organ is knowledge, 2 for slices of several.
         feature_dropout: share of the embedding's channels blanked at a step, against overfitting.

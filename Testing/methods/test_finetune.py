@@ -12,7 +12,7 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Volume
-from SAMAutoSegLib.methods.finetune import FineTuned, _views, finetune
+from SAMAutoSegLib.methods.finetune import FineTuned, finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import Progress
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -222,13 +222,3 @@ def test_structures_that_are_in_no_slice_at_all_are_refused(
 ) -> None:
     with pytest.raises(SAMAutoSegError, match="none of the 4 labeled slices holds a voxel of lung"):
         finetune([labeled()], [structure_named("lung", 9)], tiny_backbone(), plane="axial")
-
-
-@pytest.mark.parametrize(
-    ("views", "slices", "volumes", "expected"),
-    [(2, 5, 1, 2), (2, 4, 4, 8), (2, 16, 16, 4), (2, 300, 60, 2), (1, 4, 4, 1), (4, 4, 2, 16)],
-)
-def test_slices_of_several_patients_are_shown_in_more_views(
-    views: int, slices: int, volumes: int, expected: int
-) -> None:
-    assert _views(views, slices, volumes) == expected
