@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import SimpleITK as sitk
 
 from SAMAutoSegLib.adapt.adapted_file import save_adapted
 from SAMAutoSegLib.evaluate.metrics import score_volume
 from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure, structure_named
-from SAMAutoSegLib.images.volume import Volume
+from SAMAutoSegLib.images.volume import Grid, Volume
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import console_progress
@@ -195,7 +196,31 @@ def main() -> None:
 
 
 def _reader(image: Path, labels: Path) -> Callable[[], Pair]:
-    return lambda: (read_image(image), read_labels(labels)[0])
+    def read() -> Pair:
+        shown = read_image(image)
+        return shown, _on_grid(read_labels(labels)[0], shown.grid)
+
+    return read
+
+
+def _on_grid(labels: Volume, grid: Grid) -> Volume:
+    """Labels where the image has its voxels: files of one scan may differ in their axes."""
+    if labels.grid.same_as(grid):
+        return labels
+    source = sitk.GetImageFromArray(labels.array)
+    source.SetSpacing(labels.grid.spacing)
+    source.SetOrigin(labels.grid.origin)
+    source.SetDirection(labels.grid.direction.ravel().tolist())
+    moved = sitk.Resample(
+        source,
+        grid.size,
+        sitk.Transform(),
+        sitk.sitkNearestNeighbor,
+        grid.origin,
+        grid.spacing,
+        grid.direction.ravel().tolist(),
+    )
+    return replace(labels, array=sitk.GetArrayFromImage(moved), grid=grid)
 
 
 def _labeled(starter: Starter, pair: Pair) -> LabeledVolume:
