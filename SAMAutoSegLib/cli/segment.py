@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SAMAutoSegError(f"cannot write {arguments.output}: it is the image; name another")
     _refuse_overwriting(arguments)
 
-    from SAMAutoSegLib.adapt.adapted_file import load_adapted
+    from SAMAutoSegLib.adapt.adapted_file import load_adapted, located
     from SAMAutoSegLib.device import choose_device
     from SAMAutoSegLib.files import replace_when_complete, require_writable, sha256_of_file
     from SAMAutoSegLib.images.intensity import Intensity
@@ -176,8 +176,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise Cancelled("stopped before the first slice was done: nothing was written")
     segmented = time.monotonic()
     facts = {
-        "model": Path(arguments.model).name,
-        "model_sha256": sha256_of_file(arguments.model),
+        "model": located(arguments.model).name,
+        "model_sha256": sha256_of_file(located(arguments.model)),
         "backbone": card.backbone,
         "backbone_sha256": card.backbone_sha256,
         "method": card.method,

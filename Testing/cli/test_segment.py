@@ -354,3 +354,14 @@ def test_uncertainty_never_overwrites_image_or_segmentation(
     assert "it is the segmentation" in error(case, capsys, "--uncertainty", str(case.output))
     assert "unknown file type" in error(case, capsys, "--uncertainty", "doubt.jpg")
     assert case.image.read_bytes() == before and not case.output.exists()
+
+
+def test_a_model_of_the_users_folder_is_found_by_its_name(case: Case, tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "models"
+    folder.mkdir(parents=True)
+    case.model.rename(folder / "organs.safetensors")
+    case.model = Path("organs")
+
+    assert main(case.arguments()) == 0
+
+    assert case.output.exists()
