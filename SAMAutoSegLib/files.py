@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,6 +64,14 @@ def require_writable(path: str | os.PathLike[str]) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
         probe.unlink()
+
+
+def refuse_inputs(written: Path, inputs: Iterable[Path]) -> None:
+    """`SAMAutoSegError` if what is to be written is one of the files that are read."""
+    if written.resolve() in [path.resolve() for path in inputs]:
+        raise SAMAutoSegError(
+            f"cannot write {written}: it is read by this very command; name another"
+        )
 
 
 @contextmanager

@@ -4,8 +4,6 @@ import argparse
 import json
 from pathlib import Path
 
-from SAMAutoSegLib.errors import SAMAutoSegError
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``samautoseg convert``."""
@@ -38,13 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, write, tell what was found."""
     from SAMAutoSegLib.adapt.adapted_file import save_adapted
     from SAMAutoSegLib.adapt.imported import import_adapted
-    from SAMAutoSegLib.files import require_writable
+    from SAMAutoSegLib.files import refuse_inputs, require_writable
     from SAMAutoSegLib.images.intensity import Intensity
 
-    if arguments.output.resolve() in (arguments.file.resolve(), Path(arguments.base).resolve()):
-        raise SAMAutoSegError(
-            f"cannot write {arguments.output}: it is read by this very command; name another"
-        )
+    refuse_inputs(arguments.output, [arguments.file, Path(arguments.base)])
     require_writable(arguments.output)
     names = [name.strip() for name in (arguments.structures or "").split(",") if name.strip()]
     model, card, report = import_adapted(

@@ -125,13 +125,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, write the model, report."""
-    from SAMAutoSegLib.files import require_writable
+    from SAMAutoSegLib.files import refuse_inputs, require_writable
 
     weak = [path for paths in arguments.weak or [] for path in paths]
     inputs = [*arguments.image, *arguments.labels, Path(arguments.base), *weak]
     inputs += [arguments.start] if arguments.start else []
     for written in filter(None, (arguments.output, arguments.curve)):
-        _refuse_inputs(written, inputs)
+        refuse_inputs(written, inputs)
         require_writable(written)
     settings = settings_of(arguments)
     if arguments.start or weak or arguments.method == "we-sam":
@@ -201,13 +201,6 @@ def _finish(tuned: "FineTuned", checkpoint: Path, arguments: argparse.Namespace)
             f"{further}"
         )
     return 0
-
-
-def _refuse_inputs(written: Path, inputs: list[Path]) -> None:
-    if written.resolve() in [path.resolve() for path in inputs]:
-        raise SAMAutoSegError(
-            f"cannot write {written}: it is read by this very command; name another"
-        )
 
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -149,7 +149,8 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     volume = read_image(arguments.image)
     roi = Roi.parse(arguments.roi, volume.grid.size) if arguments.roi else None
-    model, card, backbone = load_adapted(arguments.model, base=arguments.base, device=device)
+    model_file = located(arguments.model)
+    model, card, backbone = load_adapted(model_file, base=arguments.base, device=device)
     axis = arguments.axis or card.plane
     count = len(SliceStack(volume.array, volume.grid, axis))
     slices = parse_slices(arguments.slices, count) if arguments.slices else None
@@ -176,8 +177,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise Cancelled("stopped before the first slice was done: nothing was written")
     segmented = time.monotonic()
     facts = {
-        "model": located(arguments.model).name,
-        "model_sha256": sha256_of_file(located(arguments.model)),
+        "model": model_file.name,
+        "model_sha256": sha256_of_file(model_file),
         "backbone": card.backbone,
         "backbone_sha256": card.backbone_sha256,
         "method": card.method,

@@ -13,7 +13,6 @@ import torch
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
-from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.methods.finetune import (
     FineTuned,
@@ -21,6 +20,8 @@ from SAMAutoSegLib.methods.finetune import (
     held_out_scorer,
     provenance_of,
     refuse_overlap,
+    require_a_step,
+    seconds_of,
 )
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.trainer import OnStep, train
@@ -114,8 +115,7 @@ def adapt_source(
         on_step=on_step,
         progress=part_of(progress, _ENCODING_SHARE, 1.0),
     )
-    if result.stopped == "cancelled" and not result.steps:
-        raise Cancelled("cancelled before the first step: nothing to keep")
+    require_a_step(result)
     result.notes += held_out_neighbors(volumes, held_out)
     adapted_card = replace(
         card,
@@ -129,12 +129,7 @@ def adapt_source(
             "source": {"method": card.method, "provenance": card.provenance},
         },
     )
-    seconds = {
-        "encoding": encoded - started,
-        "training": result.seconds - result.scoring_seconds,
-        "scoring": scoring + result.scoring_seconds,
-    }
-    return FineTuned(model, adapted_card, result, seconds)
+    return FineTuned(model, adapted_card, result, seconds_of(result, encoded - started, scoring))
 
 
 def _kinds(volumes: Sequence[UnlabeledVolume]) -> list[str]:

@@ -141,8 +141,7 @@ def finetune(
         on_step=on_step,
         progress=part_of(progress, _ENCODING_SHARE, 1.0),
     )
-    if result.stopped == "cancelled" and not result.steps:
-        raise Cancelled("cancelled before the first step: nothing to keep")
+    require_a_step(result)
     if start is not None and not can_start:
         result.notes.append(
             "the training started anew, because the former model adapts other parts"
@@ -166,12 +165,22 @@ def finetune(
         settings=chosen.to_json(),
         provenance={**provenance_of(volumes, held_out, result), CALIBRATION: calibration},
     )
-    seconds = {
-        "encoding": encoded - started,
+    return FineTuned(model, card, result, seconds_of(result, encoded - started, scoring))
+
+
+def require_a_step(result: TrainingResult) -> None:
+    """`Cancelled` if a training was cancelled before it made any."""
+    if result.stopped == "cancelled" and not result.steps:
+        raise Cancelled("cancelled before the first step: nothing to keep")
+
+
+def seconds_of(result: TrainingResult, encoding: float, scoring: float) -> dict[str, float]:
+    """`FineTuned.seconds`; `scoring` is what the encoding of the held-out slices took."""
+    return {
+        "encoding": encoding,
         "training": result.seconds - result.scoring_seconds,
         "scoring": scoring + result.scoring_seconds,
     }
-    return FineTuned(model, card, result, seconds)
 
 
 def _same_kind(one: AdaptedModel, other: AdaptedModel) -> bool:
