@@ -10,6 +10,9 @@ from SAMAutoSegPanels.SegmentRun import SegmentRun
 from SAMAutoSegPanels.SegmentState import IDLE, SegmentFacts, segmentView
 from SAMAutoSegPanels.Translation import _
 
+# More than two changed little where it was measured, and each costs a pass of the decoder.
+REFINE_ITERATIONS = 2
+
 
 class SegmentPanel:
     """Starts and cancels runs.
@@ -113,6 +116,8 @@ class SegmentPanel:
             request["precision"] = node.precision.value
         if self._session.device:
             request["device"] = self._session.device
+        if node.refine:
+            request["refine"] = REFINE_ITERATIONS
         cleanup = {}
         if node.largestPart:
             cleanup["largest_component"] = True

@@ -15,6 +15,7 @@ Results:
   with `uncertainty`: `per_slice` (wrong pixels to expect, by slice number as text) and `array`
   (uint8 [K, J, I], 255 for a label that is surely wrong). The same when it was cancelled, of the
   slices that were done; nothing if there are none
+  With `refine`: as often at most the prediction prompts the decoder, see `Refinement`
 - estimate: `seconds`
 - click: `mask` [rows, columns] bool, `score` (how good the model takes it for, 0 to 1)
 
@@ -164,6 +165,7 @@ REQUESTS: dict[str, dict[str, Check]] = {
         "roi": _optional(ROI),
         "intensity": _optional(TEXT),
         "cleanup": _optional(MAPPING),
+        "refine": _optional(WHOLE),
         "uncertainty": _optional(FLAG),
     },
     "estimate": {"volume": TEXT, **_LOADED, "axis": _optional(TEXT)},

@@ -39,6 +39,7 @@ from SAMAutoSegLib.images.slices import Axis, plane_along
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.segment.cleanup import CleanUp
+from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
 log = logging.getLogger(__name__)
@@ -169,6 +170,7 @@ class Service:
         params = request.params
         volume = self._volumes[params["volume"]]
         cleanup = _cleanup(params.get("cleanup") or {})
+        refinement = Refinement(params["refine"]) if params.get("refine") else None
         intensity = Intensity.parse(params["intensity"]) if params.get("intensity") else None
         roi = _roi(params["roi"], volume) if params.get("roi") else None
         self._tell(request, 0.0, "loading the model", None)
@@ -222,6 +224,7 @@ class Service:
                     intensity=intensity,
                     cache=self._cache,
                     cleanup=cleanup,
+                    refinement=refinement,
                     uncertainty="doubts" in reserved,
                     progress=progress,
                     on_slice=on_slice,

@@ -7,12 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from SAMAutoSegLib.adapt.adapted_file import load_adapted
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.volume import Grid
 from SAMAutoSegLib.sam import architecture
 from SAMAutoSegLib.sam.architecture import ViTShape
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.predictor import ClickPredictor
+from SAMAutoSegLib.segment.refinement import Refinement
+from SAMAutoSegLib.segment.volume import segment_volume
 
 from .conftest import Driver, Files
 
@@ -71,6 +74,16 @@ def test_how_uncertain_the_labels_are_is_told_on_request(
         found = stack.slice_at(int(number)).sum() / 255
         assert 0 < found == pytest.approx(expected, rel=0.02)
     assert "uncertainty" not in engine.result("segment", **files.segmenting(volume, slices=[2]))
+
+
+def test_a_prediction_is_refined_on_request_as_by_the_library(
+    engine: Driver, files: Files, volume: str, tiny_vit_b: ViTShape
+) -> None:
+    model, card, backbone = load_adapted(files.model, base=files.base, device="cpu")
+    expected = segment_volume(files.volume, model, card, backbone, refinement=Refinement(2)).labels
+    told = engine.result("segment", **files.segmenting(volume, refine=2))
+    assert np.array_equal(told["labels"], expected)
+    assert not np.array_equal(expected, files.labels)
 
 
 def test_progress_goes_from_nothing_to_all(engine: Driver, files: Files, long_volume: str) -> None:
