@@ -1,4 +1,4 @@
-"""A plain SAM prompted with the reference's own boxes: what adapted models are compared with."""
+"""A plain SAM prompted with what the reference tells: what adapted models are compared with."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from scipy import ndimage
 
 from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
 from SAMAutoSegLib.sam.predictor import ClickPredictor
 
 
@@ -65,6 +67,63 @@ def prompt_with_boxes(
         labels = np.array(list(boxes[number]), found.dtype)
         target.put(number, np.where(highest.numpy() > 0, labels[winner.numpy()], 0))
     return found
+
+
+def prompt_with_points(
+    images: SliceStack,
+    reference: SliceStack,
+    backbone: Backbone,
+    *,
+    slices: Sequence[int] | None = None,
+    cache: EmbeddingCache | None = None,
+    batch: int | None = None,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Segment with one click per structure and slice, in the middle of its largest part.
+
+    As for `prompt_with_boxes`, with less help: clicks say where structures lie, not how large they
+    are. They are answered by way of boxes, see `points_by_boxes`.
+    """
+    found = np.zeros_like(reference.array)
+    target = SliceStack(found, reference.grid, reference.plane)
+    chosen = range(len(reference)) if slices is None else slices
+    numbers = [number for number in chosen if reference.slice_at(number).any()]
+    predictor = ClickPredictor(backbone)
+    embedded = embed_slices(
+        backbone,
+        images.views,
+        images.pixel_spacing,
+        numbers=numbers,
+        cache=cache,
+        batch=batch,
+        progress=progress,
+    )
+    for number, embedding in embedded:
+        predictor.set_embedding(embedding, images.slice_shape, images.pixel_spacing)
+        labels = reference.slice_at(number)
+        highest = np.zeros(labels.shape, np.float32)
+        best = np.zeros_like(labels)
+        for label in np.unique(labels[labels > 0]):
+            row, column = middle_of(labels == label)
+            answer = predict_points_by_boxes(
+                predictor, np.array([[column, row]], float), np.array([1]), images.slice_shape
+            )
+            low_res = torch.from_numpy(answer.low_res)
+            shape, spacing = images.slice_shape, images.pixel_spacing
+            logits = backbone.spec.logits_to_slice(low_res, shape, spacing)[0].numpy()
+            best[logits > highest] = label
+            highest = np.maximum(highest, logits)
+        target.put(number, best)
+    return found
+
+
+def middle_of(mask: np.ndarray) -> tuple[int, int]:
+    """The pixel (row, column) of a mask's largest part that is farthest from its border."""
+    parts, _ = ndimage.label(mask)
+    largest = np.bincount(parts.ravel())[1:].argmax() + 1
+    depth = ndimage.distance_transform_edt(np.pad(parts == largest, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return int(row), int(column)
 
 
 def _boxes(labels: np.ndarray) -> dict[int, tuple[int, int, int, int]]:

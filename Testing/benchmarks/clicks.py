@@ -11,7 +11,6 @@ same archive and on three cardiac MRI.
 import time
 
 import numpy as np
-from scipy import ndimage
 
 from SAMAutoSegLib.demo import run
 from SAMAutoSegLib.images.bounding_box import bounding_box
@@ -23,6 +22,7 @@ from SAMAutoSegLib.sam.embedding_cache import embed_slices
 from SAMAutoSegLib.sam.fetch import fetched
 from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
 from SAMAutoSegLib.sam.predictor import ClickPredictor
+from SAMAutoSegLib.segment.prompted import middle_of
 
 _FEWEST_PIXELS = 60
 
@@ -44,7 +44,7 @@ def main() -> None:
             mask = labels.slice_at(number) == structure.label
             if mask.sum() < _FEWEST_PIXELS:
                 continue
-            row, column = middle(mask)
+            row, column = middle_of(mask)
             point, sign = np.array([[column, row]], float), np.array([1])
             answer = predictor.predict(point, sign)
             found["point"].append(dice(answer.masks[answer.iou.argmax()], mask))
@@ -61,15 +61,6 @@ def main() -> None:
     for name, values in found.items():
         print(f"{name:16} Dice {np.mean(values):.3f}, median {np.median(values):.3f}")
     print(f"{len(seconds)} clicks, median {1000 * np.median(seconds):.0f} ms by boxes")
-
-
-def middle(mask: np.ndarray) -> tuple[int, int]:
-    """The pixel of the largest part that is farthest from its border."""
-    parts, _ = ndimage.label(mask)
-    largest = np.bincount(parts.ravel())[1:].argmax() + 1
-    depth = ndimage.distance_transform_edt(np.pad(parts == largest, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return int(row), int(column)
 
 
 def dice(found: np.ndarray, wanted: np.ndarray) -> float:

@@ -16,11 +16,13 @@ from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
-from SAMAutoSegLib.segment.prompted import prompt_with_boxes
-from SAMAutoSegLib.segment.volume import segment_volume
+from SAMAutoSegLib.segment.cleanup import CleanUp
+from SAMAutoSegLib.segment.prompted import prompt_with_boxes, prompt_with_points
+from SAMAutoSegLib.segment.refinement import Refinement
+from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
-Segment = Callable[[LabeledVolume], np.ndarray]
-"""From a volume and the slices that count to a label map [K, J, I]."""
+Segment = Callable[[LabeledVolume], SegmentationResult]
+"""From a volume and the slices that count to its labels, and how uncertain they are if known."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +42,21 @@ class Task:
 
 def boxes(task: Task) -> Segment:
     """An oracle: the plain backbone with a box around the reference in every slice."""
+    return _prompted(task, prompt_with_boxes)
 
-    def segment(volume: LabeledVolume) -> np.ndarray:
-        gray = default_intensity(volume.image).apply(volume.image.array)
-        kept = np.isin(volume.labels.array, [s.label for s in task.images.structures])
-        wanted = np.where(kept, volume.labels.array, 0)
-        return prompt_with_boxes(
-            SliceStack(gray, volume.image.grid, task.images.plane),
-            SliceStack(wanted, volume.image.grid, task.images.plane),
-            task.backbone,
-            slices=volume.slices,
-            cache=task.cache,
-        )
+
+def points(task: Task) -> Segment:
+    """An oracle: a click in the middle of every structure in every slice."""
+    return _prompted(task, prompt_with_points)
+
+
+def _prompted(task: Task, prompt: Callable[..., np.ndarray]) -> Segment:
+    values = np.array([0, *(structure.label for structure in task.images.structures)])
+
+    def segment(volume: LabeledVolume) -> SegmentationResult:
+        gray, classes = _stacks(task, volume)
+        found = prompt(gray, classes, task.backbone, slices=volume.slices, cache=task.cache)
+        return SegmentationResult(values[found])
 
     return segment
 
@@ -64,7 +69,7 @@ def unet(task: Task) -> Segment:
         known += [(gray.slice_at(n), classes.slice_at(n)) for n in volume.slices]
     net = train_unet(known, len(task.images.structures) + 1, seed=task.seed)
     values = np.array([0, *(structure.label for structure in task.images.structures)])
-    return lambda volume: values[unet_classes(net, _stacks(task, volume)[0])]
+    return lambda volume: SegmentationResult(values[unet_classes(net, _stacks(task, volume)[0])])
 
 
 def joint(task: Task) -> Segment:
@@ -102,14 +107,31 @@ def blo_second_order(task: Task) -> Segment:
     return _trained(task, "blo-sam", {"steps": steps, "order": "finite-difference"})
 
 
+def auto_sam(head: str) -> Callable[[Task], Segment]:
+    """AutoSAM with one of its heads."""
+    return lambda task: _trained(task, "auto-sam", {"steps": task.evaluations, "head": head})
+
+
+def sam_sp(task: Task) -> Segment:
+    """SAM-SP, segmenting with up to two iterations; a gradient of it goes through both passes."""
+    return _trained(task, "sam-sp", {"steps": task.evaluations}, refinement=Refinement(2))
+
+
+ORACLES = ("boxes (oracle)", "points (oracle)")
+
 CONTENDERS: dict[str, Callable[[Task], Segment]] = {
-    "boxes (oracle)": boxes,
+    ORACLES[0]: boxes,
+    ORACLES[1]: points,
     "U-Net": unet,
     "joint": joint,
     "joint on half": joint_half,
     "BLO-SAM published": blo_published,
     "BLO-SAM rotating": blo_rotating,
     "BLO-SAM second order": blo_second_order,
+    "AutoSAM ViT": auto_sam("auto-vit-tokens"),
+    "AutoSAM CNN": auto_sam("auto-cnn-small"),
+    "AutoSAM linear": auto_sam("auto-linear"),
+    "SAM-SP": sam_sp,
 }
 
 
@@ -118,6 +140,8 @@ def _trained(
     method: str,
     settings: dict[str, Any],
     labeled: Sequence[LabeledVolume] | None = None,
+    cleanup: CleanUp | None = None,
+    refinement: Refinement | None = None,
 ) -> Segment:
     own = {} if "recipe" in settings else {"patience": 0}
     tuned = finetune(
@@ -130,16 +154,18 @@ def _trained(
         cache=task.cache,
     )
 
-    def segment(volume: LabeledVolume) -> np.ndarray:
-        found = segment_volume(
+    def segment(volume: LabeledVolume) -> SegmentationResult:
+        return segment_volume(
             volume.image,
             tuned.model,
             tuned.card,
             task.backbone,
             slices=volume.slices,
             cache=task.cache,
+            cleanup=cleanup,
+            refinement=refinement,
+            uncertainty=True,
         )
-        return found.labels
 
     return segment
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from contenders import CONTENDERS, Segment, Task
+from contenders import CONTENDERS, ORACLES, Segment, Task
 from image_sets import ImageSet, draw, load_set
 
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -28,6 +28,7 @@ from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.sam.fetch import fetched
+from SAMAutoSegLib.segment.volume import SegmentationResult
 
 RESULTS = Path("docs/benchmarks/few-shot.jsonl")
 _DATA = "SAMAUTOSEG_BENCHMARK_DATA"
@@ -73,7 +74,9 @@ def main() -> None:
                             "method": method,
                             "evaluations": options.evaluations,
                         }
-                        if _key(entry) in known:
+                        # Other patients are the same for every seed, and oracles learn nothing.
+                        again = method in ORACLES and scheme == "patients" and seed > 0
+                        if again or _key(entry) in known:
                             continue
                         entry |= _result(task, method)
                         with options.results.open("a") as stream:
@@ -92,25 +95,55 @@ def _result(task: Task, method: str) -> dict:
     tested = [_scores(task.images, segment, volume) for volume in task.drawn.tested]
     learned = [_scores(task.images, segment, volume) for volume in task.drawn.labeled]
     dice, nsd, hd95 = np.nanmean([scores[:3] for scores in tested], axis=0)
+    unsure = [scores[4] for scores in tested if np.isfinite(scores[4])]
     return {
         "dice": round(float(dice), 4),
         "nsd": round(float(nsd), 4),
         "hd95_mm": round(float(hd95), 2) if np.isfinite(hd95) else None,
         "gap": round(float(np.nanmean([scores[0] for scores in learned]) - dice), 4),
         "outside": round(float(np.mean([scores[3] for scores in tested])), 4),
+        "calibration": round(float(np.mean(unsure)), 4) if unsure else None,
         "seconds": round(seconds, 1),
     }
 
 
 def _scores(images: ImageSet, segment: Segment, volume: LabeledVolume) -> tuple[float, ...]:
-    """Mean Dice, NSD and HD95 over the structures, and the share of what was found that lies on
-    slices without any of them."""
-    found = segment(volume)
+    """Mean Dice, NSD and HD95 over the structures, the share of what was found that lies on slices
+    without any of them, and the calibration error."""
+    result = segment(volume)
+    found = result.labels
     truth = volume.labels.array
     grid, plane = volume.image.grid, images.plane
     scores = score_volume(found, truth, grid, images.structures, slices=volume.slices, axis=plane)
     mean = mean_score(scores)
-    return mean.dice, mean.nsd, mean.hd95_mm, _outside(images, found, volume)
+    error = _calibration_error(images, result, volume)
+    return mean.dice, mean.nsd, mean.hd95_mm, _outside(images, found, volume), error
+
+
+def _calibration_error(
+    images: ImageSet, result: SegmentationResult, volume: LabeledVolume
+) -> float:
+    """Expected calibration error (Guo et al., ICML 2017, section 2) of the probability to be wrong.
+
+    Ten bins, over the voxels that the model or the reference gives to a structure: over all, the
+    background would hide everything. NaN if the method tells no probability.
+    """
+    if result.uncertainty is None:
+        return float("nan")
+    labels = [structure.label for structure in images.structures]
+    truth = np.where(np.isin(volume.labels.array, labels), volume.labels.array, 0)
+    stacks = [
+        SliceStack(array, volume.image.grid, images.plane)
+        for array in (result.labels, truth, result.uncertainty)
+    ]
+    shown = [np.stack([stack.slice_at(n) for n in volume.slices]) for stack in stacks]
+    found, expected, doubt = (array.ravel() for array in shown)
+    counted = (found > 0) | (expected > 0)
+    wrong, doubt = (found != expected)[counted], doubt[counted]
+    bins = np.minimum((doubt * 10).astype(int), 9)
+    sizes = np.maximum(np.bincount(bins, minlength=10), 1)
+    gaps = (np.bincount(bins, doubt, 10) - np.bincount(bins, wrong, 10)) / sizes
+    return float((np.abs(gaps) * np.bincount(bins, minlength=10)).sum() / max(len(bins), 1))
 
 
 def _outside(images: ImageSet, found: np.ndarray, volume: LabeledVolume) -> float:
