@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from SAMAutoSegLib.engine.explain import explain
 from SAMAutoSegLib.engine.jobs import (
     CHECKPOINT,
+    FIRST_PART,
     LOCK,
     MODEL,
     STOP,
@@ -78,7 +79,7 @@ def _acquired(lock: FileLock) -> bool:
 
 
 def _work(folder: Path) -> int:
-    resumed = (folder / CHECKPOINT).exists()
+    resumed = any((folder / name).exists() for name in (CHECKPOINT, FIRST_PART))
     append_event(folder, "started", pid=os.getpid(), host=socket.gethostname(), resumed=resumed)
     try:
         spec = read_spec(folder)

@@ -31,6 +31,9 @@ class Settings:
         patience: stop after so many steps without a lower smoothed loss; 0: never.
         gradient_clip: longer gradients of a step are shortened to this length, because with few
             slices a batch a single one can be far out of line; 0: none is.
+        own_labels: share of the steps, the last ones, in which every second slice of a batch is one
+            that nobody labeled, from the same volumes, as the model segmented it after the other
+            steps; 0: none. See `own_labels`.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
     """
@@ -47,6 +50,7 @@ class Settings:
     average: float = 0.95
     patience: int = 100
     gradient_clip: float = 1.0
+    own_labels: float = 0.0
     count_absent: bool = False
     seed: int = 42
 
@@ -64,6 +68,7 @@ class Settings:
             ("average", 0.0, 0.9999),
             ("patience", 0, 1_000_000),
             ("gradient_clip", 0.0, 1e6),
+            ("own_labels", 0.0, 0.9),
             ("seed", 0, 2**63 - 1),
         ):
             require_between(name, getattr(self, name), low, high)
