@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.images.cleanup import CleanUp, remove_parts
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure
@@ -34,7 +35,6 @@ from SAMAutoSegLib.methods.training_set import (
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
-from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
 
 # Labeling takes about as long as some steps: for the progress bar only.
 _LABELING_SHARE = 0.1

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.images.cleanup import remove_parts
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.methods import own_labels
@@ -16,7 +17,6 @@ from SAMAutoSegLib.methods.own_labels import first_part_of, label_other_slices
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.segment.cleanup import remove_parts
 
 from .conftest import DISC, QUICK, Tune, same, stop_at
 

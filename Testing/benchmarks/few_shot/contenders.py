@@ -10,13 +10,13 @@ import numpy as np
 from image_sets import Draw, ImageSet
 
 from SAMAutoSegLib.demo.unet import train_unet, unet_classes
+from SAMAutoSegLib.images.cleanup import CleanUp
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
-from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.prompted import prompt_with_boxes, prompt_with_points
 from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
