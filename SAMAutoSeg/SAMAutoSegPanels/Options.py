@@ -65,6 +65,7 @@ class Method(Enum):
     BLO_SAM = "blo-sam"
     AUTO_SAM = "auto-sam"
     SAM_SP = "sam-sp"
+    WE_SAM = "we-sam"
     JOINT = "joint"
 
     def label(self):
@@ -72,6 +73,7 @@ class Method(Enum):
             Method.BLO_SAM: _("BLO-SAM, for few slices"),
             Method.AUTO_SAM: _("AutoSAM, a head without prompt"),
             Method.SAM_SP: _("SAM-SP, prompts itself"),
+            Method.WE_SAM: _("WeSAM, to a new scanner by rough paint"),
             Method.JOINT: _("Plain fine-tuning"),
         }[self]
 

@@ -121,13 +121,14 @@ def unfinishedBusiness(root):
     return found
 
 
-def makeJobInSteps(folder, corrected, train, heldOut, settings):
+def makeJobInSteps(folder, corrected, train, heldOut, settings, rough=()):
     """Write a job, a few megabytes between two steps; the generator returns the job.
 
     Args:
         folder: of the job, not there yet.
         corrected: a `CorrectedSlices`.
         train, heldOut: slice numbers.
+        rough: those of ``train`` whose labels are rough paint; for WeSAM.
         settings: further fields of the specification.
 
     Raises:
@@ -146,6 +147,8 @@ def makeJobInSteps(folder, corrected, train, heldOut, settings):
         "slices": list(train),
         "held_out": list(heldOut),
     }
+    if rough:
+        described["rough"] = list(rough)
     if volume.modality:
         described["modality"] = volume.modality
     spec = {

@@ -11,6 +11,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels import RetrainState
 from SAMAutoSegPanels.CurvePlot import CurvePlot
 from SAMAutoSegPanels.ModelLibrary import checkedName, suggestedName
+from SAMAutoSegPanels.Options import Method
 from SAMAutoSegPanels.RetrainJob import (
     WatchedJob,
     describeJob,
@@ -107,6 +108,8 @@ class RetrainPanel:
             corrected=corrected,
             reviewed=reviewed,
             structures=tuple(name for _id, name in self.structures()),
+            roughly=node is not None and node.method == Method.WE_SAM,
+            known=tuple(getattr(session.model, "structures", ())),
             hasBackbone=session.backboneFile() is not None,
             backboneWords=getattr(session.model, "backbone", "") or "LiteMedSAM",
             holdOut=node is not None and node.holdOut,
@@ -136,6 +139,7 @@ class RetrainPanel:
         ui.resultRow.visible = view.showResult
         ui.scoresTable.visible = view.showResult and bool(self.watched.rows)
         ui.retrainSettings.visible = view.canChange
+        ui.budgetSelector.enabled = ui.holdOutCheckBox.enabled = not self.facts.roughly
         ui.retrainEstimateLabel.text = self._estimate() if view.canChange else ""
         ui.retrainEstimateLabel.visible = bool(ui.retrainEstimateLabel.text)
         ui.jobFrame.visible = self._offered is not None and self.watched is None
@@ -209,7 +213,7 @@ class RetrainPanel:
     def _estimate(self):
         session, ledger = self._session, self._ledgers.ledger
         usable = {*self._slices[0], *self._slices[1]}
-        if ledger is None or not usable or session.parameterNode is None:
+        if ledger is None or not usable or session.parameterNode is None or self.facts.roughly:
             return ""
         perSlice = _SECONDS_PER_SLICE
         if session.secondsForVolume is not None:
@@ -246,9 +250,14 @@ class RetrainPanel:
         except SAMAutoSegError as error:
             self._fail(str(error))
             return
-        train, heldOut = splitSlices(corrected.slices, node.holdOut)
+        train, heldOut, rough = *splitSlices(corrected.slices, node.holdOut), ()
+        if node.method == Method.WE_SAM:
+            # Rough paint is no reference: nothing is held out.
+            rough, heldOut = corrected.slices, ()
+            free = RetrainState.slicesWithoutPaint(len(self._ledgers.ledger), rough)
+            train = sorted({*rough, *free})
         folder = self._jobsFolder / secrets.token_hex(6)
-        self._starting = makeJobInSteps(folder, corrected, train, heldOut, settings)
+        self._starting = makeJobInSteps(folder, corrected, train, heldOut, settings, rough)
         session.changed.emit()
         session.later(self._writeOn)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import durationWords, sliceWords
+from SAMAutoSegPanels.Wording import durationWords, listWords, sliceWords
 
 IDLE = "idle"
 STARTING = "starting"
@@ -14,6 +14,9 @@ FINISHED = "finished"
 
 # Fewer would leave one slice for the score, which says next to nothing.
 FEWEST_FOR_HELD_OUT = 6
+
+# Each is encoded in several views.
+MOST_WITHOUT_PAINT = 12
 
 # Measured with LiteMedSAM on two cores; elsewhere the real pace is known after a few steps.
 _STEP_SECONDS = 0.17
@@ -25,13 +28,16 @@ class RetrainFacts:
     """What decides about the panel.
 
     ``corrected`` and ``reviewed`` are slice numbers, excluded ones left out; ``structures`` the
-    checked names.
+    checked names. ``roughly`` stands for a method that adapts a model by rough paint; it learns
+    ``known``, the structures of that model, and nothing else.
     """
 
     ready: bool
     corrected: tuple = ()
     reviewed: tuple = ()
     structures: tuple = ()
+    roughly: bool = False
+    known: tuple = ()
     hasBackbone: bool = True
     backboneWords: str = ""
     holdOut: bool = True
@@ -94,6 +100,12 @@ def whyNot(facts):
         return _("Correct or review some slices first: the training learns from them.")
     if not facts.structures:
         return _("Check at least one structure to learn.")
+    if facts.roughly and not facts.known:
+        return _("WeSAM adapts a model that knows structures: select one under Model.")
+    if facts.roughly and {*facts.structures} != {*facts.known}:
+        return _("WeSAM adapts all that the model knows. Check these, no others: {names}.").format(
+            names=listWords(facts.known)
+        )
     if not facts.hasBackbone:
         return _("The training needs {backbone}: download it under Model.").format(
             backbone=facts.backboneWords
@@ -116,6 +128,8 @@ def summaryText(facts):
         text = _("Learn from the {count} reviewed slices").format(count=len(facts.reviewed))
     if len(usable) == 1:
         text = _("Learn from slice {number}").format(number=usable[0])
+    if facts.roughly:
+        return _("{text} as rough paint, and from other slices without any.").format(text=text)
     train, heldOut = splitSlices(usable, facts.holdOut)
     if heldOut:
         text = _("{text}; {numbers} held back for the score").format(
@@ -142,6 +156,13 @@ def splitSlices(slices, holdOut=True):
     chosen = {1 + (2 * n + 1) * inner // (2 * count) for n in range(count)}
     heldOut = [slices[n] for n in sorted(chosen)]
     return [number for number in slices if number not in heldOut], heldOut
+
+
+def slicesWithoutPaint(count, painted):
+    """Slices that a model is adapted to besides the painted ones, spread over all ``count``."""
+    free = [number for number in range(count) if number not in painted]
+    step = -(-len(free) // MOST_WITHOUT_PAINT) or 1
+    return free[step // 2 :: step]
 
 
 def trainingSeconds(budget, slices, secondsPerSlice, onGpu=False):

@@ -246,8 +246,9 @@ def _learned_without_labels(
     task: _Task, spec: dict[str, Any], method: str, options: dict[str, Any]
 ) -> FineTuned:
     """By a method that adapts a model to slices without contours; those of `slices`."""
+    from SAMAutoSegLib.images.slices import SliceStack
     from SAMAutoSegLib.images.weak_label_files import read_weak_labels
-    from SAMAutoSegLib.images.weak_labels import WeakLabels
+    from SAMAutoSegLib.images.weak_labels import WeakLabels, rough_paint
     from SAMAutoSegLib.methods.adapt_source import adapt_source
     from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 
@@ -265,6 +266,10 @@ def _learned_without_labels(
             paths = [Path(path) for path in described["weak"]]
             weak, told = read_weak_labels(paths, volume.image, task.plane, task.structures)
             notes += told
+        if described.get("rough"):
+            stack = SliceStack(volume.labels.array, volume.image.grid, task.plane)
+            values = {structure.label: structure.label for structure in task.structures}
+            weak = weak.joined(rough_paint(stack, values, described["rough"]))
         volumes.append(UnlabeledVolume(volume.image, volume.slices, weak))
     tuned = adapt_source(
         volumes,

@@ -84,7 +84,8 @@ class TrainingJob:
             spec: `volumes`, a list; each has `name`, `size`, `spacing`, `origin`, `direction`
                 (nine numbers) as in the request `open_volume`, `modality` (or None), `image` and
                 `labels` (names in `arrays`), `slices` to learn from and `held_out` ones, and
-                for the method 'we-sam', which learns without `labels`, files of `weak` ones.
+                for the method 'we-sam', which learns without contours, files of `weak` labels
+                and numbers of the slices whose labels are `rough` paint.
                 `structures` (as `Structure.to_json`, `label` is the value in the label arrays).
                 `backbone` (file or catalogue name).
                 Optional: `base_model` (file of the adapted model that is refined), `plane`

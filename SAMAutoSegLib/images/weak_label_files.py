@@ -39,7 +39,7 @@ from SAMAutoSegLib.images.read import read_labels
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure, matched
 from SAMAutoSegLib.images.volume import Volume, require_same_grid
-from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels, check_weak_labels
+from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels, check_weak_labels, rough_paint
 
 FORMAT = "SAMAutoSeg weak labels"
 FORMAT_VERSION = 1
@@ -251,17 +251,12 @@ def _from_paint(
     paint, found = read_labels(path)
     require_same_grid(image, paint)
     slices = SliceStack(paint.array, image.grid, stack.plane)
-    hints: dict[int, dict[int, Hint]] = {}
     partners = [(own, other) for own, other in matched(structures, found) if other is not None]
     if not partners:
         names = ", ".join(structure.name for structure in structures)
         raise SAMAutoSegError(f"{path} holds no paint of what the model knows: {names}")
-    for own, other in partners:
-        for number, values in enumerate(slices.views):
-            mask = values == other.label
-            if mask.any():
-                hints.setdefault(number, {})[own.label] = Hint(coarse=mask)
-    return WeakLabels(stack.plane, hints)
+    labels = {other.label: own.label for own, other in partners}
+    return rough_paint(slices, labels, range(len(slices)))
 
 
 def _named(label: str, path: Path, structures: Sequence[Structure]) -> tuple[Structure, int]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.images.slices import Plane
+from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure
 
 Point = tuple[int, int, int]
@@ -101,6 +101,25 @@ class WeakLabels:
                 mine = hints.setdefault(number, {})
                 mine[label] = mine[label].joined(hint) if label in mine else hint
         return WeakLabels(self.plane, hints)
+
+
+def rough_paint(
+    labels: SliceStack, structures: Mapping[int, int], numbers: Iterable[int]
+) -> WeakLabels:
+    """What is painted in some slices of a label volume, as coarse masks.
+
+    Args:
+        structures: the structure's label for each value in `labels` that counts.
+        numbers: of the slices.
+    """
+    hints: dict[int, dict[int, Hint]] = {}
+    for number in numbers:
+        values = labels.slice_at(number)
+        for value, label in structures.items():
+            mask = values == value
+            if mask.any():
+                hints.setdefault(number, {})[label] = Hint(coarse=mask)
+    return WeakLabels(labels.plane, hints)
 
 
 def check_weak_labels(

@@ -142,6 +142,13 @@ def test_a_job_holds_what_its_process_needs(tmp_path: Path) -> None:
     assert (tmp_path / "job" / f"{volume['labels']}.npy").is_file()
 
 
+def test_rough_paint_is_named_in_the_job(tmp_path: Path) -> None:
+    for step in makeJobInSteps(tmp_path / "job", corrected(), [1, 3, 5], [], {}, rough=[1, 3]):
+        assert 0 <= step <= 1
+    (volume,) = TrainingJob.attach(tmp_path / "job").spec["volumes"]
+    assert volume["slices"] == [1, 3, 5] and volume["rough"] == [1, 3]
+
+
 def test_a_job_given_up_half_way_leaves_no_array(tmp_path: Path) -> None:
     steps = makeJobInSteps(tmp_path / "job", corrected(), [1], [], {})
     next(steps)

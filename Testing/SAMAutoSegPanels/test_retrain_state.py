@@ -4,12 +4,14 @@ import pytest
 from SAMAutoSegPanels.Options import Budget, Method
 from SAMAutoSegPanels.RetrainState import (
     FINISHED,
+    MOST_WITHOUT_PAINT,
     RUNNING,
     STARTING,
     STOPPING,
     RetrainFacts,
     retrainView,
     scoreRows,
+    slicesWithoutPaint,
     splitSlices,
     summaryText,
     trainingSeconds,
@@ -36,6 +38,8 @@ def test_with_corrected_slices_the_button_trains() -> None:
         ({"structures": ()}, "at least one structure"),
         ({"hasBackbone": False, "backboneWords": "LiteMedSAM"}, "LiteMedSAM"),
         ({"nameProblem": "Give the model a name"}, "Give the model a name"),
+        ({"roughly": True}, "select one under Model"),
+        ({"roughly": True, "known": ("liver", "spleen")}, "Check these, no others: liver, spleen"),
     ],
 )
 def test_what_is_missing_is_said_and_the_button_waits(change: dict, words: str) -> None:
@@ -54,6 +58,21 @@ def test_while_it_runs_the_button_stops_and_nothing_can_be_changed() -> None:
 def test_a_finished_training_asks_for_a_decision_first() -> None:
     view = retrainView(replace(FINE, job=FINISHED, lastMessage="Better: ..."))
     assert view.showResult and not view.enabled and view.status == "Better: ..."
+
+
+def test_rough_paint_is_no_reference_so_nothing_is_held_back() -> None:
+    facts = replace(FINE, corrected=tuple(range(1, 10)), roughly=True, known=("liver",))
+    view = retrainView(facts)
+    assert view.enabled and "as rough paint, and from other slices" in view.summary
+    assert "held back" not in view.summary
+
+
+def test_slices_without_paint_are_spread_over_the_others() -> None:
+    found = slicesWithoutPaint(100, [0, 50, 99])
+    assert 8 <= len(found) <= MOST_WITHOUT_PAINT and not {0, 50, 99} & set(found)
+    assert found[0] < 15 and found[-1] > 85
+    assert slicesWithoutPaint(5, [1, 2]) == [0, 3, 4]
+    assert slicesWithoutPaint(2, [0, 1]) == []
 
 
 def test_too_few_slices_for_a_score_is_said_and_one_slice_is_no_plural() -> None:

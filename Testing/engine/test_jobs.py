@@ -218,6 +218,13 @@ def test_a_model_adapts_to_images_without_labels(
     job.start(PROCESS)
     result = finished(job)
     assert result["model"] and set(result["before"]) == set(result["after"])
+    painted = [{**spec["volumes"][0], "rough": spec["volumes"][0]["slices"]}]
+    rough = TrainingJob.create(tmp_path / "rough", {**spec, **changes, "volumes": painted}, arrays)
+    rough.start(PROCESS)
+    # The same paint, out of the label array instead of a file.
+    assert finished(rough)["after"] == result["after"]
+    losses = [[event["self_training_loss"] for event in named(j, "loss")] for j in (job, rough)]
+    assert losses[0] and losses[0] == losses[1]
     without = TrainingJob.create(tmp_path / "other", {**spec, "method": "we-sam"}, arrays)
     without.start(PROCESS)
     until(lambda: without.state == "failed")
