@@ -48,11 +48,9 @@ class CurvePlot:
             self._widget = None
 
     def _draw(self, kind, xs, ys):
-        series = slicer.vtkMRMLPlotSeriesNode
-        # VTK complains about a line with a single point.
-        style = series.LineStyleSolid if len(xs) > 1 else series.LineStyleNone
+        if len(xs) == 1:  # VTK complains about a line with a single point, even an invisible one
+            xs, ys = [*xs, *xs], [*ys, *ys]
         _fill(self._nodes[f"{kind}Table"], xs, ys)
-        self._nodes[kind].SetLineStyle(style)
 
     def _alive(self):
         return self._widget is not None and "view" in self._nodes
@@ -70,7 +68,7 @@ class CurvePlot:
             one.SetXColumnName(_("Step"))
             one.SetYColumnName(title)
             one.SetPlotType(slicer.vtkMRMLPlotSeriesNode.PlotTypeScatter)
-            one.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleNone)
+            one.SetLineStyle(slicer.vtkMRMLPlotSeriesNode.LineStyleSolid)
             markers = slicer.vtkMRMLPlotSeriesNode
             one.SetMarkerStyle(
                 markers.MarkerStyleCircle if kind == "dice" else markers.MarkerStyleNone
