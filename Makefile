@@ -3,7 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slicer lint benchmark-demo benchmark-encoder benchmark-fewshot clean
+.PHONY: demo test test-slicer lint benchmark-demo benchmark-encoder benchmark-fewshot \
+        benchmark-methods clean
 
 demo: .venv/ready
 	$(BIN)/samautoseg demo
@@ -39,6 +40,16 @@ benchmark-encoder: .venv/ready
 benchmark-fewshot: .venv/ready
 	$(BIN)/python Testing/benchmarks/few_shot/run.py $(if $(DATA),--data $(DATA))
 	$(BIN)/python Testing/benchmarks/few_shot/report.py
+
+# All methods with the same labels, the shift to another scanner, and where uncertainty points.
+METHODS := U-Net,joint,BLO-SAM rotating,AutoSAM ViT,AutoSAM CNN,AutoSAM linear,SAM-SP
+benchmark-methods: .venv/ready
+	$(BIN)/python Testing/benchmarks/few_shot/run.py $(if $(DATA),--data $(DATA)) \
+	  --counts 4,16 --seeds 5 --methods "$(METHODS)"
+	$(BIN)/python Testing/benchmarks/few_shot/report.py
+	$(BIN)/python Testing/benchmarks/scanner_shift.py $(if $(DATA),--data $(DATA)) --write
+	$(BIN)/python Testing/benchmarks/uncertainty.py --sets ct,hippocampus,cardiac \
+	  $(if $(DATA),--data $(DATA)) --write docs/benchmarks
 
 clean:
 	rm -rf .venv
