@@ -48,15 +48,20 @@ class CurvePlot:
             self._widget = None
 
     def _draw(self, kind, xs, ys):
-        if len(xs) == 1:  # VTK complains about a line with a single point, even an invisible one
+        # VTK complains about lines with less than two points, even about invisible ones.
+        if len(xs) == 1:
             xs, ys = [*xs, *xs], [*ys, *ys]
         _fill(self._nodes[f"{kind}Table"], xs, ys)
+        chart, series = self._nodes["chart"], self._nodes[kind].GetID()
+        if xs and not chart.HasPlotSeriesNodeID(series):
+            chart.AddAndObservePlotSeriesNodeID(series)
+        elif not xs and chart.HasPlotSeriesNodeID(series):
+            chart.RemovePlotSeriesNodeID(series)
 
     def _alive(self):
         return self._widget is not None and "view" in self._nodes
 
     def _make(self):
-        series = []
         for kind, title, color in (("loss", _("Loss"), _LOSS), ("dice", _("Held-out Dice"), _DICE)):
             table = self._add("vtkMRMLTableNode", f"{kind}Table", title)
             for name in (_("Step"), title):
@@ -74,10 +79,7 @@ class CurvePlot:
                 markers.MarkerStyleCircle if kind == "dice" else markers.MarkerStyleNone
             )
             one.SetColor(*color)
-            series.append(one)
         chart = self._add("vtkMRMLPlotChartNode", "chart", _("Training"))
-        for one in series:
-            chart.AddAndObservePlotSeriesNodeID(one.GetID())
         chart.SetXAxisTitle(_("Step"))
         chart.SetTitleVisibility(False)
         chart.SetLegendVisibility(True)
