@@ -47,7 +47,7 @@ def predict_points_by_boxes(
     if present is not None and box is None and not (labels > 0).any():
         tried = predictor.predict_boxes(_cut(present, points))
         return max(tried, key=lambda answer: _kept(answer.masks[0], np.asarray(mask) != 0, points))
-    tried = predictor.predict_boxes(_boxes(points, labels, shape, box))
+    tried = predictor.predict_boxes(_boxes(points, labels, shape, box), rough=box is None)
     best = _best(tried, points, labels)
     own = _box_of(best.masks[0])
     if own is not None and box is None:

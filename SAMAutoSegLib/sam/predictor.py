@@ -106,14 +106,21 @@ class ClickPredictor:
             masks = torch.as_tensor(mask_input, dtype=torch.float, device=device)[None]
         return self._decode(prompts, boxes, masks, multimask)[0]
 
-    def predict_boxes(self, boxes: np.ndarray, multimask: bool = False) -> list[Prediction]:
+    def predict_boxes(
+        self, boxes: np.ndarray, multimask: bool = False, rough: bool = False
+    ) -> list[Prediction]:
         """Segment one object per box [N, 4], all in one pass of the decoder.
+
+        Args:
+            rough: in bfloat16 where the backbone computes in it: several times as fast, and good
+                enough to tell which box to take.
 
         Raises:
             SAMAutoSegError: no slice set.
         """
         self._current()
-        return self._decode(None, self._to_input(np.asarray(boxes), boxes=True), None, multimask)
+        prompts = self._to_input(np.asarray(boxes), boxes=True)
+        return self._decode(None, prompts, None, multimask, rough)
 
     def _arranged(self, image: Tensor) -> Tensor:
         """In the order in memory in which the fast decoder reads positions, once for all clicks."""
@@ -139,19 +146,29 @@ class ClickPredictor:
         boxes: Tensor | None,
         masks: Tensor | None,
         multimask: bool,
+        rough: bool = False,
     ) -> list[Prediction]:
-        with torch.inference_mode():
+        half = rough and self.backbone.precision == torch.bfloat16
+        precision = torch.bfloat16 if half else torch.float32
+        device = self.backbone.device
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
             if self._dense_pe is None or self._dense_pe.device != self.backbone.device:
                 self._dense_pe = self._arranged(self.backbone.prompt_encoder.get_dense_pe())
             sparse, dense = self.backbone.prompt_encoder(points=points, boxes=boxes, masks=masks)
+            if masks is None:  # the same for all prompts
+                dense = dense[:1]
             low_res, iou = self.backbone.decode(
-                self._current(), self._dense_pe, sparse, dense, multimask
+                self._current().to(precision),
+                self._dense_pe.to(precision),
+                sparse,
+                dense.to(precision),
+                multimask,
             )
             logits = self.backbone.spec.logits_to_slice(
-                low_res, self._original, self._pixel_spacing
+                low_res.float(), self._original, self._pixel_spacing
             )
             found = (logits > 0).cpu().numpy()  # Sam.mask_threshold
         return [
-            Prediction(found[n], iou[n].cpu().numpy(), low_res[n].cpu().numpy())
+            Prediction(found[n], iou[n].float().cpu().numpy(), low_res[n].float().cpu().numpy())
             for n in range(len(found))
         ]

@@ -21,7 +21,7 @@ class Answers:
             mask[where] = True
         self.boxes: list[np.ndarray] = []
 
-    def predict_boxes(self, boxes: np.ndarray) -> list[Prediction]:
+    def predict_boxes(self, boxes: np.ndarray, rough: bool = False) -> list[Prediction]:
         self.boxes += list(boxes)
         return [self._answer(box) for box in boxes]
 

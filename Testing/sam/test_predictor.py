@@ -87,6 +87,22 @@ def test_a_kept_embedding_gives_what_the_slice_gives(
     np.testing.assert_array_equal(predictor.predict(box=[5, 5, 40, 30]).masks, first.masks)
 
 
+def test_a_rough_answer_differs_only_where_the_backbone_computes_in_half_precision(
+    tiny_backbone: Callable[..., Backbone], picture: Callable[..., np.ndarray]
+) -> None:
+    boxes = np.array([[5, 5, 40, 30], [30, 20, 60, 45]])
+    for precision in (torch.float32, torch.bfloat16):
+        predictor = ClickPredictor(tiny_backbone(precision=precision))
+        predictor.set_image(picture(50, 70))
+        exact, rough = predictor.predict_boxes(boxes), predictor.predict_boxes(boxes, rough=True)
+        for one, other in zip(exact, rough, strict=True):
+            near = 0.05 * np.abs(one.low_res).max()
+            same = np.array_equal(one.low_res, other.low_res)
+            assert same == (precision == torch.float32)
+            assert other.low_res.dtype == other.iou.dtype == np.float32
+            np.testing.assert_allclose(other.low_res, one.low_res, atol=near)
+
+
 def test_many_boxes_in_one_pass_give_what_each_gives_alone(
     tiny_backbone: Callable[..., Backbone], picture: Callable[..., np.ndarray]
 ) -> None:
