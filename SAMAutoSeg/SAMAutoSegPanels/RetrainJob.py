@@ -82,7 +82,8 @@ class WatchedJob:
         self.state = FINISHED
         self.rows = scoreRows(result.get("before") or {}, result.get("after") or {})
         notes = [*self.job.spec.get("notes", []), *result.get("notes", [])]
-        self.message = verdict(self.rows, notes)
+        roughly = any(volume.get("rough") for volume in self.job.spec.get("volumes", []))
+        self.message = verdict(self.rows, notes, roughly)
 
 
 def describeJob(job):

@@ -197,10 +197,12 @@ def scoreRows(before, after):
     return rows
 
 
-def verdict(rows, notes=()):
-    """One sentence above Keep and Discard."""
+def verdict(rows, notes=(), roughly=False):
+    """One sentence above Keep and Discard; ``roughly`` as in `RetrainFacts`."""
     known = [row for row in rows if row.after is not None]
-    if not known:
+    if roughly and not known:
+        text = _("Adapted. Rough paint is no reference, so there is no score: segment and look.")
+    elif not known:
         text = _("Trained. There were too few slices for an honest score: segment and look.")
     elif known[-1].before is None:
         text = _("Trained. Dice {after} on slices that trained nothing.").format(

@@ -168,7 +168,8 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
     notes = list(tuned.result.notes)
     if task.former is not None and not task.can_go_on:
         notes.append("the training started anew, because the former model has other structures")
-    if sum(len(volume.slices) for volume in task.held_out) < 2:
+    scored = task.held_out or method != _WITHOUT_LABELS  # rough paint could not give a score
+    if scored and sum(len(volume.slices) for volume in task.held_out) < 2:
         held = "one slice" if task.held_out else "no slice"
         notes.append(f"{held} was held out: too few for a score that can be relied on")
     return "stopped" if tuned.result.stopped == "cancelled" else "finished", {

@@ -67,6 +67,11 @@ def test_rough_paint_is_no_reference_so_nothing_is_held_back() -> None:
     assert "held back" not in view.summary
 
 
+def test_an_adaptation_without_a_score_says_why() -> None:
+    assert verdict([], ["kept"], roughly=True).startswith("Adapted. Rough paint is no reference")
+    assert verdict([], ["kept"], roughly=True).endswith("Kept.")
+
+
 def test_slices_without_paint_are_spread_over_the_others() -> None:
     found = slicesWithoutPaint(100, [0, 50, 99])
     assert 8 <= len(found) <= MOST_WITHOUT_PAINT and not {0, 50, 99} & set(found)
