@@ -99,6 +99,15 @@ def require_between(name: str, value: Any, low: float, high: float) -> None:
         raise SAMAutoSegError(f"setting {name} {value}: expected {kind} from {low} to {high}")
 
 
+def require_no_own_labels(settings: Settings, method: str) -> None:
+    """`SAMAutoSegError` if a method is told to learn from own labels that it cannot use."""
+    if settings.own_labels:
+        raise SAMAutoSegError(
+            f"setting own_labels {settings.own_labels}: expected 0, since {method} does not learn "
+            "from them"
+        )
+
+
 def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     """`SAMAutoSegError` unless a setting is one of these."""
     if value not in choices:
