@@ -144,7 +144,7 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     "BLO-SAM rotating": blo_rotating,
     "BLO-SAM second order": blo_second_order,
     "ours": ours(0.0),
-    "ours, own labels": ours(0.5),
+    "ours + own labels": ours(0.5),
     "AutoSAM ViT": auto_sam("auto-vit-tokens"),
     "AutoSAM CNN": auto_sam("auto-cnn-small"),
     "AutoSAM linear": auto_sam("auto-linear"),
