@@ -21,6 +21,8 @@ from SAMAutoSegLib.segment.prompted import prompt_with_boxes, prompt_with_points
 from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
+CLEAN_UP = CleanUp(largest_component=True)
+
 Segment = Callable[[LabeledVolume], SegmentationResult]
 """From a volume and the slices that count to its labels, and how uncertain they are if known."""
 
@@ -76,6 +78,11 @@ def joint(task: Task) -> Segment:
     return _trained(task, "joint", {"steps": task.evaluations})
 
 
+def joint_cleaned(task: Task) -> Segment:
+    """How much of ours is the clean-up alone."""
+    return _trained(task, "joint", {"steps": task.evaluations}, cleanup=CLEAN_UP)
+
+
 def joint_half(task: Task) -> Segment:
     """Plain fine-tuning on as many slices as a fixed D1 has."""
     labeled = task.drawn.labeled
@@ -117,7 +124,7 @@ def ours(own_labels: float) -> Callable[[Task], Segment]:
             "views": 8,
             "own_labels": own_labels,
         }
-        return _trained(task, "blo-sam", settings, cleanup=CleanUp(largest_component=True))
+        return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
     return method
 
@@ -139,6 +146,7 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     ORACLES[1]: points,
     "U-Net": unet,
     "joint": joint,
+    "joint + clean-up": joint_cleaned,
     "joint on half": joint_half,
     "BLO-SAM published": blo_published,
     "BLO-SAM rotating": blo_rotating,
