@@ -297,6 +297,9 @@ class TestAsAWhole:
         tuned = self.adapt(source, labeled(), weak=WeakLabels("axial"), settings=wild)
         assert tuned.result.stopped.startswith("drift") or tuned.result.steps == 14
         assert any("the source model is kept" in note for note in tuned.result.notes)
+        # Without the blocks that were tried, whose path rounds otherwise.
+        assert tuned.model is source.model
+        assert tuned.card.adaptation == source.model.adaptation
 
     def test_slices_that_cannot_be_are_refused(
         self,
