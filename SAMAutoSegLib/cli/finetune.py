@@ -187,7 +187,6 @@ def checkpoint_of(arguments: argparse.Namespace) -> Path:
 def _finish(tuned: "FineTuned", checkpoint: Path, arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.adapt.adapted_file import save_adapted
     from SAMAutoSegLib.evaluate.figures import training_curve_png
-    from SAMAutoSegLib.methods.own_labels import can_resume
 
     save_adapted(arguments.output, tuned.model, tuned.card)
     if arguments.curve:
@@ -195,7 +194,7 @@ def _finish(tuned: "FineTuned", checkpoint: Path, arguments: argparse.Namespace)
     _report(tuned, arguments)
     if tuned.result.stopped == "cancelled":
         further = "the same command with --resume goes on"
-        if not can_resume(checkpoint):
+        if not checkpoint.exists():
             further = f"but {checkpoint} could not be written, so it cannot be resumed"
         raise Cancelled(
             f"stopped at step {tuned.result.steps}; the best so far is in {arguments.output}, "

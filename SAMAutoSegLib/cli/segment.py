@@ -114,7 +114,6 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.adapt.adapted_file import load_adapted, located
     from SAMAutoSegLib.device import choose_device
     from SAMAutoSegLib.files import replace_when_complete, require_writable, sha256_of_file
-    from SAMAutoSegLib.images.cleanup import CleanUp
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.images.selection import Roi, parse_slices
@@ -127,6 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     from SAMAutoSegLib.progress import console_progress
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+    from SAMAutoSegLib.segment.cleanup import CleanUp
     from SAMAutoSegLib.segment.refinement import Refinement
     from SAMAutoSegLib.segment.uncertainty import first_to_check
     from SAMAutoSegLib.segment.volume import segment_volume

@@ -24,7 +24,6 @@ from SAMAutoSegLib.evaluate.figures import montage_png, training_curve_png
 from SAMAutoSegLib.evaluate.metrics import StructureScore, mean_score, score_volume
 from SAMAutoSegLib.evaluate.table import comparison_table
 from SAMAutoSegLib.files import replace_when_complete
-from SAMAutoSegLib.images.cleanup import CleanUp
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.slices import SliceStack
@@ -39,6 +38,7 @@ from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.sam.fetch import fetched
+from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.prompted import prompt_with_boxes
 from SAMAutoSegLib.segment.volume import segment_volume
 

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from SAMAutoSegLib.engine.explain import explain
 from SAMAutoSegLib.engine.jobs import (
     CHECKPOINT,
-    FIRST_PART,
     LOCK,
     MODEL,
     STOP,
@@ -79,7 +78,7 @@ def _acquired(lock: FileLock) -> bool:
 
 
 def _work(folder: Path) -> int:
-    resumed = any((folder / name).exists() for name in (CHECKPOINT, FIRST_PART))
+    resumed = (folder / CHECKPOINT).exists()
     append_event(folder, "started", pid=os.getpid(), host=socket.gethostname(), resumed=resumed)
     try:
         spec = read_spec(folder)

@@ -44,7 +44,6 @@ State = Literal["waiting", "running", "finished", "stopped", "failed", "lost"]
 SPEC = "job.json"
 EVENTS = "events.jsonl"
 CHECKPOINT = "checkpoint.pt"
-FIRST_PART = f"{CHECKPOINT}.first"  # see `own_labels`
 MODEL = "model.safetensors"
 LOG = "log.txt"
 LOCK = "lock"

@@ -33,12 +33,12 @@ from SAMAutoSegLib.engine.time_left import TimeLeft
 from SAMAutoSegLib.engine.volumes import OpenVolumes, as_volume
 from SAMAutoSegLib.engine.work_queue import WorkQueue
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
-from SAMAutoSegLib.images.cleanup import CleanUp
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import Axis, plane_along
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 

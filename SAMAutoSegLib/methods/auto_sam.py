@@ -120,7 +120,7 @@ class AutoSAM:
 
     def step(self, number: int) -> dict[str, float]:
         settings = self.settings
-        chosen = draw(number, range(len(self.samples)), settings, own=self.samples.own_numbers)
+        chosen = draw(number, list(range(len(self.samples))), settings)
         logits, targets = batch_logits(self.model, self.samples, chosen, settings, number)
         if settings.dice == "foreground":
             loss = foreground_loss(logits, targets)

@@ -122,7 +122,7 @@ class BLOSAM:
     def step(self, number: int) -> dict[str, float]:
         settings = self.settings
         first, second = self.groups.parts(number // self.round_steps)
-        lower = draw(number, first, settings, _LOWER, self.samples.own_numbers)
+        lower = draw(number, first, settings, _LOWER)
         loss = batch_loss(self.model, self.samples, lower, settings, number)
         rate = settings.rate_at(number, settings.learning_rate)
         descend(self.lower, loss, rate, settings.gradient_clip)

@@ -51,16 +51,10 @@ class TrainingState:
             tensors.update({n: t.to(model.position.device) for n, t in tensors.items()})
 
 
-def save_state(
-    path: Path, state: TrainingState, model: AdaptedModel, method: Method | None = None
-) -> None:
-    """Write the state whole or not at all; `SAMAutoSegError` if it cannot be written.
-
-    Without a method there are no optimizers to go on with: a part of a training has ended.
-    """
+def save_state(path: Path, state: TrainingState, model: AdaptedModel, method: Method) -> None:
+    """Write the state whole or not at all; `SAMAutoSegError` if it cannot be written."""
     state.learned = model.learned_state()
-    optimizers = method.optimizers() if method is not None else {}
-    state.optimizers = {n: o.state_dict() for n, o in optimizers.items()}
+    state.optimizers = {n: o.state_dict() for n, o in method.optimizers().items()}
     # A stream, because torch derives a name from a path, and cannot from one without a suffix.
     with replace_when_complete(path) as temporary, temporary.open("wb") as stream:
         torch.save({"version": _VERSION, **vars(state)}, stream)

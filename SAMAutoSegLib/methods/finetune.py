@@ -22,16 +22,14 @@ from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.methods.calibration import CALIBRATION, calibrate
 from SAMAutoSegLib.methods.losses import as_precision, mean_dice
-from SAMAutoSegLib.methods.own_labels import label_other_slices, train_with_own_labels
 from SAMAutoSegLib.methods.registry import method_named
-from SAMAutoSegLib.methods.settings import Settings, make_settings
+from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.trainer import OnStep, TrainingResult, train
 from SAMAutoSegLib.methods.training_set import (
     ChosenSlices,
     LabeledVolume,
     TrainingSet,
     build_training_set,
-    is_same_image,
 )
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -132,56 +130,17 @@ def finetune(
     can_start = start is not None and _same_kind(start, model)
     if start is not None and can_start:
         model.load_learned_state(start.learned_state())
-    score = None if tests is None else held_out_scorer(tests, backbone)
-
-    def part(
-        samples: TrainingSet,
-        settings: Settings,
-        resume: bool,
-        on_step: OnStep | None,
-        progress: Progress,
-    ) -> TrainingResult:
-        return train(
-            kind,
-            model,
-            samples,
-            settings,
-            checkpoint=checkpoint,
-            resume=resume,
-            score=score,
-            on_step=on_step,
-            progress=progress,
-        )
-
-    def label(progress: Progress) -> TrainingSet | None:
-        return label_other_slices(
-            volumes,
-            held_out,
-            structures,
-            model,
-            backbone,
-            plane=plane,
-            intensity=intensity,
-            cache=cache,
-            progress=progress,
-        )
-
-    training = part_of(progress, _ENCODING_SHARE, 1.0)
-    if chosen.own_labels:
-        result = train_with_own_labels(
-            part,
-            model,
-            samples,
-            chosen,
-            label,
-            identity={"settings": chosen.to_json(), "samples": samples.fingerprint()},
-            checkpoint=checkpoint,
-            resume=resume,
-            on_step=on_step,
-            progress=training,
-        )
-    else:
-        result = part(samples, chosen, resume, on_step, training)
+    result = train(
+        kind,
+        model,
+        samples,
+        chosen,
+        checkpoint=checkpoint,
+        resume=resume,
+        score=None if tests is None else held_out_scorer(tests, backbone),
+        on_step=on_step,
+        progress=part_of(progress, _ENCODING_SHARE, 1.0),
+    )
     require_a_step(result)
     if start is not None and not can_start:
         result.notes.append(
@@ -258,7 +217,9 @@ def _of_one_image(
     """What is learned from an image, with what is held out of the same."""
     for test in held_out:
         for volume in volumes:
-            if is_same_image(volume.image, test.image):
+            one, other = volume.image.source, test.image.source
+            same_file = one is not None and other is not None and one.resolve() == other.resolve()
+            if same_file or volume.image is test.image:
                 yield volume, test
 
 

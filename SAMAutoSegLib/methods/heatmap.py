@@ -25,7 +25,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods.instance_targets import InstanceTargets, instance_targets
 from SAMAutoSegLib.methods.losses import IGNORED, as_precision
 from SAMAutoSegLib.methods.method import adamw, batch_views, descend, draw
-from SAMAutoSegLib.methods.settings import Settings, require_no_own_labels, require_one_of
+from SAMAutoSegLib.methods.settings import Settings, require_one_of
 from SAMAutoSegLib.methods.training_set import TrainingSet
 from SAMAutoSegLib.sam import catalog
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -49,7 +49,6 @@ class HeatmapSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_no_own_labels(self, "heatmap")
         require_one_of("prompt", self.prompt, get_args(Prompt))
 
 

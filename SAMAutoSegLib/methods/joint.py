@@ -30,7 +30,7 @@ class Joint:
         self.optimizer = adamw(model.learned(), settings.weight_decay)
 
     def step(self, number: int) -> dict[str, float]:
-        chosen = draw(number, range(len(self.samples)), self.settings, own=self.samples.own_numbers)
+        chosen = draw(number, list(range(len(self.samples))), self.settings)
         loss = batch_loss(self.model, self.samples, chosen, self.settings, number)
         rate = self.settings.rate_at(number, self.settings.learning_rate)
         descend(self.optimizer, loss, rate, self.settings.gradient_clip)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
@@ -17,9 +16,8 @@ from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
 from SAMAutoSegLib.sam.backbone import Backbone
 
-# Keep these streams of random numbers apart from those that draw labeled slices.
+# Keeps this stream of random numbers apart from those that draw slices.
 _VIEWS = 3
-_OWN = 100
 
 AGREEMENT = "anchor_dice"
 """In what a step tells, beside the losses: how far the model still agrees with its source."""
@@ -78,24 +76,8 @@ def adamw(parameters: Sequence[nn.Parameter], weight_decay: float) -> torch.opti
     return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, fused=False)
 
 
-def draw(
-    number: int,
-    slices: Sequence[int],
-    settings: Settings,
-    stream: int = 0,
-    own: Sequence[int] = (),
-) -> list[int]:
-    """The batch of step `number`: every slice once before any comes again, in random order.
-
-    Half of it, or every second one if it holds a single slice, comes from `own` if there are any.
-    """
-    if own and settings.batch == 1:
-        number, turn = divmod(number, 2)
-        return draw(number, own if turn else slices, settings, stream + turn * _OWN)
-    if own:
-        half = replace(settings, batch=settings.batch // 2)
-        rest = replace(settings, batch=settings.batch - half.batch)
-        return draw(number, slices, rest, stream) + draw(number, own, half, stream + _OWN)
+def draw(number: int, slices: list[int], settings: Settings, stream: int = 0) -> list[int]:
+    """The batch of step `number`: every slice once before any comes again, in random order."""
     size = min(settings.batch, len(slices))
     batches = -(-len(slices) // size)
     epoch, turn = divmod(number, batches)
@@ -165,11 +147,12 @@ def batch_views(
     model: AdaptedModel, samples: TrainingSet, chosen: Sequence[int], settings: Settings, step: int
 ) -> tuple[Tensor, Tensor]:
     """Features and targets of some slices, each in one of its views, with this step's dropout."""
+    views = samples.views
     picked = np.random.default_rng([settings.seed, _VIEWS, step]).integers(
-        len(samples.views), size=len(chosen)
+        len(views), size=len(chosen)
     )
-    shown = [samples.view(n, v) for v, n in zip(picked, chosen, strict=True)]
-    features, targets = (torch.stack(part) for part in zip(*shown, strict=True))
+    features = torch.stack([views[v][0][n] for v, n in zip(picked, chosen, strict=True)])
+    targets = torch.stack([views[v][1][n] for v, n in zip(picked, chosen, strict=True)])
     if settings.feature_dropout:
         # Embeddings have their channels first, what enters an adapted part of the encoder last.
         axis = 1 if model.tail is None else features.ndim - 1

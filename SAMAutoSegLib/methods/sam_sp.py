@@ -85,7 +85,7 @@ class SAMSP:
         self.optimizer = adamw(model.learned(), settings.weight_decay)
 
     def step(self, number: int) -> dict[str, float]:
-        chosen = draw(number, range(len(self.samples)), self.settings, own=self.samples.own_numbers)
+        chosen = draw(number, list(range(len(self.samples))), self.settings)
         features, targets = batch_views(self.model, self.samples, chosen, self.settings, number)
         settings = self.settings
         with as_precision(self.samples.features.dtype, features.device):

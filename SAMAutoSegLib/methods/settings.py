@@ -31,9 +31,6 @@ class Settings:
         patience: stop after so many steps without a lower smoothed loss; 0: never.
         gradient_clip: longer gradients of a step are shortened to this length, because with few
             slices a batch a single one can be far out of line; 0: none is.
-        own_labels: share of the steps, the last ones, in which every second slice of a batch is one
-            that nobody labeled, from the same volumes, as the model segmented it after the other
-            steps; 0: none. See `own_labels`.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
     """
@@ -50,7 +47,6 @@ class Settings:
     average: float = 0.95
     patience: int = 100
     gradient_clip: float = 1.0
-    own_labels: float = 0.0
     count_absent: bool = False
     seed: int = 42
 
@@ -68,7 +64,6 @@ class Settings:
             ("average", 0.0, 0.9999),
             ("patience", 0, 1_000_000),
             ("gradient_clip", 0.0, 1e6),
-            ("own_labels", 0.0, 0.9),
             ("seed", 0, 2**63 - 1),
         ):
             require_between(name, getattr(self, name), low, high)
@@ -97,15 +92,6 @@ def require_between(name: str, value: Any, low: float, high: float) -> None:
     if not (number and low <= value <= high):
         kind = "a whole number" if whole else "a number"
         raise SAMAutoSegError(f"setting {name} {value}: expected {kind} from {low} to {high}")
-
-
-def require_no_own_labels(settings: Settings, method: str) -> None:
-    """`SAMAutoSegError` if a method is told to learn from own labels that it cannot use."""
-    if settings.own_labels:
-        raise SAMAutoSegError(
-            f"setting own_labels {settings.own_labels}: expected 0, since {method} does not learn "
-            "from them"
-        )
 
 
 def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:

@@ -59,8 +59,6 @@ class TrainingSet:
         pixel_spacings: N (row, column) in mm.
         groups: for every slice the number of its group of neighbors, over all volumes.
         changed: features and targets of slightly changed views of all slices, see `changed_view`.
-        own: slices that nobody labeled, with labels that a model gave them, see `own_labels`; they
-            have numbers from N and one view each.
     """
 
     features: Tensor
@@ -69,19 +67,6 @@ class TrainingSet:
     pixel_spacings: tuple[tuple[float, float], ...]
     groups: tuple[int, ...]
     changed: tuple[tuple[Tensor, Tensor], ...] = ()
-    own: TrainingSet | None = None
-
-    @property
-    def own_numbers(self) -> range:
-        """The numbers of the slices in `own`."""
-        return range(len(self), len(self) + (0 if self.own is None else len(self.own)))
-
-    def view(self, number: int, which: int) -> tuple[Tensor, Tensor]:
-        """Features and target of a slice in one of its views."""
-        if self.own is not None and number >= len(self):
-            return self.own.features[number - len(self)], self.own.targets[number - len(self)]
-        features, targets = self.views[which]
-        return features[number], targets[number]
 
     @property
     def views(self) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -96,8 +81,6 @@ class TrainingSet:
         digest = hashlib.sha256()
         for tensor in (tensor for view in self.views for tensor in view):
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        if self.own is not None:
-            digest.update(self.own.fingerprint().encode())
         return digest.hexdigest()
 
 
@@ -223,13 +206,6 @@ def low_res_planes(
     if side != spec.side:
         whole = F.interpolate(whole, (side, side), mode="nearest-exact")
     return whole[0]
-
-
-def is_same_image(one: Volume, other: Volume) -> bool:
-    """Whether two volumes are one in memory or were read from one file."""
-    files = one.source, other.source
-    same_file = None not in files and files[0].resolve() == files[1].resolve()  # type: ignore[union-attr]
-    return same_file or one is other
 
 
 def check_slices(image: Volume, slices: Sequence[int], stack: SliceStack) -> None:

@@ -27,12 +27,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods.evidence import corrected, pseudo_labels
 from SAMAutoSegLib.methods.losses import IGNORED, as_precision, mean_dice
 from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw
-from SAMAutoSegLib.methods.settings import (
-    Settings,
-    require_between,
-    require_no_own_labels,
-    require_one_of,
-)
+from SAMAutoSegLib.methods.settings import Settings, require_between, require_one_of
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledSet
 from SAMAutoSegLib.methods.we_sam_losses import (
     contrastive_loss,
@@ -89,7 +84,6 @@ class WeSAMSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_no_own_labels(self, "we-sam")
         require_one_of("learned", self.learned, get_args(Learned))
         require_between("encoder_blocks", self.encoder_blocks, 0, 1000)
         require_between("strong", self.strong, 1, 100)

@@ -13,7 +13,6 @@ from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.device import choose_precision, is_out_of_memory
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
-from SAMAutoSegLib.images.cleanup import CleanUp, remove_parts
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along
@@ -22,6 +21,7 @@ from SAMAutoSegLib.methods.calibration import temperature_of
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
 from SAMAutoSegLib.segment.refinement import Refinement, Step, prompter_of, refine
 from SAMAutoSegLib.segment.smoothing import smooth_across_slices
 from SAMAutoSegLib.segment.uncertainty import wrong_probability

@@ -14,7 +14,6 @@ import torch
 from SAMAutoSegLib.adapt.adapted_file import ModelCard, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.cli.main import main
-from SAMAutoSegLib.images.cleanup import CleanUp
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.selection import Roi
@@ -23,6 +22,7 @@ from SAMAutoSegLib.images.volume import Grid, Volume
 from SAMAutoSegLib.images.write import write_volume
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
+from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import segment_volume
 

@@ -2,27 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
-from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Grid, Volume
-from SAMAutoSegLib.methods.finetune import FineTuned, finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
-from SAMAutoSegLib.progress import Progress
 from SAMAutoSegLib.sam.backbone import Backbone
 
 DISC, BAR = 3, 7
-
-Tune = Callable[..., FineTuned]
-
-QUICK: dict[str, Any] = {"steps": 4, "batch": 2, "warmup": 1}
 
 
 @pytest.fixture
@@ -94,35 +86,3 @@ def new_model(tiny_backbone: Callable[..., Backbone]) -> Callable[..., AdaptedMo
             return AdaptedModel(tiny_backbone(), 3, Adaptation(**adaptation))
 
     return build
-
-
-@pytest.fixture
-def tune(
-    labeled: Callable[..., LabeledVolume],
-    structures: list[Structure],
-    intensity: Intensity,
-    tiny_backbone: Callable[..., Backbone],
-) -> Tune:
-    def run(*volumes: LabeledVolume, backbone: Backbone | None = None, **options: Any) -> FineTuned:
-        chosen: dict[str, Any] = {"plane": "axial", "intensity": intensity, "settings": QUICK}
-        return finetune(
-            volumes or (labeled((2, 5)),),
-            structures,
-            backbone or tiny_backbone(),
-            **{**chosen, **options},
-        )
-
-    return run
-
-
-def same(one: FineTuned, other: FineTuned) -> bool:
-    states = one.model.learned_state(), other.model.learned_state()
-    return all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-
-
-def stop_at(message: str) -> Progress:
-    def progress(fraction: float, told: str) -> None:
-        if told.startswith(message):
-            raise Cancelled("cancelled")
-
-    return progress

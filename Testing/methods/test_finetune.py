@@ -2,6 +2,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,15 +10,41 @@ import torch
 
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
-from SAMAutoSegLib.images.structure import structure_named
+from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.finetune import FineTuned, finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.progress import Progress
 from SAMAutoSegLib.sam.backbone import Backbone
 
-from .conftest import QUICK, Tune, same, stop_at
-
 Build = Callable[..., LabeledVolume]
+Tune = Callable[..., FineTuned]
+
+QUICK: dict[str, Any] = {"steps": 4, "batch": 2, "warmup": 1}
+
+
+@pytest.fixture
+def tune(
+    labeled: Build,
+    structures: list[Structure],
+    intensity: Intensity,
+    tiny_backbone: Callable[..., Backbone],
+) -> Tune:
+    def run(*volumes: LabeledVolume, backbone: Backbone | None = None, **options: Any) -> FineTuned:
+        chosen: dict[str, Any] = {"plane": "axial", "intensity": intensity, "settings": QUICK}
+        return finetune(
+            volumes or (labeled((2, 5)),),
+            structures,
+            backbone or tiny_backbone(),
+            **{**chosen, **options},
+        )
+
+    return run
+
+
+def same(one: FineTuned, other: FineTuned) -> bool:
+    states = one.model.learned_state(), other.model.learned_state()
+    return all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
 def fingerprint(backbone: Backbone) -> str:
@@ -131,6 +158,14 @@ def test_the_intensity_of_the_first_image_holds_for_all(tune: Tune, labeled: Bui
     brighter.image.array[...] += 500
     found = tune(labeled((2,)), brighter, intensity=None).card.intensity
     assert found == tune(labeled((2,)), intensity=None).card.intensity
+
+
+def stop_at(message: str) -> Progress:
+    def progress(fraction: float, told: str) -> None:
+        if told.startswith(message):
+            raise Cancelled("cancelled")
+
+    return progress
 
 
 def test_cancelling_keeps_what_was_trained_but_nothing_before(tune: Tune) -> None:

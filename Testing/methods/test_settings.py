@@ -16,13 +16,6 @@ def test_a_setting_of_another_method_is_refused_with_a_list() -> None:
         make_settings(Settings, {"split": "half"})
 
 
-@pytest.mark.parametrize("method", ["heatmap", "we-sam"])
-def test_own_labels_are_refused_where_nothing_learns_from_them(method: str) -> None:
-    kind = method_named(method).settings_type
-    with pytest.raises(SAMAutoSegError, match=f"own_labels 0.5: expected 0, since {method}"):
-        make_settings(kind, {"own_labels": 0.5})
-
-
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from SAMAutoSegLib.errors import Cancelled
-from SAMAutoSegLib.images.cleanup import CleanUp
 from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.methods.calibration import CALIBRATION, temperature_of
+from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.uncertainty import first_to_check, wrong_probability
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 

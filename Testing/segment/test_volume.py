@@ -8,13 +8,13 @@ from scipy import ndimage
 
 from SAMAutoSegLib.device import choose_precision
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
-from SAMAutoSegLib.images.cleanup import CleanUp
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.volume import Grid, Volume
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.sam.input_spec import InputSpec
+from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
 

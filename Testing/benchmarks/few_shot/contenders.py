@@ -10,13 +10,13 @@ import numpy as np
 from image_sets import Draw, ImageSet
 
 from SAMAutoSegLib.demo.unet import train_unet, unet_classes
-from SAMAutoSegLib.images.cleanup import CleanUp
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.prompted import prompt_with_boxes, prompt_with_points
 from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
@@ -114,19 +114,10 @@ def blo_second_order(task: Task) -> Segment:
     return _trained(task, "blo-sam", {"steps": steps, "order": "finite-difference"})
 
 
-def ours(own_labels: float) -> Callable[[Task], Segment]:
-    """BLO-SAM with eight views, cleaned up by the largest part; across patients also with own
-    labels. Chosen on volumes of the pool, where own labels paid for the hippocampus only."""
-
-    def method(task: Task) -> Segment:
-        settings = {
-            "steps": max(1, task.evaluations * 10 // 11),
-            "views": 8,
-            "own_labels": own_labels,
-        }
-        return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
-
-    return method
+def ours(task: Task) -> Segment:
+    """What paid: BLO-SAM with eight views, cleaned up. Chosen on volumes of the pool."""
+    settings = {"steps": max(1, task.evaluations * 10 // 11), "views": 8}
+    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
 def auto_sam(head: str) -> Callable[[Task], Segment]:
@@ -151,8 +142,7 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     "BLO-SAM published": blo_published,
     "BLO-SAM rotating": blo_rotating,
     "BLO-SAM second order": blo_second_order,
-    "ours": ours(0.0),
-    "ours + own labels": ours(0.5),
+    "ours": ours,
     "AutoSAM ViT": auto_sam("auto-vit-tokens"),
     "AutoSAM CNN": auto_sam("auto-cnn-small"),
     "AutoSAM linear": auto_sam("auto-linear"),

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.images.cleanup import CleanUp, remove_parts
+from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
 
 
 @pytest.fixture
