@@ -14,6 +14,7 @@ import numpy as np
 from contenders import CONTENDERS
 
 SCHEMES = {"volume": "rest of the same volume", "patients": "other patients"}
+PRIMARY = 4
 _DRAWS = 10_000
 
 Found = dict[tuple[str, str, int], dict[str, dict[int, dict]]]
@@ -89,43 +90,36 @@ def _difference(one: dict[int, dict], other: dict[int, dict]) -> str:
 
 
 def _figure(found: Found, path: Path) -> None:
+    """Every draw as a dot, at the number of slices that the primary endpoint is about."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    panels = sorted({place[:2] for place in found})
+    places = sorted(place for place in found if place[2] == PRIMARY)
+    methods = [name for name in CONTENDERS if any(name in found[place] for place in places)]
+    if not places:
+        return
     figure, all_axes = pyplot.subplots(
-        1, len(panels), figsize=(4 * len(panels), 3.6), squeeze=False, sharey=True
+        1,
+        len(places),
+        figsize=(2 + 3.2 * len(places), 1 + 0.3 * len(methods)),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
     )
-    handles = {}
-    for axes, (name, scheme) in zip(all_axes[0], panels, strict=True):
-        counts = sorted(place[2] for place in found if place[:2] == (name, scheme))
-        for number, method in enumerate(sorted({m for p in found for m in found[p]})):
-            points = [
-                (count, [entry["dice"] for entry in found[name, scheme, count][method].values()])
-                for count in counts
-                if found[name, scheme, count].get(method)
-            ]
-            if points:
-                handles[method] = axes.errorbar(
-                    [count for count, _ in points],
-                    [np.mean(values) for _, values in points],
-                    [np.std(values) for _, values in points],
-                    color=f"C{number}",
-                    marker="o",
-                    markersize=3,
-                    capsize=2,
-                    linewidth=1.2,
-                )
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(counts, counts)
-        axes.set_title(f"{name}: {SCHEMES[scheme]}", fontsize=9)
-        axes.set_xlabel("labeled slices")
+    for axes, place in zip(all_axes[0], places, strict=True):
+        for row, method in enumerate(methods):
+            dice = [entry["dice"] for entry in found[place].get(method, {}).values()]
+            if dice:
+                axes.plot(dice, [row] * len(dice), "o", color="C0", alpha=0.35, markersize=5)
+                axes.plot(np.mean(dice), row, "|", color="C3", markersize=14, markeredgewidth=2)
+        axes.set_yticks(range(len(methods)), methods)
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("mean Dice")
+        axes.set_title(f"{place[0]}, {PRIMARY} slices: {SCHEMES[place[1]]}", fontsize=9)
         axes.grid(alpha=0.3)
-    all_axes[0][0].set_ylabel("mean Dice")
-    figure.legend(handles.values(), handles, loc="lower center", ncols=4, fontsize=8, frameon=False)
-    figure.tight_layout(rect=(0, 0.12, 1, 1))
+    all_axes[0][0].invert_yaxis()
     figure.savefig(path, dpi=130)
 
 
