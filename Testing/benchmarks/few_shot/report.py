@@ -39,7 +39,8 @@ def main() -> None:
         "'on empty slices' is the share of what was found that lies on slices without any "
         "structure. Oracles know the reference, and give the same for every seed where other "
         "patients are tested. HD95 is not finite where a structure was missed in a whole slice's "
-        "neighborhood of one volume; then there is a dash.\n" + text,
+        "neighborhood of one volume; then there is a dash. Seconds are wall time on one thread and tell "
+        "little where other work ran beside.\n" + text,
         encoding="utf-8",
     )
     _figure(found, options.results.with_suffix(".png"))
