@@ -38,9 +38,9 @@ def main() -> None:
         "intervals of 95 %. The gap is Dice on the labeled slices minus Dice on the tested ones; "
         "'on empty slices' is the share of what was found that lies on slices without any "
         "structure. Oracles know the reference, and give the same for every seed where other "
-        "patients are tested. HD95 is not finite where a structure was missed in a whole slice's "
-        "neighborhood of one volume; then there is a dash. Seconds are wall time on one thread and tell "
-        "little where other work ran beside.\n" + text,
+        "patients are tested. A dash for HD95: in some volume more than 5 % of a contour lie in "
+        "slices where the other has none. Seconds are wall time on one thread, and tell little "
+        "where other work ran beside.\n" + text,
         encoding="utf-8",
     )
     _figure(found, options.results.with_suffix(".png"))
