@@ -129,8 +129,8 @@ def makeJobInSteps(folder, corrected, train, heldOut, settings, rough=()):
         folder: of the job, not there yet.
         corrected: a `CorrectedSlices`.
         train, heldOut: slice numbers.
-        rough: those of ``train`` whose labels are rough paint; for WeSAM.
         settings: further fields of the specification.
+        rough: those of ``train`` whose labels are rough paint; for WeSAM.
 
     Raises:
         SAMAutoSegError: the disk is full.

@@ -125,7 +125,8 @@ class RetrainPanel:
         ui = self._ui
         self._refreshStructures()
         self._refreshName()
-        view = retrainView(self.facts)
+        facts = self.facts
+        view = retrainView(facts)
         ui.retrainSummaryLabel.text = view.summary
         ui.retrainButton.text = view.button
         ui.retrainButton.enabled = view.enabled
@@ -139,8 +140,9 @@ class RetrainPanel:
         ui.resultRow.visible = view.showResult
         ui.scoresTable.visible = view.showResult and bool(self.watched.rows)
         ui.retrainSettings.visible = view.canChange
-        ui.budgetSelector.enabled = ui.holdOutCheckBox.enabled = not self.facts.roughly
-        ui.retrainEstimateLabel.text = self._estimate() if view.canChange else ""
+        ui.budgetSelector.enabled = ui.holdOutCheckBox.enabled = not facts.roughly
+        told = view.canChange and not facts.roughly
+        ui.retrainEstimateLabel.text = self._estimate() if told else ""
         ui.retrainEstimateLabel.visible = bool(ui.retrainEstimateLabel.text)
         ui.jobFrame.visible = self._offered is not None and self.watched is None
         if view.showResult:
@@ -213,7 +215,7 @@ class RetrainPanel:
     def _estimate(self):
         session, ledger = self._session, self._ledgers.ledger
         usable = {*self._slices[0], *self._slices[1]}
-        if ledger is None or not usable or session.parameterNode is None or self.facts.roughly:
+        if ledger is None or not usable or session.parameterNode is None:
             return ""
         perSlice = _SECONDS_PER_SLICE
         if session.secondsForVolume is not None:
@@ -250,12 +252,14 @@ class RetrainPanel:
         except SAMAutoSegError as error:
             self._fail(str(error))
             return
-        train, heldOut, rough = *splitSlices(corrected.slices, node.holdOut), ()
         if node.method == Method.WE_SAM:
             # Rough paint is no reference: nothing is held out.
             rough, heldOut = corrected.slices, ()
             free = RetrainState.slicesWithoutPaint(len(self._ledgers.ledger), rough)
             train = sorted({*rough, *free})
+        else:
+            rough = ()
+            train, heldOut = splitSlices(corrected.slices, node.holdOut)
         folder = self._jobsFolder / secrets.token_hex(6)
         self._starting = makeJobInSteps(folder, corrected, train, heldOut, settings, rough)
         session.changed.emit()

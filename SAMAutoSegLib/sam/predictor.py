@@ -112,8 +112,8 @@ class ClickPredictor:
         """Segment one object per box [N, 4], all in one pass of the decoder.
 
         Args:
-            rough: in bfloat16 where the backbone computes in it: several times as fast, and good
-                enough to tell which box to take.
+            rough: in bfloat16 where the backbone computes in it, which is faster and good enough
+                to tell which box to take.
 
         Raises:
             SAMAutoSegError: no slice set.

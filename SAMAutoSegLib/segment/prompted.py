@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,9 @@ from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
 from SAMAutoSegLib.sam.predictor import ClickPredictor
+
+Answers = dict[int, np.ndarray]
+"""Low-res logits [1, 4e, 4e] of a slice by the label that was prompted."""
 
 
 def prompt_with_boxes(
@@ -43,30 +46,13 @@ def prompt_with_boxes(
         Labels [K, J, I] of the reference's type. A box encloses all pixels of a label in a slice,
         from border to border (min to max + 1); where masks overlap, the higher logit wins.
     """
-    found = np.zeros_like(reference.array)
-    target = SliceStack(found, reference.grid, reference.plane)
-    chosen = range(len(reference)) if slices is None else slices
-    boxes = {number: _boxes(reference.slice_at(number)) for number in chosen}
-    numbers = [number for number in boxes if boxes[number]]
-    predictor = ClickPredictor(backbone)
-    embedded = embed_slices(
-        backbone,
-        images.views,
-        images.pixel_spacing,
-        numbers=numbers,
-        cache=cache,
-        batch=batch,
-        progress=progress,
-    )
-    for number, embedding in embedded:
-        predictor.set_embedding(embedding, images.slice_shape, images.pixel_spacing)
-        masks = predictor.predict_boxes(np.array(list(boxes[number].values())))
-        low_res = torch.from_numpy(np.concatenate([mask.low_res for mask in masks]))
-        logits = backbone.spec.logits_to_slice(low_res, images.slice_shape, images.pixel_spacing)
-        highest, winner = logits.max(0)
-        labels = np.array(list(boxes[number]), found.dtype)
-        target.put(number, np.where(highest.numpy() > 0, labels[winner.numpy()], 0))
-    return found
+
+    def answer(predictor: ClickPredictor, labels: np.ndarray) -> Answers:
+        boxes = _boxes(labels)
+        masks = predictor.predict_boxes(np.array(list(boxes.values())))
+        return {label: mask.low_res for label, mask in zip(boxes, masks, strict=True)}
+
+    return _prompted(images, reference, backbone, answer, slices, cache, batch, progress)
 
 
 def prompt_with_points(
@@ -84,36 +70,52 @@ def prompt_with_points(
     As for `prompt_with_boxes`, with less help: clicks say where structures lie, not how large they
     are. They are answered by way of boxes, see `points_by_boxes`.
     """
+
+    def answer(predictor: ClickPredictor, labels: np.ndarray) -> Answers:
+        found = {}
+        for label in np.unique(labels[labels > 0]):
+            row, column = middle_of(labels == label)
+            click = np.array([[column, row]], float)
+            found[int(label)] = predict_points_by_boxes(
+                predictor, click, np.array([1]), images.slice_shape
+            ).low_res
+        return found
+
+    return _prompted(images, reference, backbone, answer, slices, cache, batch, progress)
+
+
+def _prompted(
+    images: SliceStack,
+    reference: SliceStack,
+    backbone: Backbone,
+    answer: Callable[[ClickPredictor, np.ndarray], Answers],
+    slices: Sequence[int] | None,
+    cache: EmbeddingCache | None,
+    batch: int | None,
+    progress: Progress,
+) -> np.ndarray:
+    """The labels that `answer` gives to the slices that show a structure."""
     found = np.zeros_like(reference.array)
     target = SliceStack(found, reference.grid, reference.plane)
     chosen = range(len(reference)) if slices is None else slices
-    numbers = [number for number in chosen if reference.slice_at(number).any()]
     predictor = ClickPredictor(backbone)
     embedded = embed_slices(
         backbone,
         images.views,
         images.pixel_spacing,
-        numbers=numbers,
+        numbers=[number for number in chosen if reference.slice_at(number).any()],
         cache=cache,
         batch=batch,
         progress=progress,
     )
     for number, embedding in embedded:
         predictor.set_embedding(embedding, images.slice_shape, images.pixel_spacing)
-        labels = reference.slice_at(number)
-        highest = np.zeros(labels.shape, np.float32)
-        best = np.zeros_like(labels)
-        for label in np.unique(labels[labels > 0]):
-            row, column = middle_of(labels == label)
-            answer = predict_points_by_boxes(
-                predictor, np.array([[column, row]], float), np.array([1]), images.slice_shape
-            )
-            low_res = torch.from_numpy(answer.low_res)
-            shape, spacing = images.slice_shape, images.pixel_spacing
-            logits = backbone.spec.logits_to_slice(low_res, shape, spacing)[0].numpy()
-            best[logits > highest] = label
-            highest = np.maximum(highest, logits)
-        target.put(number, best)
+        answers = answer(predictor, reference.slice_at(number))
+        low_res = torch.from_numpy(np.concatenate(list(answers.values())))
+        logits = backbone.spec.logits_to_slice(low_res, images.slice_shape, images.pixel_spacing)
+        highest, winner = logits.max(0)
+        labels = np.array(list(answers), found.dtype)
+        target.put(number, np.where(highest.numpy() > 0, labels[winner.numpy()], 0))
     return found
 
 
