@@ -130,11 +130,13 @@ def sam_sp(task: Task) -> Segment:
     return _trained(task, "sam-sp", {"steps": task.evaluations}, refinement=Refinement(2))
 
 
-ORACLES = ("boxes (oracle)", "points (oracle)")
+ORACLES: dict[str, Callable[[Task], Segment]] = {
+    "boxes (oracle)": boxes,
+    "points (oracle)": points,
+}
 
 CONTENDERS: dict[str, Callable[[Task], Segment]] = {
-    ORACLES[0]: boxes,
-    ORACLES[1]: points,
+    **ORACLES,
     "U-Net": unet,
     "joint": joint,
     "joint + clean-up": joint_cleaned,

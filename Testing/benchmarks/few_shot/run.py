@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--counts", default="1,2,4,8,16", help="labeled slices")
     parser.add_argument("--methods", default=",".join(CONTENDERS))
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--evaluations", type=int, default=300, help="gradients of a training")
+    parser.add_argument("--evaluations", type=int, default=200, help="gradients of a training")
     parser.add_argument("--test-patients", type=int, default=10)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -141,9 +141,8 @@ def _calibration_error(
     counted = (found > 0) | (expected > 0)
     wrong, doubt = (found != expected)[counted], doubt[counted]
     bins = np.minimum((doubt * 10).astype(int), 9)
-    sizes = np.maximum(np.bincount(bins, minlength=10), 1)
-    gaps = (np.bincount(bins, doubt, 10) - np.bincount(bins, wrong, 10)) / sizes
-    return float((np.abs(gaps) * np.bincount(bins, minlength=10)).sum() / max(len(bins), 1))
+    gaps = np.bincount(bins, doubt, 10) - np.bincount(bins, wrong, 10)
+    return float(np.abs(gaps).sum() / max(len(bins), 1))
 
 
 def _outside(images: ImageSet, found: np.ndarray, volume: LabeledVolume) -> float:
