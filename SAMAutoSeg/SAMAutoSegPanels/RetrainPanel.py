@@ -221,8 +221,8 @@ class RetrainPanel:
         if session.secondsForVolume is not None:
             perSlice = session.secondsForVolume / len(ledger)
         onGpu = not (session.device or session.chosenDevice or "cpu").startswith("cpu")
-        budget = session.parameterNode.budget.value
-        seconds = RetrainState.trainingSeconds(budget, len(usable), perSlice, onGpu)
+        budget, method = session.parameterNode.budget.value, session.parameterNode.method
+        seconds = RetrainState.trainingSeconds(budget, method, len(usable), perSlice, onGpu)
         return _("Takes {duration} on this computer.").format(duration=durationWords(seconds))
 
     # The course of a training

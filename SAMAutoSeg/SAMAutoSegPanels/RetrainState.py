@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from SAMAutoSegLib.methods.settings import settings_for
+from SAMAutoSegPanels.Options import Method
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import durationWords, listWords, sliceWords
 
@@ -21,6 +22,9 @@ MOST_WITHOUT_PAINT = 12
 # Measured with LiteMedSAM on two cores; elsewhere the real pace is known after a few steps.
 _STEP_SECONDS = 0.17
 _STEP_SECONDS_GPU = 0.03
+
+# A step of the net that BLO-SAM trains beside the SAM takes half of that again.
+_WITH_PIXEL_BRANCH = 1.5
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def whyNot(facts):
         return _("WeSAM adapts a model that knows structures: select one under Model.")
     if facts.roughly and {*facts.structures} != {*facts.known}:
         return _("WeSAM adapts all that the model knows. Check these, no others: {names}.").format(
-            names=listWords(facts.known)
+            names=listWords(facts.known, len(facts.known))  # all, or they cannot be checked
         )
     if not facts.hasBackbone:
         return _("The training needs {backbone}: download it under Model.").format(
@@ -165,10 +169,12 @@ def slicesWithoutPaint(count, painted):
     return free[step // 2 :: step]
 
 
-def trainingSeconds(budget, slices, secondsPerSlice, onGpu=False):
+def trainingSeconds(budget, method, slices, secondsPerSlice, onGpu=False):
     """About how long a training takes: every view of every slice is encoded, then the steps."""
     settings = settings_for(budget)
     step = _STEP_SECONDS_GPU if onGpu else _STEP_SECONDS
+    if method == Method.BLO_SAM and settings.get("pixel_steps", 1):
+        step *= _WITH_PIXEL_BRANCH
     return settings["views"] * slices * secondsPerSlice + settings["steps"] * step
 
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from SAMAutoSegLib.adapt.class_decoder import ClassDecoder
 from SAMAutoSegLib.adapt.heads import Head, HeadName, make_head
 from SAMAutoSegLib.adapt.lora import add_lora_to_blocks
+from SAMAutoSegLib.adapt.pixel_branch import PIXEL_SIDES, PixelBranch
 from SAMAutoSegLib.adapt.prompted_decoder import PromptedDecoder
 from SAMAutoSegLib.adapt.self_prompts import SelfPrompts
 from SAMAutoSegLib.adapt.token_init import TokenInit
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.input_spec import InputSpec
 
 # The decoder's attention projects to 128 and 256 channels: no update can have a higher rank.
 _HIGHEST_RANK = 256
@@ -33,6 +36,8 @@ class Adaptation:
         token_init: where class tokens start, see `ClassDecoder`, `AutoViT` and `AutoViTTokens`.
         head: what gives the logits, see `heads`.
         prompted: a pass with a box as prompt is learned too, beside the head 'class-tokens'.
+        pixel_side: of the input of a `PixelBranch` beside the SAM; 0: there is none.
+        pixel_weight: of what that branch says, where the SAM has 1.
     """
 
     lora_rank: int = 4
@@ -40,6 +45,8 @@ class Adaptation:
     token_init: TokenInit = "random"
     head: HeadName = "class-tokens"
     prompted: bool = False
+    pixel_side: int = 0
+    pixel_weight: float = 0.25
 
     def __post_init__(self) -> None:
         # A backbone says itself how many blocks it has.
@@ -56,6 +63,13 @@ class Adaptation:
                 f"LoRA rank {self.lora_rank}: expected 0, since the head {self.head} is learned as "
                 "a whole; or adapt encoder blocks too"
             )
+        if self.pixel_side not in (0, *PIXEL_SIDES):
+            raise SAMAutoSegError(
+                f"pixel_side {self.pixel_side}: expected 0 or one of "
+                f"{', '.join(map(str, PIXEL_SIDES))}"
+            )
+        if not 0 < self.pixel_weight <= 1:
+            raise SAMAutoSegError(f"pixel_weight {self.pixel_weight}: expected above 0, up to 1")
         if self.prompted and self.head != "class-tokens":
             raise SAMAutoSegError(f"head {self.head}: a prompted pass goes with class-tokens only")
 
@@ -109,11 +123,15 @@ class AdaptedModel(nn.Module):
             self.tail = backbone.tunable_tail(adaptation.encoder_blocks)
             add_lora_to_blocks(self.tail, max(adaptation.lora_rank, 1))
         self.prompted = PromptedDecoder(backbone) if adaptation.prompted else None
+        self.pixels: PixelBranch | None = None
+        if adaptation.pixel_side:
+            spec = replace(backbone.spec, side=adaptation.pixel_side)
+            self.pixels = PixelBranch(spec, classes, adaptation.pixel_weight)
         self.register_buffer("position", encoder.get_dense_pe().detach(), persistent=False)
         self.to(backbone.device)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Logits [B, K, 4e, 4e] of the features [B, ...] that `Backbone.encode` gives.
+        """The SAM's logits [B, K, 4e, 4e] of the features [B, ...] that `Backbone.encode` gives.
 
         With features in bfloat16, under autocast, the image side of the decoder stays in it.
         """
@@ -144,12 +162,38 @@ class AdaptedModel(nn.Module):
     def _without_mask(self, embedding: Tensor) -> Tensor:
         return embedding + self.prompt_embedding.view(1, -1, 1, 1).to(embedding.dtype)
 
+    def slice_logits(
+        self,
+        low_res: Tensor,
+        image: np.ndarray,
+        spec: InputSpec,
+        pixel_spacing: tuple[float, float],
+    ) -> Tensor:
+        """Logits [K, H, W] at the size of a slice, with the pixel branch's say if there is one.
+
+        Args:
+            low_res: [K, 4e, 4e] of the SAM.
+            image: the slice, uint8, [H, W] or [H, W, 3].
+            spec: of the SAM's input.
+        """
+        shape = (image.shape[0], image.shape[1])
+        logits = spec.logits_to_slice(low_res, shape, pixel_spacing)
+        return logits if self.pixels is None else self.pixels.agreed(logits, image, pixel_spacing)
+
+    def named_weights(self) -> dict[str, nn.Parameter]:
+        """What the SAM learns except the prompt embedding: BLO-SAM's lower-level variables."""
+        return {
+            name: parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and name != PROMPT and not name.startswith(PIXELS)
+        }
+
     def weights(self) -> list[nn.Parameter]:
-        """What is learned except the prompt embedding: BLO-SAM's lower-level variables."""
-        return [p for n, p in self.named_parameters() if p.requires_grad and n != PROMPT]
+        """The values of `named_weights`."""
+        return list(self.named_weights().values())
 
     def learned(self) -> list[nn.Parameter]:
-        """All that is learned: the weights, and the prompt embedding where the head takes it."""
+        """What the SAM learns: the weights, and the prompt embedding where its head takes it."""
         prompt = [self.prompt_embedding] if self.decoder.takes_prompt else []
         return [*self.weights(), *prompt]
 
@@ -185,3 +229,4 @@ class AdaptedModel(nn.Module):
 
 
 PROMPT = "prompt_embedding"
+PIXELS = "pixels."

@@ -61,8 +61,9 @@ NSD_TOLERANCE_MM = 2.0
 BOXES = "boxes"
 UNET = "U-Net"
 JOINT = "joint"
+SAM_ALONE = "BLO-SAM alone"
 BLO_SAM = "BLO-SAM"
-CLEANED = "BLO-SAM+"
+CLEANED = "cleaned up"
 
 # What a user would tick for compact organs: one part each, smoothed over about a slice.
 CLEAN_UP = CleanUp(largest_component=True, smooth_slices_mm=3.0)
@@ -183,10 +184,15 @@ def _run_blo_sam(
     model, card, backbone = load_adapted(model_file, device=backbone.device)
     with demo.timed("segmenting the volume"):
         found = segment_volume(case.image, model, card, backbone, progress=progress)
-    demo.score(BLO_SAM, found.labels)
+    if model.pixels is not None:
+        branch, model.pixels = model.pixels, None
+        alone = segment_volume(case.image, model, card, backbone, cache=cache, progress=progress)
+        demo.score(SAM_ALONE, alone.labels)
+        model.pixels = branch
     cleaned = segment_volume(
         case.image, model, card, backbone, cache=cache, cleanup=CLEAN_UP, progress=progress
     )
+    demo.score(BLO_SAM, found.labels)
     demo.score(CLEANED, cleaned.labels)
 
 

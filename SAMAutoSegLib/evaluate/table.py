@@ -26,17 +26,14 @@ def score_table(scores: Sequence[StructureScore]) -> str:
 
 
 def comparison_table(methods: Mapping[str, Sequence[StructureScore]]) -> str:
-    """A row for each structure and the mean, two columns (Dice and NSD) for each method.
+    """A row for each structure and the mean, a column "Dice / NSD" for each method.
 
     All methods must have been scored on the same structures in the same order.
     """
-    header = [
-        "structure",
-        *(f"{name} {measure}" for name in methods for measure in ("Dice", "NSD")),
-    ]
+    header = ["Dice / NSD", *methods]
     columns = [[*scores, mean_score(scores)] for scores in methods.values()]
     rows = [
-        [row[0].name, *(_number(value, 3) for score in row for value in (score.dice, score.nsd))]
+        [row[0].name, *(f"{_number(s.dice, 3)} / {_number(s.nsd, 3)}" for s in row)]
         for row in zip(*columns, strict=True)
     ]
     return _table(header, rows)

@@ -53,6 +53,7 @@ class BLOSAMSettings(Settings):
         order: of the prompt's gradient, see `hypergradient`: 'first' does not see how the weights
             depend on the prompt; the others unroll one step of theirs, in float32, and cost about
             four times as much.
+        pixel_steps: see `Settings`; here it has the branch unless told otherwise, since that pays.
         select: the part on which the lowest loss tells the best weights; D2 needs `prompt_every` 1.
     """
 
@@ -61,6 +62,7 @@ class BLOSAMSettings(Settings):
     prompt_every: int = 10
     prompt_weight_decay: float = 0.0
     order: Order = "first"
+    pixel_steps: int = 1
     select: Literal["D1", "D2"] = "D1"
 
     def __post_init__(self) -> None:
@@ -92,6 +94,7 @@ class BLOSAMSettings(Settings):
             "patience": 0,
             "gradient_clip": 0.0,
             "count_absent": True,
+            "pixel_steps": 0,
             "split": "half",
             "prompt_every": 1,
             "select": "D2",
@@ -143,9 +146,7 @@ class BLOSAM:
         if self.settings.order == "first":
             loss = batch_loss(self.model, self.samples, upper, self.settings, number)
             return loss.detach(), torch.autograd.grad(loss, prompt)[0]
-        names: Weights = {
-            n: p for n, p in self.model.named_parameters() if p.requires_grad and n != PROMPT
-        }
+        names: Weights = dict(self.model.named_weights())
 
         def loss_on(chosen: list[int]) -> Loss:
             def loss(weights: Weights, embedding: Tensor) -> Tensor:

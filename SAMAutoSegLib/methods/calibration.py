@@ -13,8 +13,8 @@ from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
-from SAMAutoSegLib.methods.losses import IGNORED, as_precision
-from SAMAutoSegLib.methods.method import Method
+from SAMAutoSegLib.methods.losses import IGNORED
+from SAMAutoSegLib.methods.method import Method, sample_logits
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.trainer import train
 from SAMAutoSegLib.methods.training_set import TrainingSet
@@ -57,9 +57,9 @@ def calibrate(
         torch.manual_seed(settings.seed)
         other = AdaptedModel(backbone, model.classes, model.adaptation)
         train(kind, other, _subset(samples, shown), settings, progress=progress)
-        with torch.inference_mode(), as_precision(samples.features.dtype, samples.features.device):
-            logits += [other(samples.features[n : n + 1])[0].float().cpu() for n in hidden]
-        targets += [samples.targets[n].cpu() for n in hidden]
+        with torch.inference_mode():
+            logits += [sample_logits(other, samples, n, backbone.spec).cpu() for n in hidden]
+        targets += [torch.from_numpy(samples.references[n]) for n in hidden]
     return {"temperature": round(fit_temperature(logits, targets), 3), "slices": len(targets)}
 
 
@@ -71,6 +71,7 @@ def _subset(samples: TrainingSet, chosen: Sequence[int]) -> TrainingSet:
         tuple(samples.references[n] for n in kept),
         tuple(samples.pixel_spacings[n] for n in kept),
         tuple(samples.groups[n] for n in kept),
+        tuple(samples.images[n] for n in kept),
         tuple((features[kept], targets[kept]) for features, targets in samples.changed),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import replace_when_complete
-from SAMAutoSegLib.methods.method import Method
+from SAMAutoSegLib.methods.method import Steps
 
 _VERSION = 1
 
@@ -42,7 +42,7 @@ class TrainingState:
     learned: dict[str, Tensor] = field(default_factory=dict)
     optimizers: dict[str, Any] = field(default_factory=dict)
 
-    def restore(self, model: AdaptedModel, method: Method) -> None:
+    def restore(self, model: AdaptedModel, method: Steps) -> None:
         """Give model and optimizers what they had."""
         model.load_learned_state(self.learned)
         for name, optimizer in method.optimizers().items():
@@ -51,7 +51,7 @@ class TrainingState:
             tensors.update({n: t.to(model.position.device) for n, t in tensors.items()})
 
 
-def save_state(path: Path, state: TrainingState, model: AdaptedModel, method: Method) -> None:
+def save_state(path: Path, state: TrainingState, model: AdaptedModel, method: Steps) -> None:
     """Write the state whole or not at all; `SAMAutoSegError` if it cannot be written."""
     state.learned = model.learned_state()
     state.optimizers = {n: o.state_dict() for n, o in method.optimizers().items()}

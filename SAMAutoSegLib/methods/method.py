@@ -15,6 +15,7 @@ from SAMAutoSegLib.methods.losses import as_precision, segmentation_loss
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
 from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.input_spec import InputSpec
 
 # Keeps this stream of random numbers apart from those that draw slices.
 _VIEWS = 3
@@ -23,7 +24,23 @@ AGREEMENT = "anchor_dice"
 """In what a step tells, beside the losses: how far the model still agrees with its source."""
 
 
-class Method(Protocol):
+class Steps(Protocol):
+    """What the trainer drives."""
+
+    def step(self, number: int) -> dict[str, float]:
+        """Train one step. Losses by name, each name with the word "loss"; the first is watched."""
+        ...
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """By name: their states are part of a checkpoint."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What a user should know about how this training runs, one sentence each."""
+        ...
+
+
+class Method(Steps, Protocol):
     """One way to train an adapted model; made anew for every training.
 
     A file in this folder with a class like this is all that a new method takes: it is found by its
@@ -43,18 +60,6 @@ class Method(Protocol):
 
     def __init__(self, model: AdaptedModel, samples: Any, settings: Any) -> None:
         """For samples, see `TrainingSet`; a method that learns without labels has its own kind."""
-        ...
-
-    def step(self, number: int) -> dict[str, float]:
-        """Train one step. Losses by name, each name with the word "loss"; the first is watched."""
-        ...
-
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        """By name: their states are part of a checkpoint."""
-        ...
-
-    def notes(self) -> list[str]:
-        """What a user should know about how this training runs, one sentence each."""
         ...
 
 
@@ -141,6 +146,13 @@ def batch_logits(
             return model(features), targets
     precision = next(iter(learned.values())).dtype
     return functional_call(model, learned, (features.to(precision),)), targets
+
+
+def sample_logits(model: AdaptedModel, samples: TrainingSet, n: int, spec: InputSpec) -> Tensor:
+    """Logits [K, H, W] of a labeled slice as it is, at the image's resolution."""
+    with as_precision(samples.features.dtype, samples.features.device):
+        low_res = model(samples.features[n : n + 1])[0].float()
+        return model.slice_logits(low_res, samples.images[n], spec, samples.pixel_spacings[n])
 
 
 def batch_views(

@@ -31,6 +31,8 @@ class Settings:
         patience: stop after so many steps without a lower smoothed loss; 0: never.
         gradient_clip: longer gradients of a step are shortened to this length, because with few
             slices a batch a single one can be far out of line; 0: none is.
+        pixel_steps: of the pixel branch for each of the weights, see `PixelBranch`; 0: no branch. A
+            training that goes on from a model has the branch that this model has, or none.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
     """
@@ -48,6 +50,7 @@ class Settings:
     patience: int = 100
     gradient_clip: float = 1.0
     count_absent: bool = False
+    pixel_steps: int = 0
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -64,6 +67,7 @@ class Settings:
             ("average", 0.0, 0.9999),
             ("patience", 0, 1_000_000),
             ("gradient_clip", 0.0, 1e6),
+            ("pixel_steps", 0, 100),
             ("seed", 0, 2**63 - 1),
         ):
             require_between(name, getattr(self, name), low, high)
@@ -103,7 +107,7 @@ def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
 def settings_for(budget: Budget) -> dict[str, Any]:
     """The settings that a budget stands for."""
     budgets: dict[Budget, dict[str, Any]] = {
-        "quick": {"steps": 100, "views": 1},
+        "quick": {"steps": 100, "views": 1, "pixel_steps": 0},  # too few for a net from scratch
         "standard": {"steps": 300, "views": 2},
         "thorough": {"steps": 900, "views": 4},
     }

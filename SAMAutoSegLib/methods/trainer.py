@@ -15,8 +15,10 @@ from torch import Tensor
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods.checkpoint import TrainingState, load_state, save_state
-from SAMAutoSegLib.methods.method import AGREEMENT, Guarded, Method
+from SAMAutoSegLib.methods.method import AGREEMENT, Guarded, Method, Steps
+from SAMAutoSegLib.methods.pixel_training import WithPixelBranch
 from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.training_set import TrainingSet
 from SAMAutoSegLib.progress import Progress, silent
 
 History = list[dict[str, float]]
@@ -97,10 +99,12 @@ def train(
             the start.
     """
     started = saved = time.monotonic()
-    method = method_type(model, samples, settings)
+    method: Steps = method_type(model, samples, settings)
+    if model.pixels is not None and settings.pixel_steps and isinstance(samples, TrainingSet):
+        method = WithPixelBranch(method, model, samples, settings)
     result = TrainingResult(notes=method.notes())
     identity = {
-        "method": method.name,
+        "method": method_type.name,
         "settings": settings.to_json(),
         "adaptation": model.adaptation.to_json(),
         "samples": samples.fingerprint(),
@@ -169,7 +173,7 @@ def train(
 
 
 def _keep(
-    path: Path, state: TrainingState, model: AdaptedModel, method: Method, result: TrainingResult
+    path: Path, state: TrainingState, model: AdaptedModel, method: Steps, result: TrainingResult
 ) -> None:
     """Write a checkpoint; a full disk costs the chance to resume, not what was learned."""
     try:

@@ -58,6 +58,7 @@ class TrainingSet:
         references: N label slices [H, W] uint8 at the image's resolution, class numbers.
         pixel_spacings: N (row, column) in mm.
         groups: for every slice the number of its group of neighbors, over all volumes.
+        images: N slices as the backbone was shown them, uint8 [H, W], or [H, W, 3] with neighbors.
         changed: features and targets of slightly changed views of all slices, see `changed_view`.
     """
 
@@ -66,6 +67,7 @@ class TrainingSet:
     references: tuple[np.ndarray, ...]
     pixel_spacings: tuple[tuple[float, float], ...]
     groups: tuple[int, ...]
+    images: tuple[np.ndarray, ...] = ()
     changed: tuple[tuple[Tensor, Tensor], ...] = ()
 
     @property
@@ -116,6 +118,7 @@ def build_training_set(
     features: list[Tensor] = []
     targets: list[Tensor] = []
     references: list[np.ndarray] = []
+    shown_images: list[np.ndarray] = []
     spacings: list[tuple[float, float]] = []
     groups: list[int] = []
     changed: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(changed_views)]
@@ -148,6 +151,7 @@ def build_training_set(
             targets.append(_target(reference, backbone, spacing))
             references.append(reference)
             image = backbone.spec.gather(images, number)
+            shown_images.append(image.copy())
             for view in changed:
                 shown, labels = changed_view(image, reference, spacing, rng, view_strength)
                 (feature,) = embed_images(backbone, [shown], spacing, cache, encoder_blocks)
@@ -167,6 +171,7 @@ def build_training_set(
         tuple(references),
         tuple(spacings),
         tuple(groups),
+        tuple(shown_images),
         tuple((torch.stack([f for f, _ in v]), torch.stack([t for _, t in v])) for v in changed),
     )
 

@@ -182,7 +182,7 @@ def _logits(
             )
             try:
                 for number, features in embedded:
-                    logits, steps = _decode(model, features, backbone, images, refinement)
+                    logits, steps = _decode(model, features, number, backbone, images, refinement)
                     if steps:
                         result.trace[number] = steps
                     del left[0]
@@ -218,6 +218,7 @@ def _logits(
 def _decode(
     model: AdaptedModel,
     features: Tensor,
+    number: int,
     backbone: Backbone,
     images: SliceStack,
     refinement: Refinement | None,
@@ -240,8 +241,8 @@ def _decode(
                 backbone.spec.side,
                 refinement,
             )
-        shown = backbone.spec.logits_to_slice(low_res, images.slice_shape, images.pixel_spacing)
-        return shown, steps
+        image = backbone.spec.gather(images.views, number)
+        return model.slice_logits(low_res, image, backbone.spec, images.pixel_spacing), steps
 
 
 def _chosen(slices: Sequence[int] | None, count: int, inside: tuple[int, int]) -> list[int]:

@@ -40,6 +40,7 @@ def test_with_corrected_slices_the_button_trains() -> None:
         ({"nameProblem": "Give the model a name"}, "Give the model a name"),
         ({"roughly": True}, "select one under Model"),
         ({"roughly": True, "known": ("liver", "spleen")}, "Check these, no others: liver, spleen"),
+        ({"roughly": True, "known": tuple("abcdef")}, "no others: a, b, c, d, e, f."),
     ],
 )
 def test_what_is_missing_is_said_and_the_button_waits(change: dict, words: str) -> None:
@@ -106,9 +107,18 @@ def test_nothing_is_held_back_where_that_is_not_wanted() -> None:
 
 
 def test_a_larger_budget_takes_longer_and_a_gpu_less() -> None:
-    quick, standard, thorough = (trainingSeconds(b.value, 6, 0.5) for b in Budget)
+    quick, standard, thorough = (trainingSeconds(b.value, Method.JOINT, 6, 0.5) for b in Budget)
     assert quick < standard < thorough
-    assert trainingSeconds("standard", 6, 0.1, onGpu=True) < standard / 3
+    assert trainingSeconds("standard", Method.JOINT, 6, 0.1, onGpu=True) < standard / 3
+
+
+def test_the_net_beside_the_sam_takes_its_time_where_it_is_trained() -> None:
+    for budget, longer in ((Budget.QUICK, False), (Budget.STANDARD, True)):
+        plain, beside = (
+            trainingSeconds(budget.value, method, 6, 0.5)
+            for method in (Method.JOINT, Method.BLO_SAM)
+        )
+        assert (beside > plain) == longer
 
 
 def test_the_table_compares_every_structure_and_the_mean() -> None:

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -73,6 +74,24 @@ def test_reading_back_gives_the_logits_bit_for_bit(
     assert its_card == card == read_card(file)
     assert its_backbone.spec == card.input
     assert not again.training
+
+
+def test_the_pixel_branch_is_read_back_with_its_input(
+    adapted: tuple[AdaptedModel, ModelCard], backbone: Backbone, file: Path, tiny_file: Path
+) -> None:
+    card = replace(adapted[1], adaptation=Adaptation(pixel_side=64))
+    backbone.spec = card.input
+    model = AdaptedModel(backbone, 3, card.adaptation).eval()
+    save_adapted(file, model, card)
+    again, _, _ = load_adapted(file, base=tiny_file, device="cpu", precision=torch.float32)
+    image = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    low_res = torch.randn(3, 32, 32)
+    with torch.inference_mode():
+        wanted, found = (
+            either.slice_logits(low_res, image, card.input, (1.0, 2.0)) for either in (model, again)
+        )
+    assert torch.equal(found, wanted)
+    assert again.pixels is not None and again.pixels.spec == replace(card.input, side=64)
 
 
 @pytest.mark.parametrize("head", ["auto-vit", "auto-vit-tokens", "auto-cnn-small", "auto-linear"])

@@ -21,8 +21,8 @@ def test_a_table_has_a_row_for_each_structure_and_the_mean():
 
 def test_methods_stand_side_by_side():
     assert comparison_table({"boxes": [GOOD], "BLO-SAM": [MISSED]}).splitlines() == [
-        "| structure | boxes Dice | boxes NSD | BLO-SAM Dice | BLO-SAM NSD |",
-        "| --------- | ---------: | --------: | -----------: | ----------: |",
-        "| liver     |      0.950 |     0.900 |        0.000 |       0.000 |",
-        "| mean      |      0.950 |     0.900 |        0.000 |       0.000 |",
+        "| Dice / NSD |         boxes |       BLO-SAM |",
+        "| ---------- | ------------: | ------------: |",
+        "| liver      | 0.950 / 0.900 | 0.000 / 0.000 |",
+        "| mean       | 0.950 / 0.900 | 0.000 / 0.000 |",
     ]

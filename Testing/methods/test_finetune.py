@@ -100,8 +100,9 @@ def test_the_held_out_score_is_that_of_the_final_model(
     backbone = tiny_backbone()
     gray = intensity.apply(held_out.image.array)[7]
     with torch.no_grad():
-        logits = tuned.model(backbone.encode(backbone.spec.prepare(gray)[None]))
-    predicted = backbone.spec.logits_to_slice(logits, (48, 40))[0].argmax(0).numpy()
+        low_res = tuned.model(backbone.encode(backbone.spec.prepare(gray)[None]))[0]
+        logits = tuned.model.slice_logits(low_res, gray, backbone.spec, (1.0, 1.0))
+    predicted = logits.argmax(0).numpy()
     dice = []
     for number, label in ((1, 3), (2, 7)):
         a, b = predicted == number, held_out.labels.array[7] == label
@@ -179,6 +180,7 @@ def test_cancelling_keeps_what_was_trained_but_nothing_before(tune: Tune) -> Non
 def test_a_training_starts_from_a_former_model(tune: Tune) -> None:
     former = tune(settings={**QUICK, "steps": 8})
     still = {"steps": 1, "learning_rate": 1e-9, "weight_decay": 0.0, "average": 0.0}
+    still["pixel_steps"] = 0  # which would learn at a rate of its own
     tuned = tune(start=former.model, settings=still)
     former_state = former.model.learned_state()
     for name, tensor in tuned.model.learned_state().items():

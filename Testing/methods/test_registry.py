@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from SAMAutoSegLib.methods import registry
-from SAMAutoSegLib.methods.method import Method
+from SAMAutoSegLib.methods.method import Method, Steps
 from SAMAutoSegLib.methods.registry import method_named, method_names
 from SAMAutoSegLib.methods.settings import Settings
 
@@ -47,7 +47,8 @@ def test_methods_are_found_by_their_own_names() -> None:
 def test_every_method_is_all_that_a_method_has_to_be(name: str) -> None:
     kind = method_named(name)
     assert issubclass(kind.settings_type, Settings)
-    wanted = [member for member in vars(Method) if not member.startswith("_")]
+    members = {member for protocol in (Method, Steps) for member in vars(protocol)}
+    wanted = sorted(member for member in members if not member.startswith("_"))
     assert {"step", "optimizers", "notes", "adaptation"} <= set(wanted)
     assert [member for member in wanted if not hasattr(kind, member)] == []
 

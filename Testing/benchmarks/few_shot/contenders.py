@@ -105,19 +105,40 @@ def blo_published(task: Task) -> Segment:
 
 def blo_rotating(task: Task) -> Segment:
     """Our settings; the prompt's steps, one in ten, are part of the budget."""
-    return _trained(task, "blo-sam", {"steps": max(1, task.evaluations * 10 // 11)})
+    return _trained(task, "blo-sam", {"steps": _blo_steps(task), "pixel_steps": 0})
 
 
 def blo_second_order(task: Task) -> Segment:
     """Our settings with the unrolled step, which takes four gradients more."""
     steps = max(1, task.evaluations * 10 // 14)
-    return _trained(task, "blo-sam", {"steps": steps, "order": "finite-difference"})
+    settings = {"steps": steps, "order": "finite-difference", "pixel_steps": 0}
+    return _trained(task, "blo-sam", settings)
+
+
+def views_cleaned(task: Task) -> Segment:
+    """Ours without the pixel branch."""
+    settings = {"steps": _blo_steps(task), "views": 8, "pixel_steps": 0}
+    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
 def ours(task: Task) -> Segment:
-    """What paid: BLO-SAM with eight views, cleaned up. Chosen on volumes of the pool."""
-    settings = {"steps": max(1, task.evaluations * 10 // 11), "views": 8}
+    """What paid: BLO-SAM with the pixel branch and eight views, cleaned up.
+
+    Chosen on volumes of the pool. The branch takes as many steps of its own small net besides.
+    """
+    settings = {"steps": _blo_steps(task), "views": 8}
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
+
+
+def joint_as_ours(task: Task) -> Segment:
+    """Ours without the two levels."""
+    settings = {"steps": task.evaluations, "views": 8, "pixel_steps": 1}
+    return _trained(task, "joint", settings, cleanup=CLEAN_UP)
+
+
+def _blo_steps(task: Task) -> int:
+    """Steps of the weights; one more in ten is the prompt's."""
+    return max(1, task.evaluations * 10 // 11)
 
 
 def auto_sam(head: str) -> Callable[[Task], Segment]:
@@ -144,6 +165,8 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     "BLO-SAM published": blo_published,
     "BLO-SAM rotating": blo_rotating,
     "BLO-SAM second order": blo_second_order,
+    "BLO-SAM views": views_cleaned,
+    "joint as ours": joint_as_ours,
     "ours": ours,
     "AutoSAM ViT": auto_sam("auto-vit-tokens"),
     "AutoSAM CNN": auto_sam("auto-cnn-small"),
