@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from PIL import Image
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.methods.losses import as_precision, segmentation_loss
@@ -11,6 +12,7 @@ from SAMAutoSegLib.methods.method import Steps, adamw, descend, draw
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet, low_res_target
 from SAMAutoSegLib.methods.views import changed_view
+from SAMAutoSegLib.sam.input_spec import InputSpec
 
 _LEARNING_RATE = 3e-3
 _WEIGHT_DECAY = 0.01
@@ -38,8 +40,14 @@ class WithPixelBranch:
         assert model.pixels is not None
         self.method = method
         self.branch = model.pixels
-        self.samples = samples
         self.settings = settings
+        self.precision, self.device = samples.features.dtype, samples.features.device
+        self.slices = [
+            _reduced(*whole, self.branch.spec)
+            for whole in zip(
+                samples.images, samples.references, samples.pixel_spacings, strict=True
+            )
+        ]
         self.optimizer = adamw(list(self.branch.parameters()), _WEIGHT_DECAY)
 
     def step(self, number: int) -> dict[str, float]:
@@ -56,20 +64,35 @@ class WithPixelBranch:
         return self.method.notes()
 
     def _branch_step(self, number: int) -> float:
-        samples, settings, spec = self.samples, self.settings, self.branch.spec
+        settings, spec = self.settings, self.branch.spec
         rng = np.random.default_rng([settings.seed, _VIEWS, number])
         pixels, targets = [], []
-        for n in draw(number, list(range(len(samples))), settings, _SLICES):
-            spacing = samples.pixel_spacings[n]
-            image, reference = changed_view(
-                samples.images[n], samples.references[n], spacing, rng, _VIEW_STRENGTH
-            )
+        for n in draw(number, list(range(len(self.slices))), settings, _SLICES):
+            image, reference, spacing = self.slices[n]
+            image, reference = changed_view(image, reference, spacing, rng, _VIEW_STRENGTH)
             pixels.append(spec.prepare(image, spacing))
             targets.append(low_res_target(reference, spec, spec.side, spacing))
-        device = samples.features.device
-        with as_precision(samples.features.dtype, device):
-            logits = self.branch(torch.stack(pixels).to(device))
-        loss = segmentation_loss(logits.float(), torch.stack(targets).to(device), _CE_WEIGHT)
+        with as_precision(self.precision, self.device):
+            logits = self.branch(torch.stack(pixels).to(self.device))
+        loss = segmentation_loss(logits.float(), torch.stack(targets).to(self.device), _CE_WEIGHT)
         rate = settings.rate_at(number // settings.pixel_steps, _LEARNING_RATE)
         descend(self.optimizer, loss, rate, settings.gradient_clip)
         return loss.item()
+
+
+def _reduced(
+    image: np.ndarray, reference: np.ndarray, spacing: tuple[float, float], spec: InputSpec
+) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+    """A slice, its labels and its spacing, not larger than the branch sees them.
+
+    Views of a slice of 512 x 512 pixels would take longer than the step that they are made for.
+    """
+    rows, columns = reference.shape
+    place = spec.placement((rows, columns), spacing)
+    height, width = min(rows, place.height), min(columns, place.width)
+    if (height, width) == (rows, columns):
+        return image, reference, spacing
+    size = (width, height)
+    small = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+    labels = np.array(Image.fromarray(reference).resize(size, Image.Resampling.NEAREST))
+    return small, labels, (spacing[0] * rows / height, spacing[1] * columns / width)

@@ -10,8 +10,15 @@ from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.methods.finetune import FineTuned, finetune
 from SAMAutoSegLib.methods.method import sample_logits
-from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
+from SAMAutoSegLib.methods.pixel_training import _reduced
+from SAMAutoSegLib.methods.training_set import (
+    LabeledVolume,
+    TrainingSet,
+    build_training_set,
+    low_res_target,
+)
 from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.input_spec import InputSpec
 from SAMAutoSegLib.segment.volume import segment_volume
 
 STEPS = {"steps": 6, "views": 1, "patience": 0, "average": 0.0}
@@ -148,3 +155,28 @@ def test_a_model_without_it_gets_none_in_a_later_training(tune: Tune) -> None:
     later = tune(start=former.model)
     assert later.model.pixels is None and "pixel_loss" not in later.result.history[-1]
     assert later.result.notes == former.result.notes
+
+
+@pytest.mark.parametrize("aspect", ["pixel", "physical", "stretch"])
+def test_a_large_slice_is_learned_from_at_the_size_that_the_branch_sees(aspect: str) -> None:
+    spec = InputSpec(side=64, aspect=aspect)  # type: ignore[arg-type]
+    reference = np.zeros((300, 200), np.uint8)
+    reference[100:200, 50:150] = 1
+    image = reference * 200
+    small, labels, spacing = _reduced(image, reference, (1.0, 2.0), spec)
+    assert small.shape == labels.shape and max(labels.shape) == 64
+    assert spacing[0] * labels.shape[0] == pytest.approx(300)
+    assert spacing[1] * labels.shape[1] == pytest.approx(400)
+    whole, shown = (
+        low_res_target(labels_, spec, 64, spacing_)
+        for labels_, spacing_ in ((reference, (1.0, 2.0)), (labels, spacing))
+    )
+    assert (whole != shown).float().mean() < 0.03  # half a pixel along the border
+    assert np.abs(small[labels == 1].astype(int) - 200).mean() < 20
+
+
+def test_a_small_slice_is_learned_from_as_it_is() -> None:
+    image = np.zeros((40, 64, 3), np.uint8)
+    reference = image[..., 0]
+    kept = _reduced(image, reference, (0.5, 0.5), InputSpec(side=64))
+    assert kept[0] is image and kept[1] is reference and kept[2] == (0.5, 0.5)
