@@ -160,6 +160,7 @@ def main() -> None:
             settings={
                 "steps": options.steps,
                 "batch": 4,
+                "pixel_steps": 0,  # the shipped models were trained without that branch
                 "seed": options.seed,
                 **starter.settings,
             },

@@ -167,7 +167,8 @@ def train(
         load_backbone(base, device="cpu"),
         plane=case.plane,
         method=method,
-        settings=settings_for(budget) | {"seed": seed},  # type: ignore[arg-type]
+        # Without the pixel branch: what is compared are the passes of the SAM.
+        settings=settings_for(budget) | {"seed": seed, "pixel_steps": 0},  # type: ignore[arg-type]
         cache=cache,
     )
     save_adapted(path, tuned.model, tuned.card)
