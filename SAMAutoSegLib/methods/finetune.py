@@ -14,7 +14,7 @@ import torch
 
 from SAMAutoSegLib import __version__
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.pixel_branch import pixel_side_for
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.files import sha256_of_file
@@ -131,19 +131,16 @@ def finetune(
     encoded = time.monotonic()
     tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded
-    if start is not None:
-        known = start.adaptation
-        adapted = replace(adapted, pixel_side=known.pixel_side, pixel_weight=known.pixel_weight)
-    elif chosen.pixel_steps:
-        adapted = replace(
-            adapted,
-            pixel_side=pixel_side_for(samples.images),
-            pixel_weight=_PIXELS_IN_ONE_PATIENT if len(volumes) == 1 else _PIXELS_ACROSS_PATIENTS,
-        )
+    weight = _PIXELS_IN_ONE_PATIENT if len(volumes) == 1 else _PIXELS_ACROSS_PATIENTS
+    side = pixel_side_for(samples.images) if chosen.pixel_steps else 0
+    adapted = replace(adapted, pixel_side=side, pixel_weight=weight)
+    classes = len(structures) + 1
+    goes_on = start is not None and _fits(start, adapted, classes)
+    if start is not None and goes_on:
+        adapted = start.adaptation
     torch.manual_seed(chosen.seed)
-    model = AdaptedModel(backbone, len(structures) + 1, adapted)
-    can_start = start is not None and _same_kind(start, model)
-    if start is not None and can_start:
+    model = AdaptedModel(backbone, classes, adapted)
+    if start is not None and goes_on:
         model.load_learned_state(start.learned_state())
     result = train(
         kind,
@@ -157,7 +154,7 @@ def finetune(
         progress=part_of(progress, _ENCODING_SHARE, 1.0),
     )
     require_a_step(result)
-    if start is not None and not can_start:
+    if start is not None and not goes_on:
         result.notes.append(
             "the training started anew, because the former model adapts other parts"
         )
@@ -198,8 +195,11 @@ def seconds_of(result: TrainingResult, encoding: float, scoring: float) -> dict[
     }
 
 
-def _same_kind(one: AdaptedModel, other: AdaptedModel) -> bool:
-    return (one.adaptation, one.classes) == (other.adaptation, other.classes)
+def _fits(start: AdaptedModel, adapted: Adaptation, classes: int) -> bool:
+    """Whether a training can go on from a model; it keeps the pixel branch that this has."""
+    known = start.adaptation
+    wanted = replace(adapted, pixel_side=known.pixel_side, pixel_weight=known.pixel_weight)
+    return (known, start.classes) == (wanted, classes)
 
 
 def held_out_scorer(

@@ -33,7 +33,7 @@ def tune(
     intensity: Intensity,
 ) -> Tune:
     def run(**settings: object) -> FineTuned:
-        start = settings.pop("start", None)
+        start, adaptation = settings.pop("start", None), settings.pop("adaptation", None)
         return finetune(
             [labeled()],
             structures,
@@ -41,6 +41,7 @@ def tune(
             plane="axial",
             intensity=intensity,
             start=start,  # type: ignore[arg-type]
+            adaptation=adaptation,  # type: ignore[arg-type]
             settings={**STEPS, **settings},
         )
 
@@ -155,6 +156,15 @@ def test_a_model_without_it_gets_none_in_a_later_training(tune: Tune) -> None:
     later = tune(start=former.model)
     assert later.model.pixels is None and "pixel_loss" not in later.result.history[-1]
     assert later.result.notes == former.result.notes
+
+
+def test_no_branch_stays_that_nothing_trained(tune: Tune) -> None:
+    """Neither of an adaptation that was asked for nor of a start that cannot be gone on from."""
+    asked = tune(pixel_steps=0, adaptation={"pixel_side": 64})
+    assert asked.model.pixels is None
+    former = tune(adaptation={"lora_rank": 2})
+    anew = tune(start=former.model, pixel_steps=0)
+    assert anew.model.pixels is None and "started anew" in anew.result.notes[-1]
 
 
 @pytest.mark.parametrize("aspect", ["pixel", "physical", "stretch"])
