@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,3 +47,16 @@ def test_heads_without_low_rank_updates_get_them_in_the_encoder(backbone: Backbo
 def test_blocks_that_the_encoder_lacks_are_refused(backbone: Backbone) -> None:
     with pytest.raises(SAMAutoSegError, match="encoder blocks 3"):
         with_encoder_blocks(learned(backbone), backbone, 3)
+
+
+@torch.inference_mode()
+def test_the_pixel_branch_comes_along(backbone: Backbone) -> None:
+    source = learned(backbone, pixel_side=32, pixel_weight=0.5)
+    model = with_encoder_blocks(source, backbone, 1)
+    image = np.random.default_rng(0).integers(0, 256, (30, 24), dtype=np.uint8)
+    low_res = torch.randn(3, 32, 32)
+    found, wanted = (
+        either.slice_logits(low_res, image, backbone.spec, (1.0, 1.0)) for either in (model, source)
+    )
+    assert torch.equal(found, wanted)
+    assert not torch.equal(wanted, backbone.spec.logits_to_slice(low_res, (30, 24)))
