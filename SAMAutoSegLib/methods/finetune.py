@@ -43,8 +43,8 @@ _ENCODING_SHARE = 0.2
 # Of several volumes. The place of an organ in one patient is knowledge; in others it differs.
 _STRENGTH_ACROSS_PATIENTS = 2.0
 
-# How much the pixel branch has to say; chosen on volumes of the benchmark's pools. What a net from
-# scratch learns on a few slices holds in this patient, and less in the next.
+# How much the pixel branch has to say. What a net from scratch learns on a few slices holds in this
+# patient, and less in the next: chosen on the demo CT, and on patients of the benchmark's pools.
 _PIXELS_IN_ONE_PATIENT, _PIXELS_ACROSS_PATIENTS = 0.5, 0.25
 
 
