@@ -60,7 +60,7 @@ def _table(place: tuple[str, str, int], methods: dict[str, dict[int, dict]]) -> 
         cells = [
             method,
             str(len(seeds)),
-            f"{dice.mean():.3f} ± {dice.std():.3f}",
+            f"{dice.mean():.3f}" + (f" ± {dice.std():.3f}" if len(dice) > 1 else ""),
             _mean(seeds, "nsd", "{:.3f}"),
             _mean(seeds, "hd95_mm", "{:.1f}"),
             _mean(seeds, "gap", "{:.3f}"),
