@@ -107,7 +107,7 @@ def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
 def settings_for(budget: Budget) -> dict[str, Any]:
     """The settings that a budget stands for."""
     budgets: dict[Budget, dict[str, Any]] = {
-        "quick": {"steps": 100, "views": 1, "pixel_steps": 0},  # too few for a net from scratch
+        "quick": {"steps": 100, "views": 1},
         "standard": {"steps": 300, "views": 2},
         "thorough": {"steps": 900, "views": 4},
     }
