@@ -3,10 +3,10 @@
     python Testing/benchmarks/demo_ct.py --seeds 3
 
 Five labeled slices, scored on the 25 others; the labels are TotalSegmentator's output. Every method
-gets the same slices, settings and number of steps of the weights; BLO-SAM's steps of the prompt
-and those of its pixel branch come on top, in its seconds too. The box-prompted backbone is scored twice, with boxes that enclose
-all pixels of a structure (min to max + 1) and with boxes from pixel index to pixel index (min to
-max), since either is in use and the difference at 3 mm is large.
+gets the same slices, settings and number of steps of the weights; BLO-SAM's steps of the prompt and
+those of its pixel branch come on top, in its seconds too. The box-prompted backbone is scored
+twice, with boxes that enclose all pixels of a structure (min to max + 1) and with boxes from pixel
+index to pixel index (min to max), since either is in use and the difference at 3 mm is large.
 """
 
 import argparse
