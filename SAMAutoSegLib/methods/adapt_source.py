@@ -78,7 +78,7 @@ def adapt_source(
     started = time.monotonic()
     torch.manual_seed(chosen.seed)
     model = with_encoder_blocks(source, backbone, blocks_to_adapt(chosen, backbone))
-    before = {name: value.clone() for name, value in model.learned_state().items()}
+    before = model.learned_state()
     samples = build_unlabeled_set(
         volumes,
         card.structures,

@@ -135,13 +135,13 @@ def finetune(
     side = pixel_side_for(samples.images) if chosen.pixel_steps else 0
     adapted = replace(adapted, pixel_side=side, pixel_weight=weight)
     classes = len(structures) + 1
-    goes_on = start is not None and _fits(start, adapted, classes)
-    if start is not None and goes_on:
-        adapted = start.adaptation
+    former = start if start is not None and _fits(start, adapted, classes) else None
+    if former is not None:
+        adapted = former.adaptation
     torch.manual_seed(chosen.seed)
     model = AdaptedModel(backbone, classes, adapted)
-    if start is not None and goes_on:
-        model.load_learned_state(start.learned_state())
+    if former is not None:
+        model.load_learned_state(former.learned_state())
     result = train(
         kind,
         model,
@@ -154,7 +154,7 @@ def finetune(
         progress=part_of(progress, _ENCODING_SHARE, 1.0),
     )
     require_a_step(result)
-    if start is not None and not goes_on:
+    if start is not former:
         result.notes.append(
             "the training started anew, because the former model adapts other parts"
         )
