@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,15 @@ from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Grid, Volume
+from SAMAutoSegLib.methods.finetune import FineTuned, finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
 from SAMAutoSegLib.sam.backbone import Backbone
 
 DISC, BAR = 3, 7
+
+Tune = Callable[..., FineTuned]
+
+QUICK: dict[str, Any] = {"steps": 4, "batch": 2, "warmup": 1}
 
 
 @pytest.fixture
@@ -62,8 +68,10 @@ def samples(
         *slices: tuple[int, ...],
         encoder_blocks: int = 0,
         precision: torch.dtype = torch.float32,
+        first_seed: int = 0,
     ) -> TrainingSet:
-        volumes = [labeled(chosen, seed) for seed, chosen in enumerate(slices or ((0, 2, 4, 6),))]
+        chosen = slices or ((0, 2, 4, 6),)
+        volumes = [labeled(numbers, seed) for seed, numbers in enumerate(chosen, first_seed)]
         return build_training_set(
             volumes,
             structures,
@@ -86,3 +94,24 @@ def new_model(tiny_backbone: Callable[..., Backbone]) -> Callable[..., AdaptedMo
             return AdaptedModel(tiny_backbone(), 3, Adaptation(**adaptation))
 
     return build
+
+
+@pytest.fixture
+def tune(
+    labeled: Callable[..., LabeledVolume],
+    structures: list[Structure],
+    intensity: Intensity,
+    tiny_backbone: Callable[..., Backbone],
+) -> Tune:
+    """Trains a model, quickly and unless told otherwise on two slices."""
+
+    def run(*volumes: LabeledVolume, backbone: Backbone | None = None, **options: Any) -> FineTuned:
+        chosen: dict[str, Any] = {"plane": "axial", "intensity": intensity, "settings": QUICK}
+        return finetune(
+            volumes or (labeled((2, 5)),),
+            structures,
+            backbone or tiny_backbone(),
+            **{**chosen, **options},
+        )
+
+    return run

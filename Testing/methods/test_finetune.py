@@ -2,7 +2,6 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -10,36 +9,16 @@ import torch
 
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
-from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.finetune import FineTuned, finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import Progress
 from SAMAutoSegLib.sam.backbone import Backbone
 
+from .conftest import QUICK, Tune
+
 Build = Callable[..., LabeledVolume]
-Tune = Callable[..., FineTuned]
-
-QUICK: dict[str, Any] = {"steps": 4, "batch": 2, "warmup": 1}
-
-
-@pytest.fixture
-def tune(
-    labeled: Build,
-    structures: list[Structure],
-    intensity: Intensity,
-    tiny_backbone: Callable[..., Backbone],
-) -> Tune:
-    def run(*volumes: LabeledVolume, backbone: Backbone | None = None, **options: Any) -> FineTuned:
-        chosen: dict[str, Any] = {"plane": "axial", "intensity": intensity, "settings": QUICK}
-        return finetune(
-            volumes or (labeled((2, 5)),),
-            structures,
-            backbone or tiny_backbone(),
-            **{**chosen, **options},
-        )
-
-    return run
 
 
 def same(one: FineTuned, other: FineTuned) -> bool:

@@ -6,57 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from SAMAutoSegLib.images.intensity import Intensity
-from SAMAutoSegLib.images.structure import Structure
-from SAMAutoSegLib.methods.finetune import FineTuned, finetune
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.methods.finetune import FineTuned
 from SAMAutoSegLib.methods.method import sample_logits
 from SAMAutoSegLib.methods.pixel_training import _reduced
-from SAMAutoSegLib.methods.training_set import (
-    LabeledVolume,
-    TrainingSet,
-    build_training_set,
-    low_res_target,
-)
+from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, low_res_target
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.input_spec import InputSpec
 from SAMAutoSegLib.segment.volume import segment_volume
 
+from .conftest import Tune
+
 STEPS = {"steps": 6, "views": 1, "patience": 0, "average": 0.0}
-Tune = Callable[..., FineTuned]
 
 
 @pytest.fixture
-def tune(
-    tiny_backbone: Callable[..., Backbone],
-    labeled: Callable[..., LabeledVolume],
-    structures: list[Structure],
-    intensity: Intensity,
-) -> Tune:
-    def run(**settings: object) -> FineTuned:
-        start, adaptation = settings.pop("start", None), settings.pop("adaptation", None)
-        return finetune(
-            [labeled()],
-            structures,
-            tiny_backbone(),
-            plane="axial",
-            intensity=intensity,
-            start=start,  # type: ignore[arg-type]
-            adaptation=adaptation,  # type: ignore[arg-type]
-            settings={**STEPS, **settings},
-        )
+def learn(tune: Tune, labeled: Callable[..., LabeledVolume]) -> Tune:
+    """Trains on four slices, with the settings that are given."""
 
-    return run
-
-
-@pytest.fixture
-def encoded(
-    tiny_backbone: Callable[..., Backbone], structures: list[Structure], intensity: Intensity
-) -> Callable[[LabeledVolume], TrainingSet]:
-    def run(volume: LabeledVolume) -> TrainingSet:
-        backbone = tiny_backbone()
-        return build_training_set(
-            [volume], structures, backbone, plane="axial", intensity=intensity
-        )
+    def run(start: AdaptedModel | None = None, **settings: object) -> FineTuned:
+        adaptation = settings.pop("adaptation", None)
+        chosen = {**STEPS, **settings}
+        return tune(labeled(), start=start, adaptation=adaptation, settings=chosen)
 
     return run
 
@@ -66,45 +37,37 @@ def sam_state(tuned: FineTuned) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if not name.startswith("pixels.")}
 
 
-def test_the_sam_learns_the_same_with_and_without_it(tune: Tune) -> None:
-    plain, beside = sam_state(tune(pixel_steps=0)), sam_state(tune(pixel_steps=2))
+def test_the_sam_learns_the_same_with_and_without_it(learn: Tune) -> None:
+    plain, beside = sam_state(learn(pixel_steps=0)), sam_state(learn(pixel_steps=2))
     assert plain.keys() == beside.keys()
     assert all(torch.equal(value, beside[name]) for name, value in plain.items())
 
 
 def test_it_has_less_to_say_across_patients(
-    tiny_backbone: Callable[..., Backbone],
-    labeled: Callable[..., LabeledVolume],
-    structures: list[Structure],
+    tune: Tune, labeled: Callable[..., LabeledVolume]
 ) -> None:
     weights = [
-        finetune(
-            [labeled((0, 4), seed) for seed in range(count)],
-            structures,
-            tiny_backbone(),
-            plane="axial",
-            settings={**STEPS, "steps": 1},
+        tune(
+            *(labeled((0, 4), seed) for seed in range(count)), settings={**STEPS, "steps": 1}
         ).card.adaptation.pixel_weight
         for count in (1, 2)
     ]
     assert weights == [0.5, 0.25]
 
 
-def test_the_published_recipe_has_none(tune: Tune) -> None:
-    tuned = tune(recipe="published", steps=2)
+def test_the_published_recipe_has_none(learn: Tune) -> None:
+    tuned = learn(recipe="published", steps=2)
     assert tuned.model.pixels is None and tuned.card.adaptation.pixel_side == 0
 
 
 def test_it_learns_discs_and_bars_that_it_has_not_seen(
-    tune: Tune,
-    labeled: Callable[..., LabeledVolume],
-    encoded: Callable[[LabeledVolume], TrainingSet],
+    learn: Tune, samples: Callable[..., TrainingSet]
 ) -> None:
-    tuned = tune(steps=60)
+    tuned = learn(steps=60)
     model = tuned.model
     assert model.pixels is not None and model.pixels.spec.side == 64
     assert tuned.result.history[-1]["pixel_loss"] < 0.3 * tuned.result.history[0]["pixel_loss"]
-    assert branch_dice(model, encoded(labeled((1, 5, 7), seed=9))) > 0.8
+    assert branch_dice(model, samples((1, 5, 7), first_seed=9)) > 0.8
 
 
 def branch_dice(model, samples: TrainingSet) -> float:  # type: ignore[no-untyped-def]
@@ -121,18 +84,18 @@ def branch_dice(model, samples: TrainingSet) -> float:  # type: ignore[no-untype
 
 
 def test_a_segmentation_and_a_held_out_score_hear_it_alike(
-    tune: Tune,
+    learn: Tune,
     tiny_backbone: Callable[..., Backbone],
     labeled: Callable[..., LabeledVolume],
-    encoded: Callable[[LabeledVolume], TrainingSet],
+    samples: Callable[..., TrainingSet],
 ) -> None:
-    tuned, backbone, volume = tune(steps=20), tiny_backbone(), labeled((0, 3))
+    tuned, backbone, volume = learn(steps=20), tiny_backbone(), labeled((0, 3))
     result = segment_volume(volume.image, tuned.model, tuned.card, backbone)
-    samples = encoded(volume)
+    encoded = samples(volume.slices)
     values = np.array([0, 3, 7])
     for n, number in enumerate(volume.slices):
         with torch.inference_mode():
-            logits = sample_logits(tuned.model, samples, n, backbone.spec)
+            logits = sample_logits(tuned.model, encoded, n, backbone.spec)
         shown = result.labels[number]
         assert np.array_equal(values[logits.argmax(0).numpy()], shown)
     tuned.model.pixels = None
@@ -140,30 +103,30 @@ def test_a_segmentation_and_a_held_out_score_hear_it_alike(
     assert not np.array_equal(alone.labels, result.labels)
 
 
-def test_a_training_goes_on_with_the_branch_of_its_start(tune: Tune) -> None:
-    former = tune()
+def test_a_training_goes_on_with_the_branch_of_its_start(learn: Tune) -> None:
+    former = learn()
     assert former.model.pixels is not None
-    onward = tune(start=former.model, pixel_steps=0)
+    onward = learn(start=former.model, pixel_steps=0)
     before, after = former.model.learned_state(), onward.model.learned_state()
     kept = [name for name in before if name.startswith("pixels.")]
     assert kept and all(torch.equal(before[name], after[name]) for name in kept)
-    assert "pixel_loss" in tune(start=former.model).result.history[-1]
+    assert "pixel_loss" in learn(start=former.model).result.history[-1]
 
 
-def test_a_model_without_it_gets_none_in_a_later_training(tune: Tune) -> None:
+def test_a_model_without_it_gets_none_in_a_later_training(learn: Tune) -> None:
     """A net that knows a few slices only would speak into a model that knows many."""
-    former = tune(pixel_steps=0)
-    later = tune(start=former.model)
+    former = learn(pixel_steps=0)
+    later = learn(start=former.model)
     assert later.model.pixels is None and "pixel_loss" not in later.result.history[-1]
     assert later.result.notes == former.result.notes
 
 
-def test_no_branch_stays_that_nothing_trained(tune: Tune) -> None:
+def test_no_branch_stays_that_nothing_trained(learn: Tune) -> None:
     """Neither of an adaptation that was asked for nor of a start that cannot be gone on from."""
-    asked = tune(pixel_steps=0, adaptation={"pixel_side": 64})
+    asked = learn(pixel_steps=0, adaptation={"pixel_side": 64})
     assert asked.model.pixels is None
-    former = tune(adaptation={"lora_rank": 2})
-    anew = tune(start=former.model, pixel_steps=0)
+    former = learn(adaptation={"lora_rank": 2})
+    anew = learn(start=former.model, pixel_steps=0)
     assert anew.model.pixels is None and "started anew" in anew.result.notes[-1]
 
 
