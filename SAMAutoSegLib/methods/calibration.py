@@ -6,6 +6,7 @@ Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, section 4.2.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -50,12 +51,15 @@ def calibrate(
     names = sorted(set(samples.groups))
     if len(names) < 2:
         return None
+    # They start anew: a branch that these settings do not train would only add noise.
+    side = model.adaptation.pixel_side if settings.pixel_steps else 0
+    adaptation = replace(model.adaptation, pixel_side=side)
     logits, targets = [], []
     for half in (0, 1):
         shown = [n for n, group in enumerate(samples.groups) if names.index(group) % 2 != half]
         hidden = [n for n in range(len(samples)) if n not in shown]
         torch.manual_seed(settings.seed)
-        other = AdaptedModel(backbone, model.classes, model.adaptation)
+        other = AdaptedModel(backbone, model.classes, adaptation)
         train(kind, other, _subset(samples, shown), settings, progress=progress)
         with torch.inference_mode():
             logits += [sample_logits(other, samples, n, backbone.spec).cpu() for n in hidden]

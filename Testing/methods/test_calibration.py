@@ -81,3 +81,15 @@ def test_a_card_holds_the_temperature_only_if_it_was_asked_for(
     assert temperature_of(card(False)) == 1.0
     asked = card(True)
     assert temperature_of(asked) == asked.provenance[CALIBRATION]["temperature"] != 1.0
+
+
+def test_a_pixel_branch_that_no_step_trains_has_no_say_in_it(
+    samples, new_model, tiny_backbone
+) -> None:
+    """A training without its steps that goes on from a model with a branch."""
+    whole, settings = samples((0, 2, 4, 6)), Settings(steps=2)
+    plain, beside = (
+        calibrate(Joint, new_model(pixel_side=side), whole, settings, tiny_backbone())
+        for side in (0, 64)
+    )
+    assert plain == beside
