@@ -32,7 +32,8 @@ class Settings:
         gradient_clip: longer gradients of a step are shortened to this length, because with few
             slices a batch a single one can be far out of line; 0: none is.
         pixel_steps: of the pixel branch for each of the weights, see `PixelBranch`; 0: no branch. A
-            training that goes on from a model has the branch that this model has, or none.
+            training that goes on from a model has the branch that this model has, or none. Needs
+            labeled slices.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
     """

@@ -92,6 +92,11 @@ class WeSAMSettings(Settings):
         require_between("temperature", self.temperature, 0.01, 100.0)
         require_between("confidence", self.confidence, 0.0, 0.999)
         require_between("least_agreement", self.least_agreement, 0.0, 1.0)
+        if self.pixel_steps:
+            raise SAMAutoSegError(
+                f"setting pixel_steps {self.pixel_steps}: expected 0, since the pixel branch learns "
+                "from contours; a branch that the source model has is kept as it is"
+            )
 
     @classmethod
     def recipes(cls, slices: int) -> dict[str, dict[str, Any]]:

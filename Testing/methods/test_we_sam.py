@@ -240,6 +240,7 @@ def test_a_single_slice_can_be_adapted_to_and_is_told(
         ({"strong": 0}, "setting strong 0"),
         ({"confidence": 1.0}, "setting confidence"),
         ({"temperature": 0.0}, "setting temperature"),
+        ({"pixel_steps": 1}, "setting pixel_steps 1: expected 0"),
         ({"recipe": "mine"}, "mine"),
     ],
 )
