@@ -2,8 +2,6 @@
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +9,9 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods.registry import method_named, method_names
 
 if TYPE_CHECKING:
-    from SAMAutoSegLib.images.slices import Plane
     from SAMAutoSegLib.images.structure import Structure
     from SAMAutoSegLib.images.volume import Volume
     from SAMAutoSegLib.methods.finetune import FineTuned
-    from SAMAutoSegLib.methods.training_set import LabeledVolume
 
     Pair = tuple[Volume, Volume]
 
@@ -150,6 +146,8 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.sam.fetch import fetched
 
     method_named(arguments.method)
+    from SAMAutoSegLib.cli.given_labels import labeled
+
     pairs, structures = _read(arguments)
     plane = plane_along(pairs[0][0].grid, arguments.axis)
     volumes = labeled(pairs, arguments.slices, plane, structures)
@@ -228,9 +226,8 @@ def _adaptation(arguments: argparse.Namespace) -> dict[str, int]:
 
 def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure]]":
     """The images with their labels, all numbered as in the first, and the structures to learn."""
-    from SAMAutoSegLib.images.read import read_image, read_labels
-    from SAMAutoSegLib.images.structure import matched
-    from SAMAutoSegLib.images.volume import require_same_grid
+    from SAMAutoSegLib.cli.given_labels import labels_of
+    from SAMAutoSegLib.images.read import read_image
 
     given = {name: len(getattr(arguments, name) or []) for name in ("image", "labels")}
     if given["image"] != given["labels"]:
@@ -241,25 +238,10 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure]]"
     structures: list[Structure] = []
     for image_path, labels_path in zip(arguments.image, arguments.labels, strict=True):
         image = read_image(image_path)
-        labels, found = read_labels(labels_path)
-        require_same_grid(image, labels)
-        if structures:
-            labels = renumbered(labels, matched(structures, found))
+        labels, found = labels_of(image, labels_path, structures)
         pairs.append((image, labels))
         structures = structures or found
     return pairs, _chosen(arguments.structures, structures)
-
-
-def renumbered(labels: "Volume", pairs: "Sequence[tuple[Structure, Structure | None]]") -> "Volume":
-    """Labels with the values of the first structure of each pair instead of the second's."""
-    import numpy as np
-
-    partners = [partner.label for _, partner in pairs if partner is not None]
-    values = np.zeros(max(int(labels.array.max()), *partners, 0) + 1, np.uint16)
-    for structure, partner in pairs:
-        if partner is not None:
-            values[partner.label] = structure.label
-    return replace(labels, array=values[labels.array])
 
 
 def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":
@@ -284,32 +266,6 @@ def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":
             if one.label == other.label or one.name.casefold() == other.name.casefold():
                 raise SAMAutoSegError(f"structure {one.name!r} is named twice: name it once")
     return chosen
-
-
-def labeled(
-    pairs: "list[Pair]",
-    slices: list[str] | None,
-    plane: "Plane",
-    structures: "Sequence[Structure]",
-) -> "list[LabeledVolume]":
-    """The chosen slices of every volume, by default those that hold a label."""
-    from SAMAutoSegLib.images.selection import parse_slices
-    from SAMAutoSegLib.images.slices import SliceStack
-    from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
-
-    if slices is not None and len(slices) != len(pairs):
-        raise SAMAutoSegError(
-            f"{len(slices)} lists of slices for {len(pairs)} volumes: give one for every volume"
-        )
-    volumes = []
-    for number, (image, labels) in enumerate(pairs):
-        stack = SliceStack(as_classes(labels.array, structures), labels.grid, plane)
-        if slices is None:
-            chosen = [n for n in range(len(stack)) if stack.slice_at(n).any()]
-        else:
-            chosen = parse_slices(slices[number], len(stack))
-        volumes.append(LabeledVolume(image, labels, tuple(chosen)))
-    return volumes
 
 
 def _report(tuned: "FineTuned", arguments: argparse.Namespace) -> None:

@@ -173,14 +173,10 @@ def _held_out(
         return []
     if not arguments.labels:
         raise SAMAutoSegError("--held-out needs --labels, which give the score and train nothing")
-    from SAMAutoSegLib.cli.finetune import labeled, renumbered
-    from SAMAutoSegLib.images.read import read_labels
-    from SAMAutoSegLib.images.structure import matched
-    from SAMAutoSegLib.images.volume import require_same_grid
+    from SAMAutoSegLib.cli.given_labels import labeled, labels_of
 
-    pairs = []
-    for image, path in zip(images, arguments.labels, strict=True):
-        labels, found = read_labels(path)
-        require_same_grid(image, labels)
-        pairs.append((image, renumbered(labels, matched(card.structures, found))))
+    pairs = [
+        (image, labels_of(image, path, card.structures)[0])
+        for image, path in zip(images, arguments.labels, strict=True)
+    ]
     return labeled(pairs, arguments.held_out, card.plane, card.structures)

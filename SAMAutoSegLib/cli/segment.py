@@ -10,8 +10,13 @@ from typing import TYPE_CHECKING, Any
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from SAMAutoSegLib.adapt.adapted_file import ModelCard
+    from SAMAutoSegLib.images.slices import Plane
+    from SAMAutoSegLib.images.structure import Structure
     from SAMAutoSegLib.images.volume import Volume
+    from SAMAutoSegLib.segment.corrected import CorrectedSlices
     from SAMAutoSegLib.segment.volume import SegmentationResult
 
 
@@ -42,6 +47,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     where.add_argument("--slices", metavar="LIST", help="slice numbers, as in 3,9,15-20")
     where.add_argument(
         "--roi", metavar="BOX", help="voxels i0:i1,j0:j1,k0:k1; the ends are not included"
+    )
+    known = parser.add_argument_group("slices that you corrected (default: none)")
+    known.add_argument(
+        "--corrected",
+        type=Path,
+        metavar="LABELS",
+        help="labels of this image that are right in some slices: these stay, the others follow",
+    )
+    known.add_argument(
+        "--corrected-slices",
+        metavar="LIST",
+        help="in which (default: in those that hold a structure of the model)",
     )
     shown = parser.add_argument_group("how the image is shown to the model (default: as trained)")
     shown.add_argument("--axis", help="axial, coronal, sagittal, i, j, k or auto")
@@ -107,8 +124,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Segment, write and report."""
     if arguments.batch is not None and arguments.batch < 1:
         raise SAMAutoSegError(f"--batch {arguments.batch}: expected 1 or more slices")
-    if arguments.output.resolve() == arguments.image.resolve():
-        raise SAMAutoSegError(f"cannot write {arguments.output}: it is the image; name another")
     _refuse_overwriting(arguments)
 
     from SAMAutoSegLib.adapt.adapted_file import load_adapted, located
@@ -117,7 +132,7 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.images.selection import Roi, parse_slices
-    from SAMAutoSegLib.images.slices import SliceStack
+    from SAMAutoSegLib.images.slices import SliceStack, plane_along
     from SAMAutoSegLib.images.volume import Volume
     from SAMAutoSegLib.images.write import (
         require_known_format,
@@ -154,6 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
     axis = arguments.axis or card.plane
     count = len(SliceStack(volume.array, volume.grid, axis))
     slices = parse_slices(arguments.slices, count) if arguments.slices else None
+    corrected = _corrected(arguments, volume, plane_along(volume.grid, axis), card)
 
     loaded = time.monotonic()
     with console_progress() as progress:
@@ -166,6 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
             slices=slices,
             roi=roi,
             intensity=intensity,
+            corrected=corrected,
             cache=None if arguments.no_cache else EmbeddingCache(),
             cleanup=cleanup,
             refinement=refinement,
@@ -205,6 +222,7 @@ def run(arguments: argparse.Namespace) -> int:
         "precision": str(backbone.precision).removeprefix("torch."),
         "axis": axis,
         "slices": result.slices_done,
+        "corrected_slices": [] if corrected is None else list(corrected.slices),
         "cancelled": result.cancelled,
         "refinement": _decisions(result),
         "structures": _sizes(result, card, volume),
@@ -232,13 +250,47 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _refuse_overwriting(arguments: argparse.Namespace) -> None:
-    if arguments.uncertainty is None:
-        return
-    for other, words in ((arguments.image, "the image"), (arguments.output, "the segmentation")):
-        if arguments.uncertainty.resolve() == other.resolve():
-            raise SAMAutoSegError(
-                f"cannot write {arguments.uncertainty}: it is {words}; name another"
-            )
+    """`SAMAutoSegError` if a file would be written over one that is read or written too."""
+    taken = [(arguments.image, "the image")]
+    if arguments.corrected is not None:
+        taken.append((arguments.corrected, "the corrected labels"))
+    for written, words in (
+        (arguments.output, "the segmentation"),
+        (arguments.uncertainty, "the uncertainty"),
+        (arguments.trace, "the trace"),
+    ):
+        if written is None:
+            continue
+        for other, what in taken:
+            if written.resolve() == other.resolve():
+                raise SAMAutoSegError(f"cannot write {written}: it is {what}; name another")
+        taken.append((written, words))
+
+
+def _corrected(
+    arguments: argparse.Namespace, volume: "Volume", plane: "Plane", card: "ModelCard"
+) -> "CorrectedSlices | None":
+    """The corrected slices, numbered along the plane that is segmented."""
+    from SAMAutoSegLib.cli.given_labels import labeled, labels_of
+    from SAMAutoSegLib.segment.corrected import CorrectedSlices
+
+    if arguments.corrected is None:
+        if arguments.corrected_slices is not None:
+            raise SAMAutoSegError("--corrected-slices needs --corrected LABELS")
+        return None
+    labels, found = labels_of(volume, arguments.corrected, card.structures)
+    if not labels.array.any():
+        raise SAMAutoSegError(
+            f"{arguments.corrected} has none of the structures that the model knows "
+            f"({_names(card.structures)}); there: {_names(found) or 'nothing but background'}"
+        )
+    given = arguments.corrected_slices
+    chosen = labeled([(volume, labels)], given and [given], plane, card.structures)
+    return CorrectedSlices(labels.array, chosen[0].slices)
+
+
+def _names(structures: "Sequence[Structure]") -> str:
+    return ", ".join(structure.name for structure in structures)
 
 
 def _circumstances() -> dict[str, str]:

@@ -94,8 +94,8 @@ class WeSAMSettings(Settings):
         require_between("least_agreement", self.least_agreement, 0.0, 1.0)
         if self.pixel_steps:
             raise SAMAutoSegError(
-                f"setting pixel_steps {self.pixel_steps}: expected 0, since the pixel branch learns "
-                "from contours; a branch that the source model has is kept as it is"
+                f"setting pixel_steps {self.pixel_steps}: expected 0, since the pixel branch "
+                "learns from contours; a branch that the source model has is kept as it is"
             )
 
     @classmethod

@@ -18,10 +18,12 @@ from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.calibration import temperature_of
+from SAMAutoSegLib.methods.training_set import as_classes
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
+from SAMAutoSegLib.segment.corrected import CorrectedShapes, CorrectedSlices, with_corrected
 from SAMAutoSegLib.segment.refinement import Refinement, Step, prompter_of, refine
 from SAMAutoSegLib.segment.smoothing import smooth_across_slices
 from SAMAutoSegLib.segment.uncertainty import wrong_probability
@@ -68,6 +70,7 @@ def segment_volume(
     slices: Sequence[int] | None = None,
     roi: Roi | None = None,
     intensity: Intensity | None = None,
+    corrected: CorrectedSlices | None = None,
     cache: EmbeddingCache | None = None,
     cleanup: CleanUp | None = None,
     refinement: Refinement | None = None,
@@ -89,6 +92,8 @@ def segment_volume(
         slices: numbers along that axis, by default all. The others stay 0.
         roi: what the model is shown and where labels are written, by default everything.
         intensity: by default that of the training. Percentiles are those of the whole volume.
+        corrected: slices whose labels are known: they come out as they are, and the others follow
+            them, see `CorrectedShapes`. Memory then holds four slices more for each structure.
         cache: where embeddings are looked up and kept.
         cleanup: by default none.
         refinement: by default none.
@@ -99,8 +104,8 @@ def segment_volume(
             `SliceStack`, of every slice once it is done; parts are removed at the very end only.
 
     Raises:
-        SAMAutoSegError: unknown axis, a slice that is out of range, no slice inside the region, or
-            not enough memory for a single slice on the CPU.
+        SAMAutoSegError: unknown axis, a slice that is out of range, no slice inside the region,
+            corrected labels of another size, or not enough memory for a single slice on the CPU.
     """
     cleanup = cleanup or CleanUp()
     plane = plane_along(volume.grid, axis or card.plane)
@@ -126,18 +131,25 @@ def segment_volume(
     if uncertainty:
         result.uncertainty = np.zeros(volume.array.shape, np.float32)
         doubts = SliceStack(result.uncertainty[slab.kji], shown.grid, plane)
-    maps = _logits(images, numbers, model, backbone, refinement, cache, batch, progress, result)
+    shapes = None if corrected is None else _shapes(corrected, volume, images, slab, card)
+    left = [number for number in numbers if shapes is None or number not in shapes.classes]
+    maps = _logits(images, left, model, backbone, refinement, cache, batch, progress, result)
+    if shapes is not None:
+        maps = with_corrected(maps, numbers, shapes)
     if cleanup.smooth_slices_mm:
         shares = ((number, logits.softmax(0)) for number, logits in maps)
         smoothed = smooth_across_slices(shares, cleanup.smooth_slices_mm / images.slice_spacing)
         maps = ((number, mean.clamp(min=_LEAST_SHARE).log()) for number, mean in smoothed)
+    known = {} if shapes is None else shapes.classes
     for number, scores in maps:
-        best = scores.max(0).indices  # five times as fast as argmax on a CPU
-        labels.put(number, values[best.cpu().numpy()])
+        sure = number in known
+        # Five times as fast as argmax on a CPU.
+        best = known[number] if sure else scores.max(0).indices.cpu().numpy()
+        labels.put(number, values[best])
         if doubts is not None:
             doubt = wrong_probability(scores, temperature_of(card)).cpu().numpy()
-            doubts.put(number, doubt)
-            result.uncertainty_by_slice[number] = float(doubt.sum(dtype=np.float64))
+            doubts.put(number, np.zeros_like(doubt) if sure else doubt)
+            result.uncertainty_by_slice[number] = 0.0 if sure else float(doubt.sum(dtype=float))
         result.slices_done.append(number)
         if on_slice is not None:
             on_slice(number, labels.slice_at(number))
@@ -145,7 +157,31 @@ def segment_volume(
         along = np.moveaxis(labels.array, 2 - labels.axis_index, 0)
         for run in _runs(result.slices_done):
             remove_parts(along[run], volume.grid.voxel_volume_mm3, cleanup)
+        for number in known.keys() & set(result.slices_done):
+            labels.put(number, values[known[number]])
     return result
+
+
+def _shapes(
+    corrected: CorrectedSlices, volume: Volume, images: SliceStack, slab: Roi, card: ModelCard
+) -> CorrectedShapes:
+    """What the corrected slices say, within the region."""
+    shape, count = corrected.labels.shape, len(images)
+    if shape != volume.array.shape:
+        raise SAMAutoSegError(
+            f"corrected labels of {shape} voxels (K, J, I) for an image of {volume.array.shape}: "
+            "expected labels on the image's grid"
+        )
+    stack = SliceStack(corrected.labels[slab.kji], images.grid, images.plane)
+    return CorrectedShapes(
+        {
+            number: as_classes(stack.slice_at(number), card.structures)
+            for number in _within(corrected.slices, count)
+        },
+        len(card.structures) + 1,
+        images.pixel_spacing,
+        images.slice_spacing,
+    )
 
 
 def _logits(
@@ -168,7 +204,8 @@ def _logits(
         progress(done / len(numbers), f"segmenting: {done} of {len(numbers)} slices")
 
     try:
-        tell()
+        if left:
+            tell()
         while left:
             embedded = embed_slices(
                 backbone,
@@ -247,12 +284,7 @@ def _decode(
 
 def _chosen(slices: Sequence[int] | None, count: int, inside: tuple[int, int]) -> list[int]:
     """The slices to segment, in order."""
-    wanted = range(count) if slices is None else sorted(set(slices))
-    wrong = [number for number in wanted if not 0 <= number < count]
-    if wrong:
-        raise SAMAutoSegError(
-            f"slice {wrong[0]} is out of range: the volume has slices 0 to {count - 1} on this axis"
-        )
+    wanted = range(count) if slices is None else _within(slices, count)
     first, end = inside
     chosen = [number for number in wanted if first <= number < end]
     if not chosen:
@@ -260,6 +292,17 @@ def _chosen(slices: Sequence[int] | None, count: int, inside: tuple[int, int]) -
             f"no slice to segment: the chosen ones lie outside of the region's {first} to {end - 1}"
         )
     return chosen
+
+
+def _within(slices: Sequence[int], count: int) -> list[int]:
+    """Slice numbers in order, once each."""
+    wanted = sorted(set(slices))
+    wrong = [number for number in wanted if not 0 <= number < count]
+    if wrong:
+        raise SAMAutoSegError(
+            f"slice {wrong[0]} is out of range: the volume has slices 0 to {count - 1} on this axis"
+        )
+    return wanted
 
 
 def _runs(numbers: list[int]) -> Iterator[slice]:

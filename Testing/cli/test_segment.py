@@ -2,7 +2,7 @@ import json
 import re
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,13 @@ from SAMAutoSegLib.cli.main import main
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.selection import Roi
-from SAMAutoSegLib.images.structure import standard_structures
+from SAMAutoSegLib.images.structure import standard_structures, structure_named
 from SAMAutoSegLib.images.volume import Grid, Volume
-from SAMAutoSegLib.images.write import write_volume
+from SAMAutoSegLib.images.write import write_segmentation, write_volume
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.segment.cleanup import CleanUp
+from SAMAutoSegLib.segment.corrected import CorrectedSlices
 from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import segment_volume
 
@@ -354,6 +355,66 @@ def test_uncertainty_never_overwrites_image_or_segmentation(
     assert "it is the segmentation" in error(case, capsys, "--uncertainty", str(case.output))
     assert "unknown file type" in error(case, capsys, "--uncertainty", "doubt.jpg")
     assert case.image.read_bytes() == before and not case.output.exists()
+
+
+def corrected(case: Case, suffix: str = ".seg.nrrd", liver: int = 2, spleen: int = 1) -> Path:
+    """Labels that hold the model's structures in slices 1 and 3, by other values than its own."""
+    labels = np.zeros((5, 30, 40), np.uint8)
+    labels[1:4:2, 5:15, 5:20] = liver
+    labels[1:4:2, 18:28, 22:35] = spleen
+    structures = [structure_named("spleen", spleen), structure_named("liver", liver)]
+    file = case.image.parent / f"mended{suffix}"
+    write_segmentation(file, labels, GRID, structures)
+    return file
+
+
+def test_corrected_slices_stay_and_the_others_follow_them(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = report(case, capsys, "--corrected", str(corrected(case)))
+    assert told["corrected_slices"] == [1, 3] and told["slices"] == [0, 1, 2, 3, 4]
+    mended = np.zeros((5, 30, 40), np.uint8)
+    mended[:, 5:15, 5:20], mended[:, 18:28, 22:35] = 1, 2
+    assert np.array_equal(case.labels()[1], mended[1])
+    given = CorrectedSlices(mended, (1, 3))
+    assert np.array_equal(case.labels(), case.expected(corrected=given))
+    assert not np.array_equal(case.labels(), case.expected())
+
+
+def test_values_count_where_corrected_labels_have_no_names(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = corrected(case, ".nii.gz", liver=1, spleen=2)
+    told = report(case, capsys, "--corrected", str(file), "--corrected-slices", "3")
+    assert told["corrected_slices"] == [3]
+    assert np.array_equal(case.labels()[3], read_labels(file)[0].array[3])
+
+
+def test_corrected_labels_that_cannot_be_are_refused(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = str(corrected(case))
+    assert "needs --corrected LABELS" in error(case, capsys, "--corrected-slices", "3")
+    wrong = error(case, capsys, "--corrected", file, "--corrected-slices", "7")
+    assert "slice 7 is out of range" in wrong
+    other = case.image.parent / "other.seg.nrrd"
+    write_segmentation(other, np.ones((5, 30, 40), np.uint8), GRID, [structure_named("aorta", 1)])
+    said = error(case, capsys, "--corrected", str(other))
+    assert "none of the structures that the model knows (liver, spleen); there: aorta" in said
+    small = case.image.parent / "small.seg.nrrd"
+    grid = replace(GRID, size=(40, 30, 4))
+    write_segmentation(small, np.ones((4, 30, 40), np.uint8), grid, [structure_named("liver", 1)])
+    assert "is not on the grid of" in error(case, capsys, "--corrected", str(small))
+
+
+def test_corrected_labels_are_never_overwritten(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case.output = corrected(case)
+    before = case.output.read_bytes()
+    assert main(case.arguments("--corrected", str(case.output))) == 2
+    assert "it is the corrected labels" in capsys.readouterr().err
+    assert case.output.read_bytes() == before
 
 
 def test_a_model_of_the_users_folder_is_found_by_its_name(case: Case, tmp_path: Path) -> None:
