@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,11 +12,12 @@ from image_sets import Draw, ImageSet
 from SAMAutoSegLib.demo.unet import train_unet, unet_classes
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.slices import SliceStack
-from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.finetune import FineTuned, finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.segment.cleanup import CleanUp
+from SAMAutoSegLib.segment.corrected import CorrectedShapes, CorrectedSlices
 from SAMAutoSegLib.segment.prompted import prompt_with_boxes, prompt_with_points
 from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
@@ -32,6 +33,7 @@ class Task:
     """One draw of one image set, and what all methods are given alike.
 
     `evaluations`: gradients of a batch that a training may compute, whatever it does with them.
+    `trained`: models that were made already, by method and settings.
     """
 
     images: ImageSet
@@ -40,6 +42,7 @@ class Task:
     cache: EmbeddingCache
     evaluations: int
     seed: int
+    trained: dict[str, FineTuned] = field(default_factory=dict)
 
 
 def boxes(task: Task) -> Segment:
@@ -72,6 +75,24 @@ def unet(task: Task) -> Segment:
     net = train_unet(known, len(task.images.structures) + 1, seed=task.seed)
     values = np.array([0, *(structure.label for structure in task.images.structures)])
     return lambda volume: SegmentationResult(values[unet_classes(net, _stacks(task, volume)[0])])
+
+
+def interpolation(task: Task) -> Segment:
+    """No model: shapes between the labeled slices, of which each is one of the tested volume."""
+    values = np.array([0, *(structure.label for structure in task.images.structures)])
+
+    def segment(volume: LabeledVolume) -> SegmentationResult:
+        _, classes = _stacks(task, volume)
+        known = {n: classes.slice_at(n) for n in task.drawn.labeled[0].slices}
+        spacings = classes.pixel_spacing, classes.slice_spacing
+        shapes = CorrectedShapes(known, len(values), *spacings)
+        found = np.zeros_like(classes.array)
+        stack = SliceStack(found, volume.image.grid, task.images.plane)
+        for n in range(len(stack)):
+            stack.put(n, shapes.log_shares(n).argmax(0).astype(found.dtype))
+        return SegmentationResult(values[found])
+
+    return segment
 
 
 def joint(task: Task) -> Segment:
@@ -130,6 +151,12 @@ def ours(task: Task) -> Segment:
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
+def ours_corrected(task: Task) -> Segment:
+    """Ours, with the labeled slices given as corrected where they lie in the tested volume."""
+    settings = {"steps": _blo_steps(task), "views": 8}
+    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=True)
+
+
 def joint_as_ours(task: Task) -> Segment:
     """Ours without the two levels."""
     settings = {"steps": task.evaluations, "views": 8, "pixel_steps": 1}
@@ -156,6 +183,11 @@ ORACLES: dict[str, Callable[[Task], Segment]] = {
     "points (oracle)": points,
 }
 
+WITHIN_A_VOLUME: dict[str, Callable[[Task], Segment]] = {
+    "interpolation": interpolation,
+    "ours + corrected": ours_corrected,
+}
+
 CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     **ORACLES,
     "U-Net": unet,
@@ -168,6 +200,7 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     "BLO-SAM views": views_cleaned,
     "joint as ours": joint_as_ours,
     "ours": ours,
+    **WITHIN_A_VOLUME,
     "AutoSAM ViT": auto_sam("auto-vit-tokens"),
     "AutoSAM CNN": auto_sam("auto-cnn-small"),
     "AutoSAM linear": auto_sam("auto-linear"),
@@ -182,17 +215,26 @@ def _trained(
     labeled: Sequence[LabeledVolume] | None = None,
     cleanup: CleanUp | None = None,
     refinement: Refinement | None = None,
+    follow: bool = False,
 ) -> Segment:
     own = {} if "recipe" in settings else {"patience": 0}
-    tuned = finetune(
-        labeled or task.drawn.labeled,
-        task.images.structures,
-        task.backbone,
-        plane=task.images.plane,
-        method=method,
-        settings={**settings, **own, "seed": task.seed},
-        cache=task.cache,
-    )
+    volumes = labeled or task.drawn.labeled
+    key = f"{method} {settings} {[volume.slices for volume in volumes]}"
+    if key not in task.trained:
+        task.trained[key] = finetune(
+            volumes,
+            task.images.structures,
+            task.backbone,
+            plane=task.images.plane,
+            method=method,
+            settings={**settings, **own, "seed": task.seed},
+            cache=task.cache,
+        )
+    tuned = task.trained[key]
+
+    # Within a volume all of it is segmented, as a user would: clean-up needs the neighbors.
+    known = volumes[0]
+    within = task.drawn.tested[0].image is known.image
 
     def segment(volume: LabeledVolume) -> SegmentationResult:
         return segment_volume(
@@ -200,7 +242,8 @@ def _trained(
             tuned.model,
             tuned.card,
             task.backbone,
-            slices=volume.slices,
+            slices=None if within else volume.slices,
+            corrected=CorrectedSlices(known.labels.array, known.slices) if follow else None,
             cache=task.cache,
             cleanup=cleanup,
             refinement=refinement,

@@ -92,7 +92,8 @@ def draw(images: ImageSet, scheme: Scheme, count: int, seed: int) -> Draw:
     Within a volume, tested is every slice that is neither labeled nor next to a labeled one.
 
     Raises:
-        SAMAutoSegError: the volume has fewer slices, or the set fewer patients.
+        SAMAutoSegError: the volume has fewer slices or leaves none that shows a structure, or the
+            set has fewer patients.
     """
     rng = np.random.default_rng([seed, count, scheme == "patients"])
     if scheme == "volume":
@@ -104,6 +105,8 @@ def draw(images: ImageSet, scheme: Scheme, count: int, seed: int) -> Draw:
         chosen = sorted(int(n) for n in rng.choice(near, count, replace=False))
         beside = {n + step for n in chosen for step in (-1, 0, 1)}
         left = tuple(n for n in range(len(stack)) if n not in beside)
+        if not any(stack.slice_at(n).any() for n in left):
+            raise SAMAutoSegError(f"{count} slices of {image.name} leave none to test")
         return Draw(
             [LabeledVolume(image, labels, tuple(chosen))], [LabeledVolume(image, labels, left)]
         )

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-from contenders import CONTENDERS, ORACLES, Segment, Task
+from contenders import CONTENDERS, ORACLES, WITHIN_A_VOLUME, Segment, Task
 from image_sets import ImageSet, draw, load_set
 
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -75,8 +75,9 @@ def main() -> None:
                             "evaluations": options.evaluations,
                         }
                         # Other patients are the same for every seed, and oracles learn nothing.
-                        again = method in ORACLES and scheme == "patients" and seed > 0
-                        if again or _key(entry) in known:
+                        across = scheme == "patients"
+                        again = across and method in ORACLES and seed > 0
+                        if again or across and method in WITHIN_A_VOLUME or _key(entry) in known:
                             continue
                         entry |= _result(task, method)
                         with options.results.open("a") as stream:
