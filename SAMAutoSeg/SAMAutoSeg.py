@@ -89,7 +89,8 @@ class SAMAutoSegParameterNode:
     outputSegmentation - where to; None for a new one.
     model - file name in the model folder, so that scenes hold no path of a computer.
     axis, slices, roi, intensity - which slices are segmented and how they are seen.
-    precision, refine, smoothSlicesMm, largestPart, uncertainty - how they are segmented.
+    followCorrected, precision, refine, smoothSlicesMm, largestPart, uncertainty - how they are
+        segmented.
     method, budget, holdOut - how the model is trained.
     """
 
@@ -100,6 +101,7 @@ class SAMAutoSegParameterNode:
     slices: str = ""
     roi: vtkMRMLMarkupsROINode
     intensity: GrayLevels = GrayLevels.MODEL
+    followCorrected: bool = True
     precision: Precision = Precision.AUTOMATIC
     refine: bool = False
     smoothSlicesMm: Annotated[float, WithinRange(0.0, 10.0)] = 0.0

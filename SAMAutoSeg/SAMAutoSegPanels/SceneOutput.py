@@ -1,6 +1,7 @@
 """What a run needs of the scene: one place that knows the adapters."""
 
 import numpy as np
+from SAMAutoSegScene.CorrectedSlices import slicesToFollow
 from SAMAutoSegScene.Provenance import Provenance, writeProvenance
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
@@ -40,6 +41,13 @@ class SceneOutput:
         self._output = output
         self._writer.begin(output.segmentIds.values())
         return output
+
+    def corrected(self):
+        """The slices that the user corrected or reviewed, as the engine's request takes them."""
+        numbers, labels = slicesToFollow(
+            self._output.node, self._writer.ledger, self._output.segmentIds
+        )
+        return {"corrected_slices": numbers, "corrected": labels} if numbers else {}
 
     def write(self, number, plane, labels):
         self._writer.writeSlice(plane, number, np.asarray(labels), self._output.segmentIds)

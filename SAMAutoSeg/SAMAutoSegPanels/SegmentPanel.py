@@ -89,7 +89,14 @@ class SegmentPanel:
             slicer.util.errorDisplay(str(error))
             return
         self.run = SegmentRun(
-            session, scene, session.model, volume, node.outputSegmentation, request, plane
+            session,
+            scene,
+            session.model,
+            volume,
+            node.outputSegmentation,
+            request,
+            plane,
+            node.followCorrected,
         )
         self.run.changed.connect(session.changed.emit)
         self.run.start()

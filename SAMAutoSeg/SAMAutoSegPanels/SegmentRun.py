@@ -24,6 +24,7 @@ class SegmentRun:
         segmentationNode: where to, None for a new one.
         request: further parameters of the engine's request ``segment``.
         plane: of the slices.
+        follow: let slices that the user corrected draw the others after them.
 
     Attributes:
         changed: emitted when anything below has changed.
@@ -31,7 +32,7 @@ class SegmentRun:
         message: what it ended with.
     """
 
-    def __init__(self, session, scene, model, volumeNode, segmentationNode, request, plane):
+    def __init__(self, session, scene, model, volumeNode, segmentationNode, request, plane, follow):
         self.changed = Signal()
         self.state = IDLE
         self.fraction = 0.0
@@ -46,6 +47,7 @@ class SegmentRun:
         self._segmentationNode = segmentationNode
         self._request = request
         self._plane = plane
+        self._follow = follow
         self._opening = None
         self._pending = None
         self._arrived = deque()
@@ -94,13 +96,20 @@ class SegmentRun:
             self.output = self._scene.begin(
                 self._volumeNode, structures, self._segmentationNode, self._plane
             )
+            corrected = self._scene.corrected() if self._follow else {}
         except SAMAutoSegError as error:
             self._fail(str(error))
             return
         self._set(RUNNING)
         self._pending = self._session.client.send(
             "segment",
-            {"volume": key, "model": str(self._model.path), "axis": self._plane, **self._request},
+            {
+                "volume": key,
+                "model": str(self._model.path),
+                "axis": self._plane,
+                **corrected,
+                **self._request,
+            },
             on_progress=self._onProgress,
             on_slice=self._onSlice,
             on_result=self._onResult,

@@ -1,8 +1,8 @@
-"""What the user corrected, as labels to learn from."""
+"""What the user corrected, as labels to learn from and to segment by."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,8 +13,8 @@ from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegScene.SegmentationOutput import structureSegments
-from SAMAutoSegScene.SegmentLayers import SegmentLayers, wholeBox
-from SAMAutoSegScene.SliceGeometry import boxOfSlice
+from SAMAutoSegScene.SegmentLayers import SegmentLayers, shapeOf
+from SAMAutoSegScene.SliceGeometry import boxOfSlice, sliceOfBox
 from SAMAutoSegScene.SliceLedger import SliceLedger
 from SAMAutoSegScene.VolumeReader import readVolume
 
@@ -73,7 +73,12 @@ def readCorrectedSlices(
             "no slice is corrected or reviewed yet: correct a few slices, or mark slices that are "
             "right as reviewed"
         )
-    labels, overlapping = _labels(layers, wanted)
+    labels = np.zeros(layers.grid.size[::-1], _kindFor(len(wanted)))
+    boxes = [boxOfSlice(ledger.stack, number) for number in slices]
+    twice = 0
+    for box in boxes:
+        labels[box], overlapping = _labels(layers, wanted, box)
+        twice += overlapping
     result = CorrectedSlices(
         volume,
         labels,
@@ -82,8 +87,6 @@ def readCorrectedSlices(
         ledger.plane,
         slices,
     )
-    boxes = [boxOfSlice(ledger.stack, number) for number in slices]
-    twice = 0 if overlapping is None else sum(int(overlapping[box].sum()) for box in boxes)
     if twice:
         result.notes.append(
             f"{twice} voxels belong to several segments: they count for the one that is lowest in "
@@ -102,27 +105,48 @@ def readCorrectedSlices(
     return result
 
 
-def _labels(layers: SegmentLayers, wanted: Sequence[str]) -> tuple[np.ndarray, np.ndarray | None]:
-    """Labels 1, 2, 3, ... of segments, the later on top; where several are, None if nowhere."""
-    kind = np.uint8 if len(wanted) < 256 else np.uint16
-    labels = overlapping = None
-    box = wholeBox(layers.grid)
+def slicesToFollow(
+    segmentationNode, ledger: SliceLedger, segmentIds: Mapping[int, str]
+) -> tuple[list[int], np.ndarray]:
+    """The corrected and reviewed slices as a model's labels.
+
+    Args:
+        segmentIds: the segment of each label value.
+
+    Returns:
+        Their numbers, and labels [N, rows, columns]; uint8, or uint16 where a value needs it. Of
+        overlapping segments as in `readCorrectedSlices`.
+    """
+    layers = SegmentLayers(segmentationNode, ledger.stack.grid)
+    valueOf = {one: value for value, one in segmentIds.items()}
+    wanted = [one for one in layers.segmentIds() if one in valueOf]
+    values = np.array([0, *(valueOf[one] for one in wanted)], _kindFor(max(segmentIds)))
+    slices = ledger.toLearnFrom()
+    found = np.zeros((len(slices), *ledger.stack.slice_shape), values.dtype)
+    for place, number in enumerate(slices):
+        labels, _ = _labels(layers, wanted, boxOfSlice(ledger.stack, number))
+        found[place] = values[sliceOfBox(labels, ledger.stack)]
+    return slices, found
+
+
+def _labels(layers: SegmentLayers, wanted: Sequence[str], box) -> tuple[np.ndarray, int]:
+    """Segments as labels 1, 2, 3, ... of a box, the later on top; and how many voxels overlap."""
+    labels = np.zeros(shapeOf(box), _kindFor(len(wanted)))
+    twice = np.zeros(labels.shape, bool)
     for labelmap in layers.labelmaps():
         codes = layers.codes(labelmap, box)
-        table = np.zeros(max(int(codes.max()), *map(layers.value, wanted)) + 1, kind)
+        table = np.zeros(max(int(codes.max()), *map(layers.value, wanted)) + 1, labels.dtype)
         for label, one in enumerate(wanted, start=1):
             if layers.labelmap(one) is labelmap:
                 table[layers.value(one)] = label
         values = table[codes]
-        if labels is None:
-            labels = values
-            continue
-        both = (labels > 0) & (values > 0)
-        overlapping = both if overlapping is None else overlapping | both
+        twice |= (labels > 0) & (values > 0)
         np.maximum(labels, values, out=labels)
-    if labels is None:
-        labels = np.zeros(layers.grid.size[::-1], kind)
-    return labels, overlapping
+    return labels, int(twice.sum())
+
+
+def _kindFor(highest: int) -> type:
+    return np.uint8 if highest < 256 else np.uint16
 
 
 def _structure(layers: SegmentLayers, segmentId: str, label: int) -> Structure:

@@ -16,6 +16,8 @@ Results:
   (uint8 [K, J, I], 255 for a label that is surely wrong). The same when it was cancelled, of the
   slices that were done; nothing if there are none
   With `refine`: as often at most the prediction prompts the decoder, see `Refinement`
+  With `corrected_slices`: these stay as they are, and the others follow them, see
+  `CorrectedShapes`; `corrected` holds their labels [N, rows, columns] by the structures' values
 - estimate: `seconds`
 - click: `mask` [rows, columns] bool, `score` (how good the model takes it for, 0 to 1)
 
@@ -164,6 +166,8 @@ REQUESTS: dict[str, dict[str, Check]] = {
         "slices": _optional(SLICES),
         "roi": _optional(ROI),
         "intensity": _optional(TEXT),
+        "corrected_slices": _optional(SLICES),
+        "corrected": _optional(ARRAY),
         "cleanup": _optional(MAPPING),
         "refine": _optional(WHOLE),
         "uncertainty": _optional(FLAG),

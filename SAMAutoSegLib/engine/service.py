@@ -35,10 +35,11 @@ from SAMAutoSegLib.engine.work_queue import WorkQueue
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
-from SAMAutoSegLib.images.slices import Axis, plane_along
+from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.segment.cleanup import CleanUp
+from SAMAutoSegLib.segment.corrected import CorrectedSlices
 from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
@@ -181,6 +182,7 @@ class Service:
                 "boxes, or train it first"
             )
         axis = plane_along(volume.grid, cast(Axis, params.get("axis") or loaded.card.plane))
+        corrected = _corrected(params, volume, axis)
         shape, reserved = volume.array.shape, {}
         reserved["labels"] = reserve_array(self._folder(), _label_type(loaded.card), shape)
         if params.get("uncertainty"):
@@ -222,6 +224,7 @@ class Service:
                     slices=params.get("slices"),
                     roi=roi,
                     intensity=intensity,
+                    corrected=corrected,
                     cache=self._cache,
                     cleanup=cleanup,
                     refinement=refinement,
@@ -256,6 +259,24 @@ class Service:
 def _roi(ranges: list[list[int]], volume: Volume) -> Roi:
     text = ",".join(f"{start}:{stop}" for start, stop in ranges)
     return Roi.parse(text, volume.grid.size)
+
+
+def _corrected(params: dict[str, Any], volume: Volume, axis: Axis) -> CorrectedSlices | None:
+    slices = params.get("corrected_slices")
+    if not slices:
+        return None
+    given = open_array(params["corrected"]) if "corrected" in params else np.zeros(0)
+    labels = np.zeros(volume.array.shape, given.dtype)
+    stack = SliceStack(labels, volume.grid, axis)
+    expected = (len(slices), *stack.slice_shape)
+    if given.shape != expected or max(slices) >= len(stack):
+        raise SAMAutoSegError(
+            f"corrected slices {slices} with labels of {given.shape}: expected {expected} and "
+            f"numbers below {len(stack)}"
+        )
+    for number, slice_ in zip(slices, given, strict=True):
+        stack.put(number, slice_)
+    return CorrectedSlices(labels, slices)
 
 
 def _cleanup(values: dict[str, Any]) -> CleanUp:

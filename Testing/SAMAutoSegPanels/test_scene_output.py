@@ -66,6 +66,18 @@ def test_a_run_makes_segments_colors_them_and_says_which_model_it_was(scene: Sce
     assert ledger.uncertaintyOf(3) == 0.4
 
 
+def test_only_what_the_user_corrected_goes_along(scene: Scene) -> None:
+    output = scene.begin()
+    scene.output.write(3, "axial", halves())
+    assert scene.output.corrected() == {}
+    scene.ledgers.ledger.markReviewed([3])
+    given = scene.output.corrected()
+    assert given["corrected_slices"] == [3]
+    assert np.array_equal(given["corrected"], halves()[None])
+    assert scene.begin(output.node) is not None
+    assert scene.output.corrected()["corrected_slices"] == [3]
+
+
 def test_slices_of_a_volume_come_as_the_engine_gives_single_ones(scene: Scene) -> None:
     scene.begin()
     labels = np.random.default_rng(0).integers(0, 3, (8, 5, 6)).astype(np.uint8)

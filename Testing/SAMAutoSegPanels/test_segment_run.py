@@ -60,6 +60,9 @@ class Scene:
             raise SAMAutoSegError(self.gone)
         return SimpleNamespace(node=node or "new node", notes=[])
 
+    def corrected(self) -> dict:
+        return {"corrected_slices": [2], "corrected": LABELS[None]}
+
     def write(self, number: int, plane: str, labels: np.ndarray) -> None:
         if self.gone:
             raise SAMAutoSegError(self.gone)
@@ -77,11 +80,11 @@ class Scene:
 
 
 class Played:
-    def __init__(self, later: Any, path: Path, **request: Any) -> None:
+    def __init__(self, later: Any, path: Path, follow: bool = False, **request: Any) -> None:
         self.later, self.client, self.volumes, self.scene = later, Client(), Volumes(), Scene()
         session = SimpleNamespace(client=self.client, volumes=self.volumes, later=later)
         model = ModelEntry(path, "Organs", 2, ("liver",))
-        self.run = SegmentRun(session, self.scene, model, "volume", None, request, "axial")
+        self.run = SegmentRun(session, self.scene, model, "volume", None, request, "axial", follow)
 
     def toEngine(self) -> "Played":
         self.run.start()
@@ -121,6 +124,13 @@ def test_slices_are_written_as_they_come_one_for_each_turn_of_the_event_loop(
     (provenance,) = one.scene.ended
     assert (provenance["model"], provenance["version"]) == ("Organs", "2")
     assert len(provenance["sha256"]) == 64
+
+
+def test_corrected_slices_go_along_if_the_others_are_to_follow(
+    played: Callable[..., Played],
+) -> None:
+    assert played(follow=True).toEngine().client.params["corrected_slices"] == [2]
+    assert "corrected_slices" not in played().toEngine().client.params
 
 
 def test_the_result_waits_for_slices_that_are_not_written_yet(

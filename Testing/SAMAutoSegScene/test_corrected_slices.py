@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from SAMAutoSegScene.CorrectedSlices import readCorrectedSlices
+from SAMAutoSegScene.CorrectedSlices import readCorrectedSlices, slicesToFollow
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
 from SAMAutoSegScene.SliceLedger import SliceLedger
@@ -25,6 +25,14 @@ def segmented(scene, grid, plane, structures, labels_for):
     return volume_node, output, ledger, labels
 
 
+def inSlices(labels, grid, plane, numbers):
+    """Labels in some slices only."""
+    kept = SliceStack(np.zeros_like(labels), grid, plane)
+    for number in numbers:
+        kept.put(number, SliceStack(labels, grid, plane).slice_at(number))
+    return kept.array
+
+
 def test_labels_and_slices_are_those_that_were_corrected(segmented, grid, plane, structures):
     volume_node, output, ledger, labels = segmented
     writer = SegmentWriter(output.node, volume_node, ledger=ledger)
@@ -35,7 +43,7 @@ def test_labels_and_slices_are_those_that_were_corrected(segmented, grid, plane,
     corrected = readCorrectedSlices(output.node, volume_node, ledger)
     stack.slice_at(4)[stack.slice_at(4) == 1] = 0
     stack.slice_at(4)[mask] = 1
-    np.testing.assert_array_equal(corrected.labels, labels)
+    np.testing.assert_array_equal(corrected.labels, inSlices(labels, grid, plane, [1, 4]))
     assert corrected.labels.dtype == np.uint8
     assert (corrected.plane, corrected.slices) == (plane, [1, 4])
     assert list(corrected.structures) == structures
@@ -53,12 +61,13 @@ def test_a_renamed_segment_is_learned_under_its_new_name(segmented):
     assert "'spleen' is learned as 'Milz'" in corrected.notes
 
 
-def test_segments_to_learn_can_be_chosen_and_removed_ones_are_left_out(segmented):
+def test_segments_to_learn_can_be_chosen_and_removed_ones_are_left_out(segmented, grid, plane):
     volume_node, output, ledger, labels = segmented
+    shown = inSlices(labels, grid, plane, [1])
     ledger.markReviewed([1])
     chosen = [output.segmentIds[2], "gone"]
     corrected = readCorrectedSlices(output.node, volume_node, ledger, chosen)
-    np.testing.assert_array_equal(corrected.labels, labels == 2)
+    np.testing.assert_array_equal(corrected.labels, shown == 2)
     assert [structure.name for structure in corrected.structures] == ["liver"]
     assert corrected.segmentIds == {1: output.segmentIds[2]}
     with pytest.raises(SAMAutoSegError, match="none of the segments to learn"):
@@ -77,8 +86,22 @@ def test_where_segments_overlap_the_last_counts_and_that_is_told(segmented, grid
     paint(output.node, lesion, voxels, grid)
     corrected = readCorrectedSlices(output.node, volume_node, ledger)
     assert corrected.slices == [3]
-    np.testing.assert_array_equal(corrected.labels, np.where(voxels, 3, labels))
+    expected = inSlices(np.where(voxels, 3, labels), grid, plane, [3])
+    np.testing.assert_array_equal(corrected.labels, expected)
     assert corrected.notes[0].startswith(f"{both} voxels belong to several segments")
+
+
+def test_slices_to_follow_come_one_by_one_with_the_models_values(segmented, grid, plane):
+    _, output, ledger, labels = segmented
+    ledger.markReviewed([1, 3])
+    ledger.markReviewed([2])
+    ledger.exclude([2])
+    first, second = output.segmentIds[1], output.segmentIds[2]
+    numbers, found = slicesToFollow(output.node, ledger, {7: second, 300: first, 9: "gone"})
+    assert numbers == [1, 3] and found.dtype == np.uint16
+    stack = SliceStack(labels, grid, plane)
+    values = np.array([0, 300, 7])
+    np.testing.assert_array_equal(found, [values[stack.slice_at(n)] for n in numbers])
 
 
 def test_without_a_corrected_slice_there_is_nothing_to_learn(segmented):

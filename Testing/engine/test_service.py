@@ -14,6 +14,7 @@ from SAMAutoSegLib.sam import architecture
 from SAMAutoSegLib.sam.architecture import ViTShape
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.predictor import ClickPredictor
+from SAMAutoSegLib.segment.corrected import CorrectedSlices
 from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import segment_volume
 
@@ -84,6 +85,24 @@ def test_a_prediction_is_refined_on_request_as_by_the_library(
     told = engine.result("segment", **files.segmenting(volume, refine=2))
     assert np.array_equal(told["labels"], expected)
     assert not np.array_equal(expected, files.labels)
+
+
+def test_corrected_slices_stay_and_the_others_follow_as_by_the_library(
+    engine: Driver, files: Files, volume: str, tiny_vit_b: ViTShape
+) -> None:
+    model, card, backbone = load_adapted(files.model, base=files.base, device="cpu")
+    labels = np.zeros(files.volume.array.shape, np.uint8)
+    stack = SliceStack(labels, files.volume.grid, "axial")
+    for number in (3, 7):
+        stack.slice_at(number)[5:15, 5:20] = card.structures[0].label
+    given = {"corrected_slices": [7, 3], "corrected": np.stack([stack.slice_at(7)] * 2)}
+    told = engine.result("segment", **files.segmenting(volume, axis="axial", **given))
+    expected = segment_volume(
+        files.volume, model, card, backbone, axis="axial", corrected=CorrectedSlices(labels, (3, 7))
+    ).labels
+    assert np.array_equal(told["labels"], expected)
+    found = SliceStack(told["labels"], files.volume.grid, "axial")
+    assert np.array_equal(found.slice_at(3), stack.slice_at(3))
 
 
 def test_progress_goes_from_nothing_to_all(engine: Driver, files: Files, long_volume: str) -> None:
@@ -231,6 +250,11 @@ def test_an_estimate_needs_a_model_with_structures(
         ({"slices": [99]}, "slice 99 is out of range"),
         ({"roi": [[0, 400], [0, 30], [0, 12]]}, "region i = 0:400"),
         ({"intensity": "bright"}, "cannot read intensity 'bright'"),
+        ({"corrected_slices": [1]}, "corrected slices [1] with labels of (0,)"),
+        (
+            {"corrected_slices": [99], "corrected": np.zeros((1, 30, 40), np.uint8)},
+            "expected (1, 30, 40) and numbers below 12",
+        ),
         ({"cleanup": {"polish": 1}}, "clean-up 'polish' is not known"),
         ({"device": "abacus"}, "device 'abacus'"),
         ({"precision": "float8"}, "precision 'float8'"),
