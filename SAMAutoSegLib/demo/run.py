@@ -39,6 +39,7 @@ from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.sam.fetch import fetched
 from SAMAutoSegLib.segment.cleanup import CleanUp
+from SAMAutoSegLib.segment.corrected import CorrectedSlices
 from SAMAutoSegLib.segment.prompted import prompt_with_boxes
 from SAMAutoSegLib.segment.volume import segment_volume
 
@@ -63,6 +64,7 @@ UNET = "U-Net"
 JOINT = "joint"
 SAM_ALONE = "BLO-SAM alone"
 BLO_SAM = "BLO-SAM"
+CORRECTED = "+ corrected"
 CLEANED = "cleaned up"
 
 # What a user would tick for compact organs: one part each, smoothed over about a slice.
@@ -182,18 +184,23 @@ def _run_blo_sam(
     save_adapted(model_file, tuned.model, tuned.card)
     # Through the file, as a user would: what is scored is what can be loaded again.
     model, card, backbone = load_adapted(model_file, device=backbone.device)
+
+    def segmented(cache: EmbeddingCache | None, **options: Any) -> np.ndarray:
+        found = segment_volume(
+            case.image, model, card, backbone, cache=cache, progress=progress, **options
+        )
+        return found.labels
+
+    known = CorrectedSlices(case.labels.array, case.labeled)
     with demo.timed("segmenting the volume"):
-        found = segment_volume(case.image, model, card, backbone, progress=progress)
+        followed = segmented(None, corrected=known)
     if model.pixels is not None:
         branch, model.pixels = model.pixels, None
-        alone = segment_volume(case.image, model, card, backbone, cache=cache, progress=progress)
-        demo.score(SAM_ALONE, alone.labels)
+        demo.score(SAM_ALONE, segmented(cache))
         model.pixels = branch
-    cleaned = segment_volume(
-        case.image, model, card, backbone, cache=cache, cleanup=CLEAN_UP, progress=progress
-    )
-    demo.score(BLO_SAM, found.labels)
-    demo.score(CLEANED, cleaned.labels)
+    demo.score(BLO_SAM, segmented(cache))
+    demo.score(CORRECTED, followed)
+    demo.score(CLEANED, segmented(cache, corrected=known, cleanup=CLEAN_UP))
 
 
 def _tune(
@@ -261,7 +268,7 @@ def _write(demo: Demo, output: Path) -> None:
         "method": tuned.card.method,
         "version": __version__,
     }
-    labels = demo.predictions[BLO_SAM]
+    labels = demo.predictions[CORRECTED]
     for name in ("segmentation.seg.nrrd", "segmentation.nii.gz"):
         write_segmentation(output / name, labels, case.image.grid, case.structures, provenance)
     write_volume(output / "image.nrrd", case.image)
