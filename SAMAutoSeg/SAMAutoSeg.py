@@ -143,7 +143,7 @@ class SAMAutoSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setUpPanel = SetUpPanel(self.ui, self.session)
         self.modelPanel = ModelPanel(self.ui, self.session)
         self.segmentPanel = SegmentPanel(
-            self.ui, self.session, ledgers.choose, lambda node: self.correctPanel.editorOf(node)
+            self.ui, self.session, ledgers.choose, lambda node: self.correctPanel.editor.of(node)
         )
         self.correctPanel = CorrectPanel(
             self.ui, self.session, ledgers, lambda: self.segmentPanel.plane()

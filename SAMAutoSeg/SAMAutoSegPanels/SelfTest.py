@@ -85,10 +85,10 @@ class SelfTest:
         case.assertEqual([str(ledger.stateOf(n)) for n in _SLICES], ["corrected"] * len(_SLICES))
 
         last = _SLICES[-1]
-        panel.editor.undo()
+        panel.editor.widget.undo()
         self.turn()
         case.assertEqual(self.overlap(last), 0.0)
-        panel.editor.redo()
+        panel.editor.widget.redo()
         self.turn()
         case.assertGreater(self.overlap(last), 0.5)
 

@@ -1,0 +1,194 @@
+"""Points and boxes that the model answers, and its answers in the selected segment."""
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.structure import structure_named
+from SAMAutoSegPanels.ClickSession import ClickSession
+from SAMAutoSegPanels.ClickTools import BOX, POINT, ClickTools
+from SAMAutoSegPanels.Translation import _
+
+# A view that is turned further than this shows no slice of the volume.
+_MOST_DEGREES = 5.0
+
+
+class ClickPanel:
+    """Turns clicks into requests to the engine and its answers into changes of the segmentation.
+
+    Args:
+        editor: the `EmbeddedEditor`, whose selected segment is changed.
+        ledgers: a `CurrentLedger`.
+    """
+
+    def __init__(self, ui, session, ledgers, editor):
+        self._ui = ui
+        self._session = session
+        self._ledgers = ledgers
+        self._editor = editor
+        self._clicks = ClickSession()
+        self._opening = None
+        self._tools = ClickTools(self._onPoint, self._onBox)
+        self._buttons = {
+            ui.addPointButton: POINT,
+            ui.removePointButton: POINT,
+            ui.boxButton: BOX,
+        }
+        for button in self._buttons:
+            button.connect("toggled(bool)", lambda on, b=button: self._onTool(b, on))
+        ui.clearClicksButton.connect("clicked()", self.newObject)
+
+    def refresh(self):
+        node = self._session.parameterNode
+        hasVolume = node is not None and node.inputVolume is not None
+        for button in self._buttons:
+            button.enabled = self._session.ready and hasVolume
+        self._ui.clearClicksButton.enabled = bool(self._clicks.points or self._clicks.box)
+
+    def newObject(self):
+        self._clicks.clear()
+        self._say("")
+        self.refresh()
+
+    def letGo(self):
+        """Put the tools away and forget the clicks."""
+        for button in self._buttons:
+            button.checked = False
+        self._tools.choose("")
+        self._clicks.clear()
+
+    def onLayoutChanged(self):
+        self._tools.refreshViews()
+
+    def _onTool(self, button, on):
+        if on:
+            self._editor.ensure()
+            self._editor.letGoOfEffect()
+            for other in self._buttons:
+                if other is not button:
+                    other.checked = False
+            self._tools.choose(self._buttons[button])
+            self._say(self._hint(button))
+        elif not any(other.checked for other in self._buttons):
+            self._tools.choose("")
+            self._say("")
+
+    def _hint(self, button):
+        backbone = self._session.backboneFile()
+        if backbone is None:
+            return _("Clicks need a SAM: download LiteMedSAM under Model.")
+        if button is not self._ui.boxButton and backbone.name == "lite_medsam.pth":
+            return _("LiteMedSAM was trained with boxes: a box is more exact than a point.")
+        return ""
+
+    def _say(self, message, isError=False):
+        self._ui.clickStatusLabel.text = message
+        self._ui.clickStatusLabel.visible = bool(message)
+
+    def _onPoint(self, sliceNode, ras):
+        sign = 1 if self._ui.addPointButton.checked else -1
+
+        def prompt(layers, geometry, voxel, segmentId):
+            from SAMAutoSegScene.SegmentLayers import SegmentsInBox
+            from SAMAutoSegScene.SliceGeometry import boxOfSlice, sliceOfBox
+
+            number, row, column = voxel
+            inSlice = SegmentsInBox(layers, boxOfSlice(geometry.stack, number))
+            mask = sliceOfBox(inSlice.mask(segmentId), geometry.stack)
+            return self._clicks.point(row, column, sign, mask)
+
+        self._click(sliceNode, [ras], prompt)
+
+    def _onBox(self, sliceNode, one, other):
+        def prompt(layers, geometry, voxel, segmentId):
+            corners = [geometry.pointFromRAS(ras) for ras in (one, other)]
+            rows, columns = geometry.stack.slice_shape
+            (r0, c0), (r1, c1) = [
+                (min(max(p.row, 0), rows - 1), min(max(p.column, 0), columns - 1)) for p in corners
+            ]
+            return self._clicks.boxed(r0, c0, r1, c1)
+
+        center = [(a + b) / 2 for a, b in zip(one, other, strict=True)]
+        self._click(sliceNode, [center], prompt)
+
+    def _click(self, sliceNode, places, makePrompt):
+        """Ask the engine about a click and write its answer; says why where that cannot be."""
+        try:
+            self._ask(sliceNode, places[0], makePrompt)
+        except SAMAutoSegError as error:
+            self._say(str(error)[:1].upper() + str(error)[1:], isError=True)
+
+    def _ask(self, sliceNode, ras, makePrompt):
+        from SAMAutoSegScene.SegmentLayers import SegmentLayers
+        from SAMAutoSegScene.SliceGeometry import SliceGeometry, viewedSlice
+        from SAMAutoSegScene.VolumeReader import requireReadable
+
+        session = self._session
+        volume = session.parameterNode.inputVolume
+        requireReadable(volume)
+        backbone = session.clickFile()
+        if backbone is None:
+            raise SAMAutoSegError(_("Clicks need a SAM: download LiteMedSAM under Model."))
+        view = viewedSlice(sliceNode, volume)
+        if view.degrees > _MOST_DEGREES:
+            raise SAMAutoSegError(
+                _(
+                    "This view is tilted against the image: choose 'Rotate to volume plane' in its"
+                    " bar."
+                )
+            )
+        geometry = SliceGeometry(volume, view.plane)
+        voxel = geometry.voxelFromRAS(ras)
+        if voxel is None:
+            raise SAMAutoSegError(_("This is outside of the image."))
+        segmentation, segmentId = self._segmentToEdit()
+        layers = SegmentLayers(segmentation, geometry.grid)
+        place = view.plane, voxel[0], segmentId
+        self._clicks.follow(place, layers.stamp(segmentId))
+        prompt = makePrompt(layers, geometry, voxel, segmentId)
+        self._say(_("Segmenting..."))
+
+        def onVolume(key):
+            params = {"volume": key, "backbone": str(backbone), "axis": view.plane}
+            params |= {"slice": voxel[0], **prompt.params}
+            if session.device:
+                params["device"] = session.device
+            session.client.send(
+                "click", params, on_result=onResult, on_error=lambda message, d: self._say(message)
+            )
+
+        def onResult(result):
+            try:
+                self._write(segmentation, volume, place, prompt, result["mask"])
+            except SAMAutoSegError as error:
+                self._say(str(error)[:1].upper() + str(error)[1:], isError=True)
+
+        self._opening = session.volumes.open(volume, onVolume, self._say)
+
+    def _write(self, segmentation, volume, place, prompt, answer):
+        from SAMAutoSegScene.SegmentWriter import SegmentWriter
+
+        plane, number, segmentId = place
+        editorNode, saveUndo = self._editor.of(segmentation)
+        writer = SegmentWriter(
+            segmentation,
+            volume,
+            editorNode=editorNode,
+            saveUndo=saveUndo,
+            ledger=self._ledgers.ledger,
+        )
+        changed = writer.writeMask(plane, number, prompt.change(answer), segmentId, prompt.mode)
+        if self._clicks.place == place:
+            self._clicks.wrote(writer.layers.stamp(segmentId))
+        self._say("" if changed else _("Nothing changed: masking or another segment forbids it."))
+        self.refresh()
+
+    def _segmentToEdit(self):
+        """The selected segment; a first one is made where there is none."""
+        from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
+
+        session = self._session
+        node = session.parameterNode.outputSegmentation
+        if node is None or not node.GetSegmentation().GetNumberOfSegments():
+            first = structure_named(_("Structure 1"), 1)
+            node = prepareSegmentation(session.parameterNode.inputVolume, [first], node).node
+            session.parameterNode.outputSegmentation = node
+            session.changed.emit()
+        return node, self._editor.segmentToEdit(node)
