@@ -68,8 +68,8 @@ class Adaptation:
                 f"pixel_side {self.pixel_side}: expected 0 or one of "
                 f"{', '.join(map(str, PIXEL_SIDES))}"
             )
-        if not 0 < self.pixel_weight <= 1:
-            raise SAMAutoSegError(f"pixel_weight {self.pixel_weight}: expected above 0, up to 1")
+        if not 0 < self.pixel_weight <= 10:
+            raise SAMAutoSegError(f"pixel_weight {self.pixel_weight}: expected above 0, up to 10")
         if self.prompted and self.head != "class-tokens":
             raise SAMAutoSegError(f"head {self.head}: a prompted pass goes with class-tokens only")
 

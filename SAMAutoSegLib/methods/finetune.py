@@ -108,8 +108,8 @@ def finetune(
     adapted = replace(kind.adaptation(chosen, backbone), **adaptation or {})
     intensity = intensity or default_intensity(volumes[0].image)
     refuse_overlap(volumes, held_out)
-    usual = 1.0 if len(volumes) == 1 else _STRENGTH_ACROSS_PATIENTS
-    strength = chosen.view_strength or usual
+    several = len(volumes) > 1
+    strength = chosen.view_strength or (_STRENGTH_ACROSS_PATIENTS if several else 1.0)
 
     def encode(which: Sequence[LabeledVolume], views: int, told: Progress) -> TrainingSet:
         return build_training_set(
@@ -131,9 +131,9 @@ def finetune(
     encoded = time.monotonic()
     tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded
-    weight = _PIXELS_IN_ONE_PATIENT if len(volumes) == 1 else _PIXELS_ACROSS_PATIENTS
+    usual = _PIXELS_ACROSS_PATIENTS if several else _PIXELS_IN_ONE_PATIENT
     side = pixel_side_for(samples.images) if chosen.pixel_steps else 0
-    adapted = replace(adapted, pixel_side=side, pixel_weight=weight)
+    adapted = replace(adapted, pixel_side=side, pixel_weight=chosen.pixel_weight or usual)
     classes = len(structures) + 1
     former = start if start is not None and _fits(start, adapted, classes) else None
     if former is not None:

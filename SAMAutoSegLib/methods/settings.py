@@ -34,6 +34,8 @@ class Settings:
         pixel_steps: of the pixel branch for each of the weights, see `PixelBranch`; 0: no branch. A
             training that goes on from a model has the branch that this model has, or none. Needs
             labeled slices.
+        pixel_weight: of what that branch says, where the SAM has 1; 0: 0.5 where one volume is
+            learned from, 0.25 where several are. With many patients more can be far better.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
     """
@@ -52,6 +54,7 @@ class Settings:
     gradient_clip: float = 1.0
     count_absent: bool = False
     pixel_steps: int = 0
+    pixel_weight: float = 0.0
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -69,6 +72,7 @@ class Settings:
             ("patience", 0, 1_000_000),
             ("gradient_clip", 0.0, 1e6),
             ("pixel_steps", 0, 100),
+            ("pixel_weight", 0.0, 10.0),
             ("seed", 0, 2**63 - 1),
         ):
             require_between(name, getattr(self, name), low, high)

@@ -55,6 +55,11 @@ def test_it_has_less_to_say_across_patients(
     assert weights == [0.5, 0.25]
 
 
+def test_how_much_it_has_to_say_can_be_set(learn: Tune) -> None:
+    tuned = learn(pixel_weight=2.0, steps=1)
+    assert tuned.card.adaptation.pixel_weight == 2.0 == tuned.model.pixels.weight
+
+
 def test_the_published_recipe_has_none(learn: Tune) -> None:
     tuned = learn(recipe="published", steps=2)
     assert tuned.model.pixels is None and tuned.card.adaptation.pixel_side == 0
