@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +22,8 @@ class CleanUp:
         smooth_slices_mm: standard deviation in mm of a Gaussian across slices, applied to the
             class probabilities before a voxel takes the most probable class; 0 for none.
 
-    Parts are connected through voxel faces; what is removed becomes background. Where slices in
+    Where slices were corrected, the parts that these show take the place of the largest one. Parts
+    are connected through voxel faces; what is removed becomes background. Where slices in
     between were not segmented, each group of neighboring slices is cleaned by itself.
     """
 
@@ -40,8 +42,15 @@ class CleanUp:
         return self.largest_component or self.minimum_island_mm3 > 0
 
 
-def remove_parts(labels: np.ndarray, voxel_mm3: float, cleanup: CleanUp) -> None:
-    """Set unwanted connected parts of a label volume, axes in any order, to 0 in place."""
+def remove_parts(
+    labels: np.ndarray, voxel_mm3: float, cleanup: CleanUp, sure: Sequence[int] = ()
+) -> None:
+    """Set unwanted connected parts of a label volume, axes in any order, to 0 in place.
+
+    Args:
+        sure: slices along the first axis whose labels are known. Of a structure that these show,
+            the parts are kept that they show, and none is taken for its size.
+    """
     for label, box in enumerate(ndimage.find_objects(labels), start=1):
         if box is None:
             continue
@@ -50,7 +59,14 @@ def remove_parts(labels: np.ndarray, voxel_mm3: float, cleanup: CleanUp) -> None
         numbered, count = ndimage.label(part == label)
         sizes = np.bincount(numbered[numbered > 0], minlength=count + 1)
         keep = sizes * voxel_mm3 >= cleanup.minimum_island_mm3
+        confirmed = np.zeros(count + 1, bool)
+        for number in sure:
+            if box[0].start <= number < box[0].stop:
+                confirmed[numbered[number - box[0].start]] = True
+        confirmed[0] = False
         if cleanup.largest_component:
-            keep &= np.arange(count + 1) == sizes.argmax()
+            largest = np.arange(count + 1) == sizes.argmax()
+            keep &= confirmed if confirmed.any() else largest
+        keep |= confirmed
         keep[0] = True  # the other structures and the background
         part[~keep[numbered]] = 0

@@ -28,6 +28,9 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 # demo's CT, two hippocampi and two hearts, among weights that do not fall with the distance.
 _HALF_WEIGHT_MM = 4.0
 
+# Beyond the last corrected slice a shape gets smaller on each side by this part of the error.
+_SHRINKING = 0.5
+
 # In mm per mm to the next corrected slice; where a single one cannot tell it.
 _USUAL_ERROR = 0.5
 
@@ -108,8 +111,13 @@ class CorrectedShapes:
         A structure that no corrected slice shows is as probable everywhere as the background, so
         that the model alone decides about it.
         """
-        distances = self._between(number, sorted(self.classes))
-        blur = self.error * self._way(number) + self._half_pixel
+        known = sorted(self.classes)
+        expected_error = self.error * self._way(number)
+        inside = self._between(number, known)
+        if not known[0] <= number <= known[-1]:
+            inside = inside - _SHRINKING * expected_error
+        distances = np.concatenate([-inside.max(0, keepdims=True), inside])
+        blur = expected_error + self._half_pixel
         shares = np.maximum(log_softmax(distances / blur, axis=0), np.log(_LEAST_SHARE))
         shares[self._unknown] = shares[0]
         return shares.astype(np.float32)
@@ -120,13 +128,13 @@ class CorrectedShapes:
         return min(steps) * self._slice_spacing
 
     def _between(self, number: int, known: Sequence[int]) -> np.ndarray:
-        """Signed distances [K, H, W] in mm that the slices next to it foretell."""
+        """Signed distances [K - 1, H, W] in mm of structures, as the slices next to it foretell."""
         before = max((n for n in known if n <= number), default=min(known))
         after = min((n for n in known if n >= number), default=max(known))
         share = 0.0 if before == after else (number - before) / (after - before)
-        found = np.empty((self._count, *self.classes[before].shape))
+        found = np.empty((self._count - 1, *self.classes[before].shape))
         for k, (one, other) in enumerate(
-            zip(self._distances(before), self._distances(after), strict=True), start=1
+            zip(self._distances(before), self._distances(after), strict=True)
         ):
             # What only one of two slices has ends half-way between them.
             if one is not None and other is not None:
@@ -137,7 +145,6 @@ class CorrectedShapes:
                 found[k] = share * other - (1 - share) * other.max()
             else:
                 found[k] = -_FAR
-        found[0] = -found[1:].max(0)
         return found
 
     def _signed_distances(self, number: int) -> list[np.ndarray | None]:
@@ -168,7 +175,7 @@ class CorrectedShapes:
             if not beside:
                 continue
             foretold = self._between(number, beside)
-            for true, found in zip(self._distances(number), foretold[1:], strict=True):
+            for true, found in zip(self._distances(number), foretold, strict=True):
                 if true is None or (found == -_FAR).all():
                     continue
                 contour = np.abs(true) <= 2 * self._half_pixel

@@ -66,6 +66,28 @@ def test_parts_are_not_connected_through_another_structure() -> None:
     assert array.tolist() == [[[2, 2, 2, 5, 0]]]
 
 
+def test_the_part_that_a_known_slice_shows_takes_the_place_of_the_largest(
+    labels: np.ndarray,
+) -> None:
+    labels[1, 0:2, 0:2] = 0  # slice 1 is known: of structure 2 it shows the part of 4 voxels only
+    labels[3, 0:2, 0:2] = 2
+    remove_parts(labels, 1.0, CleanUp(largest_component=True), sure=[1, 9])
+    assert sizes(labels) == {2: 4, 5: 6} and labels[1, 4:6, 0:2].all()
+
+
+def test_of_a_structure_that_no_known_slice_shows_the_largest_part_stays(
+    labels: np.ndarray,
+) -> None:
+    labels[3] = 0
+    remove_parts(labels, 1.0, CleanUp(largest_component=True), sure=[3])
+    assert sizes(labels) == {2: 12, 5: 6}
+
+
+def test_no_part_that_a_known_slice_shows_is_an_island(labels: np.ndarray) -> None:
+    remove_parts(labels, 1.0, CleanUp(minimum_island_mm3=7), sure=[0])
+    assert sizes(labels) == {2: 12, 5: 8}
+
+
 def test_the_array_behind_a_view_is_cleaned(labels: np.ndarray) -> None:
     turned = np.moveaxis(labels[:, ::-1], 2, 0)
     remove_parts(turned, 1.0, CleanUp(largest_component=True))

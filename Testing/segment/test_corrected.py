@@ -40,7 +40,7 @@ def test_a_contour_passes_over_from_one_corrected_slice_into_the_next() -> None:
 
 def test_beyond_the_last_corrected_slice_its_shape_goes_on_less_and_less_sure() -> None:
     some = shapes({3: disc(10), 5: disc(12)})
-    assert np.array_equal(found(some, 9), disc(12))
+    assert 8 < radius_of(found(some, 9) == 1) < radius_of(found(some, 6) == 1) < 12
     sure = [np.exp(some.log_shares(n)[1, 32, 32]) for n in (5, 7, 11, 30)]
     assert sure == sorted(sure, reverse=True) and sure[-1] < 0.75
 
@@ -78,7 +78,7 @@ def test_the_less_foreseeable_the_less_they_say() -> None:
 def test_one_slice_is_enough() -> None:
     some = shapes({4: disc(10)})
     assert some.error == 0.5
-    assert np.array_equal(found(some, 5), disc(10))
+    assert radius_of(found(some, 5) == 1) == pytest.approx(9.5, rel=0.05)
 
 
 def test_pixels_are_measured_in_millimeters() -> None:
