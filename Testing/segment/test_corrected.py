@@ -78,7 +78,7 @@ def test_the_less_foreseeable_the_less_they_say() -> None:
 def test_one_slice_is_enough() -> None:
     some = shapes({4: disc(10)})
     assert some.error == 0.5
-    assert radius_of(found(some, 5) == 1) == pytest.approx(9.5, rel=0.05)
+    assert 8 < radius_of(found(some, 5) == 1) < 10
 
 
 def test_pixels_are_measured_in_millimeters() -> None:
