@@ -173,7 +173,7 @@ def trainingSeconds(budget, method, slices, secondsPerSlice, onGpu=False):
     """About how long a training takes: every view of every slice is encoded, then the steps."""
     settings = settings_for(budget)
     step = _STEP_SECONDS_GPU if onGpu else _STEP_SECONDS
-    if method == Method.BLO_SAM:
+    if method == Method.BLO_SAM and settings.get("pixel_steps", 1):
         step *= _WITH_PIXEL_BRANCH
     return settings["views"] * slices * secondsPerSlice + settings["steps"] * step
 

@@ -56,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     print("\nboxes: the backbone prompted with boxes around the reference, which no user has")
     print("joint: plain fine-tuning; U-Net: trained from scratch on the same slices")
     print("BLO-SAM alone: without the pixel branch, a small net that learns beside the SAM")
-    print("cleaned up: BLO-SAM, of each structure the largest part, smoothed across slices")
+    print("+ corrected: and the slices that were learned from steer those between them")
+    print("cleaned up: that, of each structure the largest part, smoothed across slices")
     print(f"{case.sample.remark}\n")
     for step, seconds in demo.seconds.items():
         print(f"{seconds:7.1f} s  {step}")
