@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     listing.set_defaults(action=_list)
 
     inspect = actions.add_parser("inspect", help="say what a weights file is")
-    inspect.add_argument("model", help="a file, or the name of a fetched model")
+    inspect.add_argument("model", help="a file, or a name, as 'segment' and '--base' take it")
     inspect.add_argument("--json", action="store_true", help="print JSON")
     inspect.set_defaults(action=_inspect)
 
@@ -121,10 +121,11 @@ def _words(path: Path) -> str:
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
+    from SAMAutoSegLib.adapt.adapted_file import located
     from SAMAutoSegLib.files import user_data_dir
     from SAMAutoSegLib.sam.checkpoint import describe
 
-    path = Path(arguments.model)
+    path = located(arguments.model)
     in_folder = user_data_dir() / "models" / arguments.model
     about = describe(in_folder if not path.exists() and in_folder.is_file() else path)
     if arguments.json:

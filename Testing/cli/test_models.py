@@ -100,8 +100,11 @@ def test_inspect_says_what_a_file_is_by_path_and_by_name(
     assert main(["models", "inspect", str(folder / "abdomen.safetensors")]) == 0
     by_path = capsys.readouterr().out
     assert "spleen, liver" in by_path and "SHA-256" in by_path
-    assert main(["models", "inspect", "abdomen.safetensors"]) == 0
-    assert capsys.readouterr().out == by_path
+    for name in ("abdomen.safetensors", "abdomen"):
+        assert main(["models", "inspect", name]) == 0
+        assert capsys.readouterr().out == by_path
+    assert main(["models", "inspect", "hippocampus"]) == 0  # a starter model
+    assert "anterior hippocampus" in capsys.readouterr().out
     assert main(["models", "inspect", "abdomen.safetensors", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["structures"] == ["spleen", "liver"]
 
