@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     require_writable(arguments.output / "report.json")
 
-    from SAMAutoSegLib.demo.run import NSD_TOLERANCE_MM, report, run_demo
+    from SAMAutoSegLib.demo.run import MEANINGS, NSD_TOLERANCE_MM, report, run_demo
     from SAMAutoSegLib.progress import console_progress
 
     with console_progress() as progress:
@@ -53,11 +53,9 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"\n{case.sample.title}: learned from slices {', '.join(map(str, case.labeled))},")
     print(f"scored on the {len(case.tested)} others (NSD at {NSD_TOLERANCE_MM:g} mm)\n")
     print(demo.table())
-    print("\nboxes: the backbone prompted with boxes around the reference, which no user has")
-    print("joint: plain fine-tuning; U-Net: trained from scratch on the same slices")
-    print("BLO-SAM alone: without the pixel branch, a small net that learns beside the SAM")
-    print("+ corrected: and the slices that were learned from steer those between them")
-    print("cleaned up: that, of each structure the largest part, smoothed across slices")
+    print()
+    for method in demo.scores:
+        print(f"{method}: {MEANINGS[method]}")
     print(f"{case.sample.remark}\n")
     for step, seconds in demo.seconds.items():
         print(f"{seconds:7.1f} s  {step}")

@@ -67,6 +67,16 @@ BLO_SAM = "BLO-SAM"
 CORRECTED = "+ corrected"
 CLEANED = "cleaned up"
 
+MEANINGS = {
+    BOXES: "the backbone prompted with boxes around the reference, which no user has",
+    UNET: "trained from scratch on the same slices",
+    JOINT: "plain fine-tuning",
+    SAM_ALONE: "without the pixel branch, a small net that learns beside the SAM",
+    BLO_SAM: "no prompt, no clean-up",
+    CORRECTED: "and the slices that were learned from steer those between them",
+    CLEANED: "that, of each structure the parts that were labeled, smoothed across slices",
+}
+
 # What a user would tick for compact organs: one part each, smoothed over about a slice.
 CLEAN_UP = CleanUp(largest_component=True, smooth_slices_mm=3.0)
 
