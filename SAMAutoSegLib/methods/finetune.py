@@ -73,6 +73,7 @@ def finetune(
     adaptation: dict[str, Any] | None = None,
     intensity: Intensity | None = None,
     start: AdaptedModel | None = None,
+    start_slices: int | None = None,
     held_out: Sequence[LabeledVolume] = (),
     cache: EmbeddingCache | None = None,
     checkpoint: Path | None = None,
@@ -92,6 +93,9 @@ def finetune(
         intensity: by default that of the first image, for all.
         start: a model of the same structures, in the same order, to go on from; where another part
             of the backbone is adapted the training starts anew and a note says so.
+        start_slices: how many slices `start` was learned from, if that is known. If there are not
+            more now, it gets a pixel branch that it has not; a branch that knows a few slices
+            should not speak into a model that knows many.
         held_out: labeled slices that train nothing and choose nothing, only give the score.
         checkpoint, resume, on_step: see `train`.
         with_calibration: find the model's temperature by two more trainings on half of the slices
@@ -137,11 +141,13 @@ def finetune(
     classes = len(structures) + 1
     former = start if start is not None and _fits(start, adapted, classes) else None
     if former is not None:
-        adapted = former.adaptation
+        known = former.adaptation
+        few = start_slices is not None and start_slices <= labeled
+        adapted = adapted if few and not known.pixel_side else known
     torch.manual_seed(chosen.seed)
     model = AdaptedModel(backbone, classes, adapted)
     if former is not None:
-        model.load_learned_state(former.learned_state())
+        model.load_learned_state({**model.learned_state(), **former.learned_state()})
     result = train(
         kind,
         model,

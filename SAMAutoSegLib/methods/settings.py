@@ -32,8 +32,8 @@ class Settings:
         gradient_clip: longer gradients of a step are shortened to this length, because with few
             slices a batch a single one can be far out of line; 0: none is.
         pixel_steps: of the pixel branch for each of the weights, see `PixelBranch`; 0: no branch. A
-            training that goes on from a model has the branch that this model has, or none. Needs
-            labeled slices.
+            training that goes on from a model has the branch that this model has; see `finetune`
+            for one that has none. Needs labeled slices.
         pixel_weight: of what that branch says, where the SAM has 1; 0: 0.5 where one volume is
             learned from, 0.25 where several are. With many patients more can be far better.
         count_absent: whether the Dice loss counts classes that a batch does not hold.

@@ -1,6 +1,6 @@
 """The pixel branch learns beside a method, and neither disturbs the other."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -25,9 +25,9 @@ def learn(tune: Tune, labeled: Callable[..., LabeledVolume]) -> Tune:
     """Trains on four slices, with the settings that are given."""
 
     def run(start: AdaptedModel | None = None, **settings: object) -> FineTuned:
-        adaptation = settings.pop("adaptation", None)
-        chosen = {**STEPS, **settings}
-        return tune(labeled(), start=start, adaptation=adaptation, settings=chosen)
+        names = ("adaptation", "start_slices")
+        given = {name: settings.pop(name) for name in names if name in settings}
+        return tune(labeled(), start=start, settings={**STEPS, **settings}, **given)
 
     return run
 
@@ -37,6 +37,16 @@ def sam_state(tuned: FineTuned) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if not name.startswith("pixels.")}
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Sums of several threads differ in their last bits where other programs take a core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_the_sam_learns_the_same_with_and_without_it(learn: Tune) -> None:
     plain, beside = sam_state(learn(pixel_steps=0)), sam_state(learn(pixel_steps=2))
     assert plain.keys() == beside.keys()
@@ -124,6 +134,18 @@ def test_a_model_without_it_gets_none_in_a_later_training(learn: Tune) -> None:
     later = learn(start=former.model)
     assert later.model.pixels is None and "pixel_loss" not in later.result.history[-1]
     assert later.result.notes == former.result.notes
+
+
+def test_a_model_of_no_more_slices_gets_one_in_a_later_training(learn: Tune) -> None:
+    """As after a quick training, which makes none."""
+    former = learn(pixel_steps=0)
+    state = former.model.learned_state()
+    for slices, has in ((3, True), (4, True), (5, False)):
+        later = learn(start=former.model, start_slices=slices, learning_rate=1e-9)
+        assert (later.model.pixels is not None) == has
+        # The SAM goes on from where it was.
+        now = later.model.learned_state()
+        assert all(torch.allclose(now[name], state[name], atol=1e-4) for name in state)
 
 
 def test_no_branch_stays_that_nothing_trained(learn: Tune) -> None:
