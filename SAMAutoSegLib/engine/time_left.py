@@ -23,6 +23,8 @@ class TimeLeft:
         """Seconds left, to a tenth; None while there is too little to tell from."""
         now = self._clock()
         self._marks.append((now, fraction))
+        if fraction >= 1:
+            return 0.0
         since, before = self._marks[0]
         if fraction <= before or now - since < _LEAST_SECONDS:
             return None

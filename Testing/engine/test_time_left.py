@@ -32,3 +32,7 @@ def test_nothing_is_told_from_too_little() -> None:
     assert left.at(0.2) is None
     now = 5.0
     assert left.at(0.0) is None
+
+
+def test_at_the_end_nothing_is_left_however_quick_it_was() -> None:
+    assert TimeLeft(lambda: 0.0).at(1.0) == 0.0
