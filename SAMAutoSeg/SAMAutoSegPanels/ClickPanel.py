@@ -5,6 +5,7 @@ from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegPanels.ClickSession import ClickSession
 from SAMAutoSegPanels.ClickTools import BOX, POINT, ClickTools
 from SAMAutoSegPanels.Translation import _
+from SAMAutoSegPanels.Wording import asSentence
 
 # A view that is turned further than this shows no slice of the volume.
 _MOST_DEGREES = 5.0
@@ -78,7 +79,7 @@ class ClickPanel:
             return _("LiteMedSAM was trained with boxes: a box is more exact than a point.")
         return ""
 
-    def _say(self, message, isError=False):
+    def _say(self, message):
         self._ui.clickStatusLabel.text = message
         self._ui.clickStatusLabel.visible = bool(message)
 
@@ -94,7 +95,7 @@ class ClickPanel:
             mask = sliceOfBox(inSlice.mask(segmentId), geometry.stack)
             return self._clicks.point(row, column, sign, mask)
 
-        self._click(sliceNode, [ras], prompt)
+        self._click(sliceNode, ras, prompt)
 
     def _onBox(self, sliceNode, one, other):
         def prompt(layers, geometry, voxel, segmentId):
@@ -106,14 +107,14 @@ class ClickPanel:
             return self._clicks.boxed(r0, c0, r1, c1)
 
         center = [(a + b) / 2 for a, b in zip(one, other, strict=True)]
-        self._click(sliceNode, [center], prompt)
+        self._click(sliceNode, center, prompt)
 
-    def _click(self, sliceNode, places, makePrompt):
+    def _click(self, sliceNode, ras, makePrompt):
         """Ask the engine about a click and write its answer; says why where that cannot be."""
         try:
-            self._ask(sliceNode, places[0], makePrompt)
+            self._ask(sliceNode, ras, makePrompt)
         except SAMAutoSegError as error:
-            self._say(str(error)[:1].upper() + str(error)[1:], isError=True)
+            self._say(asSentence(error))
 
     def _ask(self, sliceNode, ras, makePrompt):
         from SAMAutoSegScene.SegmentLayers import SegmentLayers
@@ -158,7 +159,7 @@ class ClickPanel:
             try:
                 self._write(segmentation, volume, place, prompt, result["mask"])
             except SAMAutoSegError as error:
-                self._say(str(error)[:1].upper() + str(error)[1:], isError=True)
+                self._say(asSentence(error))
 
         self._opening = session.volumes.open(volume, onVolume, self._say)
 

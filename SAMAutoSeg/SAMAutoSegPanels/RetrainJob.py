@@ -7,7 +7,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels.RetrainState import FINISHED, IDLE, RUNNING, STOPPING, scoreRows, verdict
 from SAMAutoSegPanels.TrainingCurve import TrainingCurve
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import listWords
+from SAMAutoSegPanels.Wording import asSentence, listWords
 
 
 class WatchedJob:
@@ -73,7 +73,7 @@ class WatchedJob:
     def _end(self, result):
         if result["event"] == "failed":
             self.state, self.failed = IDLE, True
-            self.message = result["message"][:1].upper() + result["message"][1:]
+            self.message = asSentence(result["message"])
             return
         if result.get("model") is None:
             self.state = IDLE

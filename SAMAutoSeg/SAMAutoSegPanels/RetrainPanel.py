@@ -23,7 +23,7 @@ from SAMAutoSegPanels.RetrainState import IDLE, STARTING, RetrainFacts, retrainV
 from SAMAutoSegPanels.SliceCells import CORRECTED, REVIEWED
 from SAMAutoSegPanels.SlicerPython import pythonExecutable
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import durationWords
+from SAMAutoSegPanels.Wording import asSentence, durationWords
 
 _POLL_MILLISECONDS = 500
 _SECONDS_BETWEEN_PLOTS = 2.0
@@ -359,7 +359,7 @@ class RetrainPanel:
         self._session.changed.emit()
 
     def _fail(self, message):
-        self._message, self._failed = message[:1].upper() + message[1:], True
+        self._message, self._failed = asSentence(message), True
         self._session.changed.emit()
 
     # Trainings of earlier runs of Slicer

@@ -9,6 +9,7 @@ from SAMAutoSegPanels.SceneOutput import SceneOutput
 from SAMAutoSegPanels.SegmentRun import SegmentRun
 from SAMAutoSegPanels.SegmentState import IDLE, SegmentFacts, segmentView
 from SAMAutoSegPanels.Translation import _
+from SAMAutoSegPanels.Wording import asSentence
 
 # More than two changed little where it was measured, and each costs a pass of the decoder.
 REFINE_ITERATIONS = 2
@@ -195,7 +196,7 @@ class SegmentPanel:
             if node.slices.strip() or node.roi is not None:
                 self.request(volume, self.plane())
         except SAMAutoSegError as error:
-            return str(error)[:1].upper() + str(error)[1:]
+            return asSentence(error)
         return ""
 
     def _refreshDevices(self):
@@ -251,5 +252,5 @@ def volumeProblem(volumeNode):
     try:
         requireReadable(volumeNode)
     except SAMAutoSegError as error:
-        return str(error)[:1].upper() + str(error)[1:]
+        return asSentence(error)
     return ""

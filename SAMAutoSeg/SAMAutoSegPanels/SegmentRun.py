@@ -10,7 +10,7 @@ from SAMAutoSegPanels.ModelLibrary import readStructures
 from SAMAutoSegPanels.SegmentState import CANCELLING, IDLE, PREPARING, RUNNING, doneMessage
 from SAMAutoSegPanels.Signal import Signal
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import listWords, sliceWords
+from SAMAutoSegPanels.Wording import asSentence, listWords, sliceWords
 
 
 class SegmentRun:
@@ -202,7 +202,7 @@ class SegmentRun:
         self.failed = True
         if self.output is not None:
             self._scene.abandon()
-        self._end(message[:1].upper() + message[1:])
+        self._end(asSentence(message))
 
     def _end(self, message):
         self.message = message

@@ -6,6 +6,7 @@ from SAMAutoSegLib.engine.client import EngineClient
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels.EngineVolumes import EngineVolumes
 from SAMAutoSegPanels.Signal import Signal
+from SAMAutoSegPanels.Wording import asSentence
 
 
 class Session:
@@ -117,7 +118,7 @@ class Session:
         self.changed.emit()
 
     def _onState(self, state, message):
-        self.engineMessage = message[:1].upper() + message[1:]
+        self.engineMessage = asSentence(message)
         if message:
             self.log.append(f"{state}: {message}")
         self.changed.emit()

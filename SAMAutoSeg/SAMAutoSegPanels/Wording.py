@@ -1,6 +1,12 @@
-"""Numbers in words that need no explanation."""
+"""Words that need no explanation: messages, numbers and lists."""
 
 from SAMAutoSegPanels.Translation import _
+
+
+def asSentence(message):
+    """A message or an error, which begin in lower case, as it is shown alone."""
+    text = str(message)
+    return text[:1].upper() + text[1:]
 
 
 def durationWords(seconds):

@@ -57,6 +57,12 @@ class ModelCard:
     settings: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def slices_learned(self) -> int | None:
+        """How many labeled slices it was learned from; None where the file does not tell."""
+        images = self.provenance.get("images")
+        return sum(len(image["slices"]) for image in images) if images else None
+
     def to_json(self) -> dict[str, Any]:
         return {
             **vars(self),

@@ -137,6 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
             return adapt_sam(arguments, settings)
         return _finish(*adapted_by(arguments, settings), arguments)
 
+    from SAMAutoSegLib.cli.given_labels import labeled
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.slices import plane_along
     from SAMAutoSegLib.methods.finetune import finetune
@@ -146,8 +147,6 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.sam.fetch import fetched
 
     method_named(arguments.method)
-    from SAMAutoSegLib.cli.given_labels import labeled
-
     pairs, structures = _read(arguments)
     plane = plane_along(pairs[0][0].grid, arguments.axis)
     volumes = labeled(pairs, arguments.slices, plane, structures)
@@ -286,7 +285,7 @@ def _report(tuned: "FineTuned", arguments: argparse.Namespace) -> None:
         print(json.dumps(report, indent=2))
         return
     names = ", ".join(structure.name for structure in card.structures)
-    count = sum(len(image["slices"]) for image in card.provenance["images"])
+    count = card.slices_learned
     print(f"{arguments.output}: {names}, learned from {count} slices by {card.method}")
     spent = ", ".join(f"{name} {value:.1f} s" for name, value in tuned.seconds.items() if value)
     print(f"{result.steps} steps ({result.stopped or 'all'}), {spent}")

@@ -238,15 +238,9 @@ def _learned(task: _Task, spec: dict[str, Any], method: str, options: dict[str, 
         settings=with_budget(spec.get("budget") or "standard", spec.get("settings") or {}),
         adaptation=adaptation,
         start=former.model if former is not None and task.can_go_on else None,
-        start_slices=None if former is None else _slices_learned(former.card),
+        start_slices=None if former is None else former.card.slices_learned,
         **options,
     )
-
-
-def _slices_learned(card: ModelCard) -> int | None:
-    """How many slices a model was learned from, as its card tells; an imported one does not."""
-    images = card.provenance.get("images")
-    return sum(len(image["slices"]) for image in images) if images else None
 
 
 def _learned_without_labels(

@@ -83,6 +83,7 @@ class CorrectedShapes:
         slice_spacing: float,
     ) -> None:
         self.classes = dict(classes)
+        self._numbers = sorted(classes)
         self._count = count
         self._pixel_spacing = pixel_spacing
         self._slice_spacing = slice_spacing
@@ -111,7 +112,7 @@ class CorrectedShapes:
         A structure that no corrected slice shows is as probable everywhere as the background, so
         that the model alone decides about it.
         """
-        known = sorted(self.classes)
+        known = self._numbers
         expected_error = self.error * self._way(number)
         inside = self._between(number, known)
         if not known[0] <= number <= known[-1]:
@@ -168,7 +169,7 @@ class CorrectedShapes:
 
     def _measured_error(self) -> float:
         """Mean distance of true contours from those foretold, for each mm to the next slice."""
-        numbers = sorted(self.classes)
+        numbers = self._numbers
         off = way = 0.0
         for place, number in enumerate(numbers):
             beside = numbers[max(place - 1, 0) : place] + numbers[place + 1 : place + 2]

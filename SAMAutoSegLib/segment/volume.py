@@ -146,10 +146,12 @@ def segment_volume(
         # Five times as fast as argmax on a CPU.
         best = known[number] if given else scores.max(0).indices.cpu().numpy()
         labels.put(number, values[best])
-        if doubts is not None:
+        if doubts is not None and given:
+            result.uncertainty_by_slice[number] = 0.0
+        elif doubts is not None:
             doubt = wrong_probability(scores, temperature_of(card)).cpu().numpy()
-            doubts.put(number, np.zeros_like(doubt) if given else doubt)
-            result.uncertainty_by_slice[number] = 0.0 if given else float(doubt.sum(dtype=float))
+            doubts.put(number, doubt)
+            result.uncertainty_by_slice[number] = float(doubt.sum(dtype=np.float64))
         result.slices_done.append(number)
         if on_slice is not None:
             on_slice(number, labels.slice_at(number))

@@ -142,19 +142,18 @@ def views_cleaned(task: Task) -> Segment:
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
-def ours(task: Task) -> Segment:
+def ours(task: Task, follow: bool = False) -> Segment:
     """What paid: BLO-SAM with the pixel branch and eight views, cleaned up.
 
     Chosen on volumes of the pool. The branch takes as many steps of its own small net besides.
     """
     settings = {"steps": _blo_steps(task), "views": 8}
-    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
+    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=follow)
 
 
 def ours_corrected(task: Task) -> Segment:
     """Ours, with the labeled slices given as corrected where they lie in the tested volume."""
-    settings = {"steps": _blo_steps(task), "views": 8}
-    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=True)
+    return ours(task, follow=True)
 
 
 def joint_as_ours(task: Task) -> Segment:
