@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,20 @@ class ModelCard:
         images = self.provenance.get("images")
         return sum(len(image["slices"]) for image in images) if images else None
 
+    @property
+    def most_slices_learned(self) -> int | None:
+        """The same, of that model of its `lineage` that learned from most."""
+        counts = [card.slices_learned for card in self.lineage()]
+        return max((count for count in counts if count is not None), default=None)
+
+    def lineage(self) -> Iterator[ModelCard]:
+        """This model and those that it went on from, the last first; told is their origin only."""
+        card = self
+        yield card
+        while source := card.provenance.get("source"):
+            card = replace(card, method=source["method"], provenance=source["provenance"])
+            yield card
+
     def to_json(self) -> dict[str, Any]:
         return {
             **vars(self),
@@ -87,6 +102,14 @@ class ModelCard:
             )
         except (KeyError, TypeError) as error:
             raise SAMAutoSegError(f"the model's header is incomplete: {error}") from error
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """A model with its card."""
+
+    model: AdaptedModel
+    card: ModelCard
 
 
 def save_adapted(path: str | Path, model: AdaptedModel, card: ModelCard) -> None:

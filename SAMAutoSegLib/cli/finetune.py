@@ -9,13 +9,18 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods.registry import method_named, method_names
 
 if TYPE_CHECKING:
+    from SAMAutoSegLib.adapt.adapted_file import ModelCard
+    from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
     from SAMAutoSegLib.images.structure import Structure
     from SAMAutoSegLib.images.volume import Volume
-    from SAMAutoSegLib.methods.finetune import FineTuned
+    from SAMAutoSegLib.methods.outcome import FineTuned
+    from SAMAutoSegLib.sam.backbone import Backbone
 
     Pair = tuple[Volume, Volume]
 
 CHECKPOINT_SUFFIX = ".training"
+
+_BASE = "lite-medsam"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +56,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--start",
         type=Path,
         metavar="MODEL",
-        help="with --method we-sam: the model that is adapted to the images, without --labels;"
-        " without it the SAM of --base is, and stays one that is prompted",
+        help="a model to go on from, of the same or other structures; with --method we-sam the one"
+        " that is adapted to the images, without --labels (we-sam without it: the SAM of --base"
+        " is, and stays one that is prompted)",
     )
     data.add_argument(
         "--weak",
@@ -76,10 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--base",
-        default="lite-medsam",
+        default=_BASE,
         metavar="NAME|FILE",
         help="the SAM to adapt: a name of 'samautoseg models list', or a file"
-        " (default: lite-medsam)",
+        f" (default: {_BASE}, or that of --start)",
     )
     how.add_argument("--side", type=int, help="input side of a ViT: 448, 672, 896 or 1024")
     how.add_argument(
@@ -130,13 +136,14 @@ def run(arguments: argparse.Namespace) -> int:
         refuse_inputs(written, inputs)
         require_writable(written)
     settings = settings_of(arguments)
-    if arguments.start or weak or arguments.method == "we-sam":
+    if weak or arguments.method == "we-sam":
         from SAMAutoSegLib.cli.finetune_weak import adapt_sam, adapted_by
 
         if not arguments.start:
             return adapt_sam(arguments, settings)
         return _finish(*adapted_by(arguments, settings), arguments)
 
+    from SAMAutoSegLib.adapt.adapted_file import Adapted, read_card
     from SAMAutoSegLib.cli.given_labels import labeled
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.slices import plane_along
@@ -147,15 +154,22 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.sam.fetch import fetched
 
     method_named(arguments.method)
+    known = None if arguments.start is None else read_card(arguments.start)
     pairs, structures = _read(arguments)
-    plane = plane_along(pairs[0][0].grid, arguments.axis)
+    axis = known.plane if known and arguments.axis == "auto" else arguments.axis
+    plane = plane_along(pairs[0][0].grid, axis)
     volumes = labeled(pairs, arguments.slices, plane, structures)
     held_out = labeled(pairs, arguments.held_out, plane, structures) if arguments.held_out else []
     intensity = Intensity.parse(arguments.intensity) if arguments.intensity else None
     checkpoint = checkpoint_of(arguments)
     with console_progress() as progress:
-        base = fetched(arguments.base, progress)
-        backbone = load_backbone(base, side=arguments.side, device=arguments.device)
+        start = None
+        if arguments.start:
+            model, card, backbone = started_from(arguments)
+            start = Adapted(model, card)
+        else:
+            base = fetched(arguments.base, progress)
+            backbone = load_backbone(base, side=arguments.side, device=arguments.device)
         tuned = finetune(
             volumes,
             structures,
@@ -163,8 +177,9 @@ def run(arguments: argparse.Namespace) -> int:
             plane=plane,
             method=arguments.method,
             settings=settings,
-            adaptation=_adaptation(arguments),
+            adaptation=_adaptation(arguments) or None,
             intensity=intensity,
+            start=start,
             held_out=held_out,
             with_calibration=arguments.calibrate,
             cache=None if arguments.no_cache else EmbeddingCache(),
@@ -173,6 +188,20 @@ def run(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     return _finish(tuned, checkpoint, arguments)
+
+
+def started_from(arguments: argparse.Namespace) -> "tuple[AdaptedModel, ModelCard, Backbone]":
+    """The model of --start with its card and backbone.
+
+    Raises:
+        SAMAutoSegError: as `load_adapted`, or --side is given.
+    """
+    from SAMAutoSegLib.adapt.adapted_file import load_adapted
+
+    if arguments.side is not None:
+        raise SAMAutoSegError("--side is that of the model given by --start: leave it out")
+    base = None if arguments.base == _BASE else arguments.base
+    return load_adapted(arguments.start, base=base, device=arguments.device)
 
 
 def checkpoint_of(arguments: argparse.Namespace) -> Path:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from SAMAutoSegLib.images.slices import Plane
     from SAMAutoSegLib.images.structure import Structure
     from SAMAutoSegLib.images.volume import Volume
-    from SAMAutoSegLib.methods.finetune import FineTuned
+    from SAMAutoSegLib.methods.outcome import FineTuned
     from SAMAutoSegLib.methods.training_set import LabeledVolume
     from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 
@@ -25,8 +25,8 @@ def adapted_by(arguments: argparse.Namespace, settings: dict[str, Any]) -> "tupl
         SAMAutoSegError: arguments that do not belong together, and all that `adapt_source` refuses.
     """
     _check(arguments)
-    from SAMAutoSegLib.adapt.adapted_file import load_adapted, read_card
-    from SAMAutoSegLib.cli.finetune import checkpoint_of
+    from SAMAutoSegLib.adapt.adapted_file import read_card
+    from SAMAutoSegLib.cli.finetune import checkpoint_of, started_from
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.methods.adapt_source import adapt_source
@@ -41,8 +41,7 @@ def adapted_by(arguments: argparse.Namespace, settings: dict[str, Any]) -> "tupl
     if arguments.encoder_blocks is not None:
         settings = {"encoder_blocks": arguments.encoder_blocks} | settings
     with console_progress() as progress:
-        base = None if arguments.base == "lite-medsam" else arguments.base
-        source, card, backbone = load_adapted(arguments.start, base=base, device=arguments.device)
+        source, card, backbone = started_from(arguments)
         tuned = adapt_source(
             volumes,
             source,
@@ -118,9 +117,7 @@ def adapt_sam(arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
 
 def _check(arguments: argparse.Namespace) -> None:
     if arguments.method != "we-sam":
-        raise SAMAutoSegError(
-            f"--start and --weak belong to --method we-sam, not to {arguments.method}"
-        )
+        raise SAMAutoSegError(f"--weak belongs to --method we-sam, not to {arguments.method}")
     if arguments.labels and not arguments.held_out:
         raise SAMAutoSegError(
             "we-sam learns from no --labels: give --weak; or --held-out too, for a score"

@@ -30,7 +30,8 @@ from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.images.write import write_segmentation, write_volume
-from SAMAutoSegLib.methods.finetune import FineTuned, finetune
+from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
 from SAMAutoSegLib.progress import Progress

@@ -25,12 +25,11 @@ from SAMAutoSegLib.engine.time_left import TimeLeft
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 
 if TYPE_CHECKING:
-    from SAMAutoSegLib.adapt.adapted_file import ModelCard
-    from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+    from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.slices import Axis, Plane
     from SAMAutoSegLib.images.structure import Structure
-    from SAMAutoSegLib.methods.finetune import FineTuned
+    from SAMAutoSegLib.methods.outcome import FineTuned
     from SAMAutoSegLib.methods.training_set import LabeledVolume
     from SAMAutoSegLib.sam.backbone import Backbone
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
@@ -106,28 +105,20 @@ _NOTHING: dict[str, Any] = {
 
 
 @dataclass
-class _Adapted:
-    """A model with its card."""
-
-    model: AdaptedModel
-    card: ModelCard
-
-
-@dataclass
 class _Task:
     """What a job's specification stands for.
 
     Attributes:
         former: the model that is refined.
-        can_go_on: it knows the structures that are learned, in this order.
+        notes: what to tell of the slices that were to be held out.
     """
 
     structures: list[Structure]
     backbone: Backbone
-    former: _Adapted | None
-    can_go_on: bool
+    former: Adapted | None
     volumes: list[LabeledVolume]
     held_out: list[LabeledVolume]
+    notes: list[str]
     plane: Plane
     intensity: Intensity | None
     cache: EmbeddingCache
@@ -162,11 +153,9 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
     tuned = learn(task, spec, method, options)
     if task.held_out:
         progress.note("scoring the new model")
-        after = _dice(task, _Adapted(tuned.model, tuned.card))
+        after = _dice(task, tuned)
     save_adapted(folder / MODEL, tuned.model, tuned.card)
-    notes = list(tuned.result.notes)
-    if task.former is not None and not task.can_go_on:
-        notes.append("the training started anew, because the former model has other structures")
+    notes = [*task.notes, *tuned.result.notes]
     scored = task.held_out or method != _WITHOUT_LABELS  # rough paint could not give a score
     if scored and sum(len(volume.slices) for volume in task.held_out) < 2:
         held = "one slice" if task.held_out else "no slice"
@@ -183,37 +172,37 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
 
 
 def _task(folder: Path, spec: dict[str, Any]) -> _Task:
-    from SAMAutoSegLib.adapt.adapted_file import load_adapted
+    from SAMAutoSegLib.adapt.adapted_file import Adapted, load_adapted
     from SAMAutoSegLib.device import choose_device
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.slices import plane_along
     from SAMAutoSegLib.images.structure import Structure
+    from SAMAutoSegLib.methods.held_out import unseen
     from SAMAutoSegLib.sam.checkpoint import load_backbone
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 
     structures = [Structure.from_json(values) for values in spec["structures"]]
     device = choose_device(spec.get("device") or "auto")
-    former: _Adapted | None = None
+    former: Adapted | None = None
     if spec.get("base_model"):
         model, card, backbone = load_adapted(
             spec["base_model"], base=spec["backbone"], device=device
         )
-        former = _Adapted(model, card)
+        former = Adapted(model, card)
         structures = _in_order_of(card, structures)
     else:
         backbone = load_backbone(spec["backbone"], side=spec.get("side"), device=device)
     volumes = _volumes(folder, spec, "slices")
+    held_out, notes = unseen(_volumes(folder, spec, "held_out"), former.card if former else None)
     axis: Axis = spec.get("plane") or (former.card.plane if former else "auto")
-    intensity = former.card.intensity if former else None
-    if spec.get("intensity"):
-        intensity = Intensity.parse(spec["intensity"])
+    intensity = Intensity.parse(spec["intensity"]) if spec.get("intensity") else None
     return _Task(
         structures,
         backbone,
         former,
-        former is not None and _names(former.card.structures) == _names(structures),
         volumes,
-        _volumes(folder, spec, "held_out"),
+        held_out,
+        notes,
         plane_along(volumes[0].image.grid, axis),
         intensity,
         EmbeddingCache(),
@@ -225,10 +214,6 @@ def _learned(task: _Task, spec: dict[str, Any], method: str, options: dict[str, 
     from SAMAutoSegLib.methods.finetune import finetune
     from SAMAutoSegLib.methods.settings import with_budget
 
-    former = task.former
-    adaptation = spec.get("adaptation")
-    if adaptation is None and former is not None and former.card.method == method:
-        adaptation = former.card.adaptation.to_json()
     return finetune(
         task.volumes,
         task.structures,
@@ -236,9 +221,8 @@ def _learned(task: _Task, spec: dict[str, Any], method: str, options: dict[str, 
         plane=task.plane,
         method=method,
         settings=with_budget(spec.get("budget") or "standard", spec.get("settings") or {}),
-        adaptation=adaptation,
-        start=former.model if former is not None and task.can_go_on else None,
-        start_slices=None if former is None else former.card.slices_learned,
+        adaptation=spec.get("adaptation"),
+        start=task.former,
         **options,
     )
 
@@ -254,7 +238,11 @@ def _learned_without_labels(
     from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 
     former = task.former
-    if former is None or not task.can_go_on or task.plane != former.card.plane:
+    if (
+        former is None
+        or _names(former.card.structures) != _names(task.structures)
+        or task.plane != former.card.plane
+    ):
         raise SAMAutoSegError(
             f"{method} adapts a model to other images, for the structures and slices that it "
             "knows: choose such a model, its structures and its slice direction"
@@ -360,7 +348,7 @@ def _names(structures: Sequence[Structure]) -> list[str]:
     return [structure.name.casefold() for structure in structures]
 
 
-def _dice(task: _Task, scored: _Adapted) -> dict[str, float | None]:
+def _dice(task: _Task, scored: Adapted) -> dict[str, float | None]:
     """Dice of every structure over the voxels of all held-out slices."""
     from SAMAutoSegLib.images.slices import SliceStack
     from SAMAutoSegLib.images.structure import matched

@@ -14,15 +14,8 @@ from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
 from SAMAutoSegLib.images.intensity import Intensity
-from SAMAutoSegLib.methods.finetune import (
-    FineTuned,
-    held_out_neighbors,
-    held_out_scorer,
-    provenance_of,
-    refuse_overlap,
-    require_a_step,
-    seconds_of,
-)
+from SAMAutoSegLib.methods.held_out import held_out_neighbors, held_out_scorer, refuse_overlap
+from SAMAutoSegLib.methods.outcome import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.trainer import OnStep, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, build_training_set
@@ -126,11 +119,8 @@ def adapt_source(
         adaptation=model.adaptation,
         method=WeSAM.name,
         settings=chosen.to_json(),
-        provenance=provenance_of(volumes, held_out, result)
-        | {
-            "weak_labels": _kinds(volumes),
-            "source": {"method": card.method, "provenance": card.provenance},
-        },
+        provenance=provenance_of(volumes, held_out, result, card)
+        | {"weak_labels": _kinds(volumes)},
     )
     return FineTuned(model, adapted_card, result, seconds_of(result, encoded - started, scoring))
 

@@ -130,6 +130,20 @@ def test_auto_sam_learns_the_head_that_is_asked_for(case: Case, capsys: Capture)
     assert "LoRA rank 2: expected 0" in capsys.readouterr().err
 
 
+def test_a_training_goes_on_from_a_model_with_a_structure_more(case: Case, capsys: Capture) -> None:
+    former = case.folder / "former.safetensors"
+    show = "8,22"
+    first = ("--axis", "coronal", "--structures", "3=disc", "-o", str(former))
+    assert main(case.arguments(*first, slices=show)) == 0
+    then = ("--start", str(former), "--structures", "3=disc,7=bar")
+    told = report(case.arguments(*then, slices=show), capsys)
+    assert told["structures"] == ["disc", "bar"]
+    assert told["notes"][0].endswith("for disc, and began anew for bar")
+    card = read_card(case.output)
+    assert card.plane == "coronal" and card.provenance["source"]["method"] == "blo-sam"
+    assert "leave it out" in error(case.arguments("--start", str(former), "--side", "448"), capsys)
+
+
 def test_a_person_reads_what_was_learned_and_that_there_is_no_score(
     case: Case, capsys: Capture
 ) -> None:

@@ -113,7 +113,10 @@ def test_a_plain_sam_adapts_with_prompts_and_stays_a_sam(case: Case, capsys: Cap
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (("--method", "joint"), "--start and --weak belong to --method we-sam, not to joint"),
+        (
+            ("--method", "joint", "--weak", "none.json"),
+            "--weak belongs to --method we-sam, not to joint",
+        ),
         (("--labels", "x.nii.gz"), "learns from no --labels"),
         (("--held-out", "1"), "--held-out needs --labels"),
         (("--axis", "axial"), "those of the model given by --start"),

@@ -190,7 +190,7 @@ def test_a_refined_model_is_scored_before_and_after(
     assert all(np.allclose(new[name], former[name], atol=1e-6) for name in former)
 
 
-def test_a_refined_model_with_a_new_structure_starts_anew_and_says_so(
+def test_a_refined_model_learns_a_new_structure_beside_the_known_and_says_so(
     tmp_path: Path, files: Files, spec: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
     structures = [s.to_json() for s in standard_structures(["aorta", "spleen"])]
@@ -203,7 +203,7 @@ def test_a_refined_model_with_a_new_structure_starts_anew_and_says_so(
     result = finished(job)
     assert result["before"]["aorta"] is None and result["before"]["spleen"] is not None
     notes = " ".join(result["notes"])
-    assert "other structures" in notes and "one slice was held out: too few" in notes
+    assert "for spleen, and began anew for aorta" in notes and "one slice was held out: too few" in notes
 
 
 def test_a_model_adapts_to_images_without_labels(

@@ -12,7 +12,8 @@ from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Grid, Volume
-from SAMAutoSegLib.methods.finetune import FineTuned, finetune
+from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
 from SAMAutoSegLib.sam.backbone import Backbone
 

@@ -11,7 +11,8 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegLib.images.volume import Volume
-from SAMAutoSegLib.methods.finetune import FineTuned, finetune
+from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import Progress
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -160,7 +161,7 @@ def test_a_training_starts_from_a_former_model(tune: Tune) -> None:
     former = tune(settings={**QUICK, "steps": 8})
     still = {"steps": 1, "learning_rate": 1e-9, "weight_decay": 0.0, "average": 0.0}
     still["pixel_steps"] = 0  # which would learn at a rate of its own
-    tuned = tune(start=former.model, settings=still)
+    tuned = tune(start=former, settings=still)
     former_state = former.model.learned_state()
     for name, tensor in tuned.model.learned_state().items():
         assert torch.allclose(tensor, former_state[name], atol=1e-6)
@@ -169,7 +170,8 @@ def test_a_training_starts_from_a_former_model(tune: Tune) -> None:
 
 def test_a_former_model_that_adapts_other_parts_is_left_aside_and_said_so(tune: Tune) -> None:
     former = tune(adaptation={"lora_rank": 2})
-    tuned = tune(start=former.model)
+    assert tune(start=former).card.adaptation.lora_rank == 2  # unless asked for
+    tuned = tune(start=former, adaptation={"lora_rank": 4})
     assert same(tuned, tune())
     assert "started anew" in tuned.result.notes[-1]
 

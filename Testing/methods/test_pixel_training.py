@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
-from SAMAutoSegLib.methods.finetune import FineTuned
 from SAMAutoSegLib.methods.method import sample_logits
+from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.pixel_training import _reduced
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, low_res_target
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -22,12 +21,13 @@ STEPS = {"steps": 6, "views": 1, "patience": 0, "average": 0.0}
 
 @pytest.fixture
 def learn(tune: Tune, labeled: Callable[..., LabeledVolume]) -> Tune:
-    """Trains on four slices, with the settings that are given."""
+    """Trains on four slices unless told otherwise, with the settings that are given."""
 
-    def run(start: AdaptedModel | None = None, **settings: object) -> FineTuned:
-        names = ("adaptation", "start_slices")
-        given = {name: settings.pop(name) for name in names if name in settings}
-        return tune(labeled(), start=start, settings={**STEPS, **settings}, **given)
+    def run(
+        slices: tuple[int, ...] = (0, 2, 4, 6), start: FineTuned | None = None, **settings: object
+    ) -> FineTuned:
+        given = {name: settings.pop(name) for name in ("adaptation",) if name in settings}
+        return tune(labeled(slices), start=start, settings={**STEPS, **settings}, **given)
 
     return run
 
@@ -118,33 +118,50 @@ def test_a_segmentation_and_a_held_out_score_hear_it_alike(
     assert not np.array_equal(alone.labels, result.labels)
 
 
+def branch_of(tuned: FineTuned) -> dict[str, torch.Tensor]:
+    state = tuned.model.learned_state()
+    return {name: value for name, value in state.items() if name.startswith("pixels.")}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_a_training_goes_on_with_the_branch_of_its_start(learn: Tune) -> None:
     former = learn()
     assert former.model.pixels is not None
-    onward = learn(start=former.model, pixel_steps=0)
-    before, after = former.model.learned_state(), onward.model.learned_state()
-    kept = [name for name in before if name.startswith("pixels.")]
-    assert kept and all(torch.equal(before[name], after[name]) for name in kept)
-    assert "pixel_loss" in learn(start=former.model).result.history[-1]
+    onward = learn(start=former, pixel_steps=0)
+    assert same(branch_of(former), branch_of(onward))
+    assert "pixel_loss" in learn(start=former).result.history[-1]
 
 
-def test_a_model_without_it_gets_none_in_a_later_training(learn: Tune) -> None:
+def test_a_branch_that_knows_more_slices_is_kept_as_it_is_unless_asked_for(learn: Tune) -> None:
+    former = learn((0, 1, 2, 3, 4, 6))
+    onward = learn(start=former)
+    assert same(branch_of(former), branch_of(onward))
+    assert onward.card.settings["pixel_steps"] == 0
+    # It knows them still, though the last training had four.
+    assert same(branch_of(former), branch_of(learn((1, 2, 3, 4, 5), start=onward)))
+    asked = learn(start=former, pixel_steps=1)
+    assert not same(branch_of(former), branch_of(asked))
+
+
+def test_a_model_of_more_slices_without_it_gets_none_in_a_later_training(learn: Tune) -> None:
     """A net that knows a few slices only would speak into a model that knows many."""
-    former = learn(pixel_steps=0)
-    later = learn(start=former.model)
+    former = learn((0, 1, 2, 3, 4, 6), pixel_steps=0)
+    later = learn(start=former)
     assert later.model.pixels is None and "pixel_loss" not in later.result.history[-1]
     assert later.result.notes == former.result.notes
 
 
 def test_a_model_of_no_more_slices_gets_one_in_a_later_training(learn: Tune) -> None:
     """As after a quick training, which makes none."""
-    former = learn(pixel_steps=0)
-    state = former.model.learned_state()
-    for slices, has in ((3, True), (4, True), (5, False)):
-        later = learn(start=former.model, start_slices=slices, learning_rate=1e-9)
-        assert (later.model.pixels is not None) == has
+    for slices in ((0, 2, 4), (0, 2, 4, 6)):
+        former = learn(slices, pixel_steps=0)
+        later = learn(start=former, learning_rate=1e-9)
+        assert later.model.pixels is not None
         # The SAM goes on from where it was.
-        now = later.model.learned_state()
+        state, now = former.model.learned_state(), later.model.learned_state()
         assert all(torch.allclose(now[name], state[name], atol=1e-4) for name in state)
 
 
@@ -153,7 +170,7 @@ def test_no_branch_stays_that_nothing_trained(learn: Tune) -> None:
     asked = learn(pixel_steps=0, adaptation={"pixel_side": 64})
     assert asked.model.pixels is None
     former = learn(adaptation={"lora_rank": 2})
-    anew = learn(start=former.model, pixel_steps=0)
+    anew = learn(start=former, pixel_steps=0, adaptation={"lora_rank": 4})
     assert anew.model.pixels is None and "started anew" in anew.result.notes[-1]
 
 

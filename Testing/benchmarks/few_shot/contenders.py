@@ -12,7 +12,8 @@ from image_sets import Draw, ImageSet
 from SAMAutoSegLib.demo.unet import train_unet, unet_classes
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.slices import SliceStack
-from SAMAutoSegLib.methods.finetune import FineTuned, finetune
+from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache

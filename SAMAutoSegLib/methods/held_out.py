@@ -1,0 +1,113 @@
+"""Slices that are held out of a training: never learned from, only scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.methods.losses import mean_dice
+from SAMAutoSegLib.methods.method import sample_logits
+from SAMAutoSegLib.methods.outcome import origin_of
+from SAMAutoSegLib.methods.training_set import ChosenSlices, LabeledVolume, TrainingSet
+from SAMAutoSegLib.sam.backbone import Backbone
+
+
+def held_out_scorer(
+    tests: TrainingSet, backbone: Backbone
+) -> Callable[[AdaptedModel], dict[str, float]]:
+    """Mean Dice over the structures, of the voxels of all slices at the images' resolution.
+
+    Not a mean over slices: at the end of an organ, where a slice holds a few voxels of it, that
+    would count these as much as the whole organ.
+    """
+    expected = torch.cat([torch.from_numpy(slice_).flatten() for slice_ in tests.references])
+
+    def score(model: AdaptedModel) -> dict[str, float]:
+        predicted = []
+        for n in range(len(tests)):
+            shown = sample_logits(model, tests, n, backbone.spec)
+            predicted.append(shown.argmax(0).to(torch.uint8).flatten().cpu())
+        dice = mean_dice(torch.cat(predicted), expected, model.classes)
+        return {} if math.isnan(dice) else {"held_out_dice": dice}
+
+    return score
+
+
+def refuse_overlap(volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVolume]) -> None:
+    """`SAMAutoSegError` if a slice is both learned from and held out."""
+    for volume, test in _of_one_image(volumes, held_out):
+        both = sorted(set(volume.slices) & set(test.slices))
+        if both:
+            raise SAMAutoSegError(
+                f"slice {both[0]} of {test.image.name} is both learned from and held out: "
+                "name it once"
+            )
+
+
+def unseen(
+    held_out: Sequence[LabeledVolume], former: ModelCard | None
+) -> tuple[list[LabeledVolume], list[str]]:
+    """What may give a score of a model that goes on from a former one.
+
+    Returns:
+        `held_out` without the slices that `former` or a model before it learned from, and notes
+        that say which these are.
+    """
+    learned = [
+        image
+        for card in (former.lineage() if former else ())
+        for image in card.provenance.get("images") or ()
+    ]
+    kept, notes = [], []
+    for volume in held_out:
+        origin = origin_of(volume)
+        seen = {n for image in learned if _same_image(image, origin) for n in image["slices"]}
+        known = sorted(seen & set(volume.slices))
+        if known:
+            notes.append(
+                f"slice {', '.join(map(str, known))} of {volume.image.name} is not scored, because "
+                "the former model learned from it"
+            )
+        if left := tuple(n for n in volume.slices if n not in seen):
+            kept.append(replace(volume, slices=left))
+    return kept, notes
+
+
+def _same_image(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """By content where both are known, else by name."""
+    key = "sha256" if one.get("sha256") and other.get("sha256") else "name"
+    return one.get(key) == other.get(key)
+
+
+def held_out_neighbors(
+    volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVolume]
+) -> list[str]:
+    """What to know about a score on slices that look almost like what was learned from."""
+    notes = []
+    for volume, test in _of_one_image(volumes, held_out):
+        near = sorted(n for n in test.slices if {n - 1, n + 1} & set(volume.slices))
+        if near:
+            notes.append(
+                f"held-out slice {near[0]} of {test.image.name} is next to a learned one, which "
+                "flatters the score: hold out slices farther away"
+            )
+    return notes
+
+
+def _of_one_image(
+    volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVolume]
+) -> Iterator[tuple[ChosenSlices, LabeledVolume]]:
+    """What is learned from an image, with what is held out of the same."""
+    for test in held_out:
+        for volume in volumes:
+            one, other = volume.image.source, test.image.source
+            same_file = one is not None and other is not None and one.resolve() == other.resolve()
+            if same_file or volume.image is test.image:
+                yield volume, test

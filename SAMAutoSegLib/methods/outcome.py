@@ -1,0 +1,72 @@
+"""What a training leaves: the model, its card and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from SAMAutoSegLib import __version__
+from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
+from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.files import sha256_of_file
+from SAMAutoSegLib.methods.trainer import TrainingResult
+from SAMAutoSegLib.methods.training_set import ChosenSlices, LabeledVolume
+
+
+@dataclass(frozen=True)
+class FineTuned(Adapted):
+    """An adapted model, its card and the course of its training.
+
+    `seconds` were spent on: 'encoding' the labeled slices, 'training', and 'scoring' the held-out
+    ones with their encoding.
+    """
+
+    result: TrainingResult
+    seconds: dict[str, float]
+
+
+def require_a_step(result: TrainingResult) -> None:
+    """`Cancelled` if a training was cancelled before it made any."""
+    if result.stopped == "cancelled" and not result.steps:
+        raise Cancelled("cancelled before the first step: nothing to keep")
+
+
+def seconds_of(result: TrainingResult, encoding: float, scoring: float) -> dict[str, float]:
+    """`FineTuned.seconds`; `scoring` is what the encoding of the held-out slices took."""
+    return {
+        "encoding": encoding,
+        "training": result.seconds - result.scoring_seconds,
+        "scoring": scoring + result.scoring_seconds,
+    }
+
+
+def provenance_of(
+    volumes: Sequence[ChosenSlices],
+    held_out: Sequence[LabeledVolume],
+    result: TrainingResult,
+    source: ModelCard | None,
+) -> dict[str, Any]:
+    """Where a model comes from, for its card; `source` is that of the model it went on from."""
+    scores = [entry["held_out_dice"] for entry in result.history if "held_out_dice" in entry]
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "program": f"SAMAutoSeg {__version__}",
+        "images": [origin_of(volume) for volume in volumes],
+        "held_out": [origin_of(volume) for volume in held_out],
+        "held_out_dice": round(scores[-1], 4) if scores else None,
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "seconds": round(result.seconds, 1),
+        "source": None
+        if source is None
+        else {"method": source.method, "provenance": source.provenance},
+    }
+
+
+def origin_of(volume: ChosenSlices) -> dict[str, Any]:
+    """An image and its slices, as a card names them: `name`, `sha256` of its file, `slices`."""
+    source = volume.image.source
+    digest = sha256_of_file(source) if source is not None and source.is_file() else None
+    return {"name": volume.image.name, "sha256": digest, "slices": list(volume.slices)}

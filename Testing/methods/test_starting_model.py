@@ -1,0 +1,156 @@
+"""A training goes on from a former model, also where the structures change."""
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.outcome import FineTuned
+from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.sam.backbone import Backbone
+
+from .conftest import BAR, DISC
+
+Learn = Callable[..., FineTuned]
+
+# Nothing moves away from where it starts.
+STILL = {"steps": 1, "learning_rate": 1e-9, "weight_decay": 0.0, "average": 0.0, "pixel_steps": 0}
+
+
+def named(*names: str) -> list[Structure]:
+    values = {"disc": DISC, "bar": BAR, "ring": 9}
+    return [structure_named(name, values[name]) for name in names]
+
+
+@pytest.fixture
+def learn(labeled: Callable[..., LabeledVolume], tiny_backbone: Callable[..., Backbone]) -> Learn:
+    def run(
+        structures: Sequence[Structure],
+        start: FineTuned | None = None,
+        backbone: Backbone | None = None,
+        slices: tuple[int, ...] = (2, 5),
+        held_out: Sequence[LabeledVolume] = (),
+        **settings: object,
+    ) -> FineTuned:
+        return finetune(
+            [labeled(slices)],
+            structures,
+            backbone or tiny_backbone(),
+            plane="axial",
+            method=str(settings.pop("method", "blo-sam")),
+            settings={"steps": 4, "batch": 2, "views": 1, "warmup": 1, **settings},
+            start=start,
+            held_out=held_out,
+        )
+
+    return run
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(one, other, atol=1e-6)
+
+
+def tokens(tuned: FineTuned) -> torch.Tensor:
+    return tuned.model.learned_state()["decoder.mask_tokens.weight"]
+
+
+def hypernetwork(tuned: FineTuned, number: int) -> list[torch.Tensor]:
+    start = f"decoder.output_hypernetworks_mlps.{number}."
+    state = tuned.model.learned_state()
+    return [value for name, value in state.items() if name.startswith(start)]
+
+
+def test_known_structures_keep_what_was_learned_of_them_wherever_they_stand(learn: Learn) -> None:
+    former = learn(named("disc", "bar"))
+    onward = learn(named("ring", "bar", "disc"), start=former, **STILL)
+    for new, old in ((0, 0), (2, 2), (3, 1)):  # background, bar, disc
+        assert close(tokens(onward)[new], tokens(former)[old])
+        pairs = zip(hypernetwork(onward, new), hypernetwork(former, old), strict=True)
+        assert all(close(*pair) for pair in pairs)
+    anew = learn(named("ring", "bar", "disc"), **STILL)
+    assert close(tokens(onward)[1], tokens(anew)[1])
+    shared = [n for n in former.model.learned_state() if "lora" in n or n == "prompt_embedding"]
+    assert shared
+    for name in shared:
+        now, before = (tuned.model.learned_state()[name] for tuned in (onward, former))
+        assert close(now, before)
+    assert onward.result.notes[0] == (
+        "the training went on from the former model for bar, disc, and began anew for ring"
+    )
+
+
+def test_the_pixel_branch_takes_a_new_structure_for_background_at_first(learn: Learn) -> None:
+    former = learn(named("disc"))
+    onward = learn(named("disc", "bar"), start=former, **STILL)
+    before, now = (tuned.model.learned_state() for tuned in (former, onward))
+    for name in ("pixels.output.weight", "pixels.output.bias"):
+        assert torch.equal(now[name][[0, 1, 2]], before[name][[0, 1, 0]])
+    # It learns the new structure, however many slices the former model knew.
+    assert "pixel_loss" in learn(named("disc", "bar"), start=former).result.history[-1]
+
+
+def test_fewer_structures_go_on_too(learn: Learn) -> None:
+    former = learn(named("disc", "bar"))
+    onward = learn(named("bar"), start=former, **STILL)
+    assert onward.model.classes == 2
+    assert close(tokens(onward), tokens(former)[[0, 2]])
+    assert onward.result.notes[0] == "the training went on from the former model for bar"
+
+
+def test_the_card_tells_what_a_training_went_on_from(learn: Learn) -> None:
+    former = learn(named("disc"))
+    assert former.card.provenance["source"] is None
+    onward = learn(named("disc", "bar"), start=former)
+    source = onward.card.provenance["source"]
+    assert source == {"method": "blo-sam", "provenance": former.card.provenance}
+
+
+def test_a_slice_that_a_former_model_learned_from_is_not_scored(
+    learn: Learn, labeled: Callable[..., LabeledVolume]
+) -> None:
+    first = learn(named("disc"))  # from slices 2 and 5
+    second = learn(named("disc"), slices=(0,), start=first)
+    held_out = [labeled((2, 5, 7)), labeled((2,), seed=1)]
+    third = learn(named("disc"), slices=(4,), start=second, held_out=held_out)
+    assert [one["slices"] for one in third.card.provenance["held_out"]] == [[7], [2]]
+    note = "slice 2, 5 of scan0 is not scored, because the former model learned from it"
+    assert note in third.result.notes
+    none_left = learn(named("disc"), slices=(4,), start=second, held_out=[labeled((5,))])
+    assert none_left.card.provenance["held_out_dice"] is None
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"structures": named("bar")}, "has other structures"),
+        ({"method": "auto-sam"}, "adapts other parts"),
+    ],
+)
+def test_a_model_that_cannot_be_gone_on_from_is_left_aside_and_said_so(
+    learn: Learn, change: dict, why: str
+) -> None:
+    former = learn(named("disc"))
+    tuned = learn(**{"structures": named("disc"), "start": former, **change})
+    note = f"the training started anew, because the former model {why}"
+    assert note in tuned.result.notes and tuned.card.provenance["source"] is None
+
+
+def test_a_head_whose_classes_are_not_apart_starts_anew_for_other_structures(learn: Learn) -> None:
+    options = {"method": "auto-sam", "head": "auto-cnn-small"}
+    former = learn(named("disc"), **options)
+    again = learn(named("disc"), start=former, **options)
+    other = learn(named("disc", "bar"), start=former, **options)
+    assert not [note for note in again.result.notes if "anew" in note]
+    assert [note for note in other.result.notes if "has other structures" in note]
+
+
+def test_a_model_of_another_backbone_is_left_aside(
+    learn: Learn, tiny_backbone: Callable[..., Backbone]
+) -> None:
+    former = learn(named("disc"))
+    other = tiny_backbone()
+    other.sha256 = "0" * 64
+    tuned = learn(named("disc"), start=former, backbone=other)
+    assert [note for note in tuned.result.notes if "another backbone" in note]
