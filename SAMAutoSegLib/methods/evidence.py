@@ -54,18 +54,34 @@ class Evidence:
     prompted: Tensor
     outline: Tensor
 
-    def moved(self, motion: Motion) -> Evidence:
-        def of(planes: Tensor) -> Tensor:
-            return torch.stack([torch.from_numpy(motion.moved(p.numpy(), 0)) for p in planes])
+    @property
+    def confined(self) -> Tensor:
+        """[C] bool: whether a box, paint or absence says where a structure ends."""
+        return (self.outline > 0).flatten(1).any(1) | (self.certain < 0).flatten(1).all(1)
 
-        # From beyond the border comes 0: nothing known, and no mask where there was one.
-        return Evidence(*map(of, self.planes))
+    def moved(self, motion: Motion) -> Evidence:
+        """From beyond the border comes nothing, but that what is confined is not there."""
+
+        def of(planes: Tensor, outside: Sequence[float]) -> Tensor:
+            moved = (motion.moved(p.numpy(), 0, o) for p, o in zip(planes, outside, strict=True))
+            return torch.stack([torch.from_numpy(plane) for plane in moved])
+
+        count = len(self.certain)
+        return Evidence(
+            of(self.certain, [-1.0 if confined else 0.0 for confined in self.confined]),
+            of(self.clicks, [0.0] * count),
+            of(self.prompted, [float("nan")] * count),
+            of(self.outline, [0.0] * count),
+        )
 
     def low_res(self, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]) -> Evidence:
-        def of(planes: Tensor) -> Tensor:
-            return low_res_planes(planes, spec, side, pixel_spacing, 0.0)
+        def of(planes: Tensor, outside: float = 0.0) -> Tensor:
+            return low_res_planes(planes, spec, side, pixel_spacing, outside)
 
-        return Evidence(*map(of, self.planes))
+        nothing = float("nan")
+        return Evidence(
+            of(self.certain), of(self.clicks), of(self.prompted, nothing), of(self.outline)
+        )
 
     @property
     def planes(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

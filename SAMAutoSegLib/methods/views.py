@@ -23,9 +23,9 @@ class Motion:
     matrix: np.ndarray
     offset: np.ndarray
 
-    def moved(self, plane: np.ndarray, order: int) -> np.ndarray:
-        """A plane [H, W] at its own size, splines of `order`; what comes from outside is 0."""
-        return ndimage.affine_transform(plane, self.matrix, self.offset, order=order)
+    def moved(self, plane: np.ndarray, order: int, outside: float = 0.0) -> np.ndarray:
+        """A plane [H, W] at its own size, splines of `order`; from beyond comes `outside`."""
+        return ndimage.affine_transform(plane, self.matrix, self.offset, order=order, cval=outside)
 
     def moved_image(self, image: np.ndarray) -> np.ndarray:
         """An image [H, W] or [H, W, 3], linear, as float32."""

@@ -123,7 +123,21 @@ def test_evidence_moves_with_its_slice(gather: Gather) -> None:
     evidence = gather(disc=Hint(points=((10, 10, 1),)))
     shifted = evidence.moved(Motion(np.eye(2), np.array([-3.0, 4.0])))
     assert evidence.clicks[0, 10, 10] == 1 and shifted.clicks[0, 13, 6] == 1
-    assert shifted.prompted.isnan().any()
+    assert shifted.prompted.isnan().all()
+
+
+def test_what_comes_from_beyond_the_border_says_nothing_of_what_was_not_marked(
+    gather: Gather,
+) -> None:
+    motion = Motion(np.eye(2), np.array([-3.0, 4.0]))  # three rows and four columns from beyond
+    shares = shares_of(square(5, 5, 9), NOTHING)
+    assert torch.equal(corrected(shares, batch(gather().moved(motion))), shares)
+    marks = (Hint(boxes=((5, 6, 15, 18),)), Hint(boxes=((5, 6, 15, 18),), tight=False))
+    for hint in (*marks, Hint(absent=True)):
+        shifted = gather(disc=hint).moved(motion)
+        assert (shifted.certain[0, :3] == -1).all() and (shifted.certain[0, :, 28:] == -1).all()
+        assert shifted.prompted[1].isnan().all() and (shifted.certain[1] == 0).all()
+        assert corrected(shares, batch(shifted))[0, 1, :3].max() == 0
 
 
 def test_pixels_of_little_confidence_and_of_the_padding_are_ignored() -> None:
