@@ -83,9 +83,9 @@ class HeatmapDecoder(nn.Module):
         logits = embedding.new_full((len(embedding), self.classes, side, side), _ABSENT)
         logits[:, 0] = 0
         for n, found in enumerate(self.instances(embedding, position)):
-            for instance in found:
-                own = logits[n, instance.number]
-                torch.maximum(own, instance.logits.to(own.dtype), out=own)
+            for number in {instance.number for instance in found}:
+                masks = torch.stack([i.logits for i in found if i.number == number])
+                logits[n, number] = masks.amax(0).clamp_min(_ABSENT).to(logits.dtype)
         return logits
 
     def instances(self, embedding: Tensor, position: Tensor) -> list[list[Instance]]:

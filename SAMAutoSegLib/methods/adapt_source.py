@@ -12,7 +12,9 @@ import torch
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.heatmap_decoder import HeatmapDecoder
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
+from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.methods.held_out import held_out_neighbors, held_out_scorer, refuse_overlap
 from SAMAutoSegLib.methods.outcome import FineTuned, provenance_of, require_a_step, seconds_of
@@ -59,10 +61,15 @@ def adapt_source(
         The adapted model, or the source where nothing speaks for the adapted one, as a note says.
 
     Raises:
-        SAMAutoSegError: slices or weak labels that cannot be, or nothing to learn from, see
-            `WeSAM`.
+        SAMAutoSegError: a source that proposes instances, slices or weak labels that cannot be, or
+            nothing to learn from, see `WeSAM`.
         Cancelled: while encoding, when there is nothing to keep yet.
     """
+    if isinstance(source.decoder, HeatmapDecoder):
+        raise SAMAutoSegError(
+            "we-sam cannot adapt a model that proposes instances (method heatmap), because its "
+            "losses do not reach what proposes them: start from a model of another method"
+        )
     count = sum(len(volume.slices) for volume in volumes)
     chosen = make_settings(WeSAMSettings, settings or {}, count)
     assert isinstance(chosen, WeSAMSettings)

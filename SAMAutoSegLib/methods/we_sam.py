@@ -146,7 +146,9 @@ class WeSAM:
         self.settings = settings
         self.anchor_state = model.learned_state()
         self.anchor = copy.deepcopy(model).eval().requires_grad_(False)
-        learned = model.learned()
+        # What only a pass with a box uses has no part in the losses: it stays the source's.
+        apart = set() if model.prompted is None else set(model.prompted.parameters())
+        learned = [p for p in model.learned() if p not in apart]
         if settings.learned == "encoder" and model.tail is not None:
             learned = [p for p in model.tail.parameters() if p.requires_grad]
         self.optimizer = adamw(learned, settings.weight_decay)

@@ -127,3 +127,12 @@ def test_prompts_get_the_masks_that_clicks_and_boxes_get(
             torch.from_numpy(boxes / 128).float(),
         )
     np.testing.assert_allclose(masks.numpy(), np.stack(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_logits_can_be_differentiated_to_the_masks(finder: Callable[..., HeatmapDecoder]) -> None:
+    decoder = finder((1, 4, 4, 4.0, 0.5), (1, 12, 12, 3.0, 0.4), (2, 4, 12, 3.0, 0.4))
+    fill, level = decoder.masks, torch.zeros(1, requires_grad=True)
+    decoder.masks = lambda *prompts: fill(*prompts) + level
+    logits = decoder(torch.zeros(1, 256, 8, 8), torch.zeros(1, 256, 8, 8))
+    (gradient,) = torch.autograd.grad(logits.sum(), level)
+    assert gradient == (logits[:, 1:] > -10).sum()

@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any, get_args
 
 import pytest
 import torch
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
+from SAMAutoSegLib.adapt.heads import HeadName
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
@@ -288,6 +290,26 @@ class TestAsAWhole:
         assert any("adapted:" in n or "is kept" in n for n in tuned.result.notes)
         after = source.model.learned_state()
         assert all(torch.equal(value, after[name]) for name, value in before.items())
+
+    @pytest.mark.parametrize("head", [*get_args(HeadName), "class-tokens and prompted"])
+    def test_a_model_of_every_head_takes_a_step_or_is_refused_in_words(
+        self,
+        source: Source,
+        labeled: Callable[..., LabeledVolume],
+        head: str,
+    ) -> None:
+        name, _, prompted = head.partition(" and ")
+        rank = 4 if name == "class-tokens" else 0
+        adaptation: dict[str, Any] = {"head": name, "prompted": bool(prompted), "lora_rank": rank}
+        torch.manual_seed(1)
+        model = AdaptedModel(source.backbone, 3, Adaptation(**adaptation)).eval()
+        card = replace(source.card, adaptation=model.adaptation)
+        begun = Source(model, card, source.backbone)
+        if name.startswith("heatmap"):
+            with pytest.raises(SAMAutoSegError, match="start from a model of another method"):
+                self.adapt(begun, labeled())
+            return
+        assert self.adapt(begun, labeled(), settings={"steps": 1}).result.steps == 1
 
     def test_without_weak_labels_it_never_ends_below_what_can_be_told(
         self,
