@@ -2,10 +2,11 @@
 
 from SAMAutoSegLib.engine.arrays import share_in_steps
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegPanels.Translation import _
 
 
 class EngineVolumes:
-    """Knows which volumes the engine holds and whether they changed since.
+    """Knows which volumes the engine holds or is getting, and whether they changed since.
 
     Args:
         client: an `EngineClient`.
@@ -17,40 +18,47 @@ class EngineVolumes:
         self._client = client
         self._later = later
         self._readVolume = read
-        self._keys = {}
+        self._handovers = {}
+        self._toClose = []
 
     def open(self, volumeNode, onReady, onError):
-        """Hand over a volume unless that was done; ``onReady`` is told its key.
+        """Hand over a volume unless that was done or is under way; ``onReady`` is told its key.
 
         Returns:
             `Opening`, which can be cancelled; neither callback is called after that.
         """
-        opening = Opening()
-        stamp = volumeStamp(volumeNode)
-        nodeId = volumeNode.GetID()
-        known = self._keys.get(nodeId)
-        if known is not None and known[0] == stamp:
-            self._later(lambda: opening.cancelled or onReady(known[1]))
+        opening = Opening(onReady, onError)
+        stamp, nodeId = volumeStamp(volumeNode), volumeNode.GetID()
+        self._closeWhatIsLeft()
+        handover = self._handovers.get(nodeId)
+        if handover is not None and handover.stamp == stamp:
+            if handover.key is not None:
+                self._later(lambda: opening.tellReady(handover.key))
+            else:
+                handover.waiting.append(opening)
             return opening
-        self.close(nodeId)
+        # Whoever waits for what the volume was gets what it is now.
+        waiting = [*self._drop(nodeId), opening]
+        handover = self._handovers[nodeId] = _Handover(stamp, waiting)
         try:
             volume = self._read(volumeNode)
             steps = share_in_steps(self._client.folder, volume.array)
         except SAMAutoSegError as error:
             message = str(error)
-            self._later(lambda: opening.cancelled or onError(message))
+            self._later(lambda: self._fail(nodeId, handover, message))
             return opening
 
         def step():
-            if opening.cancelled:
+            if not handover.wanted:
                 steps.close()
+                self._remove(nodeId, handover)
                 return
             try:
                 next(steps)
             except StopIteration as end:
-                self._open(volume, end.value, (nodeId, stamp), opening, onReady, onError)
+                self._send(volume, end.value, nodeId, handover)
             except SAMAutoSegError as error:
-                onError(str(error))
+                self._fail(nodeId, handover, str(error))
             else:
                 self._later(step)
 
@@ -58,21 +66,42 @@ class EngineVolumes:
         return opening
 
     def close(self, nodeId):
-        """Let the engine forget a volume."""
-        known = self._keys.pop(nodeId, None)
-        if known is not None and self._client.state in ("ready", "busy"):
-            self._client.send("close_volume", {"volume": known[1]})
+        """Let the engine forget a volume that is no more; whoever waits for it is told."""
+        for opening in self._drop(nodeId):
+            opening.tellError(_("the volume was removed"))
 
     def closeAll(self):
-        for nodeId in list(self._keys):
+        for nodeId in list(self._handovers):
             self.close(nodeId)
 
     def forget(self):
-        """The engine was ended and holds none any more."""
-        self._keys.clear()
+        """The engine is being ended and holds none any more; whoever waits for one is told."""
+        handovers, self._handovers, self._toClose = list(self._handovers.values()), {}, []
+        for handover in handovers:
+            for opening in handover.drop():
+                opening.tellError(_("the engine was ended meanwhile: try again"))
 
-    def _open(self, volume, shared, known, opening, onReady, onError):
-        nodeId, stamp = known
+    def _drop(self, nodeId):
+        """Close a volume as soon as that can be; the openings that wait for it."""
+        handover = self._handovers.pop(nodeId, None)
+        if handover is None:
+            return []
+        if handover.key is not None:
+            self._closeKey(handover.key)
+        return handover.drop()
+
+    def _closeKey(self, key):
+        if self._client.state in ("starting", "ready", "busy"):
+            self._client.send("close_volume", {"volume": key})
+        elif self._client.state == "failed":
+            self._toClose.append(key)  # the next process opens again what was open
+
+    def _closeWhatIsLeft(self):
+        keys, self._toClose = self._toClose, []
+        for key in keys:
+            self._client.send("close_volume", {"volume": key})
+
+    def _send(self, volume, shared, nodeId, handover):
         grid = volume.grid
         params = {
             "array": shared,
@@ -85,16 +114,30 @@ class EngineVolumes:
         }
 
         def onResult(result):
-            self._keys[nodeId] = (stamp, result["volume"])
-            if not opening.cancelled:
-                onReady(result["volume"])
+            if handover.dropped:
+                self._closeKey(result["volume"])
+                return
+            handover.key = result["volume"]
+            waiting, handover.waiting = handover.waiting, []
+            for opening in waiting:
+                opening.tellReady(handover.key)
 
         self._client.send(
             "open_volume",
             params,
             on_result=onResult,
-            on_error=lambda message, details: opening.cancelled or onError(message),
+            on_error=lambda message, details: self._fail(nodeId, handover, message),
         )
+
+    def _fail(self, nodeId, handover, message):
+        """The volume was not handed over; the next opening tries again."""
+        for opening in self._remove(nodeId, handover):
+            opening.tellError(message)
+
+    def _remove(self, nodeId, handover):
+        if self._handovers.get(nodeId) is handover:
+            del self._handovers[nodeId]
+        return handover.drop()
 
     def _read(self, volumeNode):
         if self._readVolume is not None:
@@ -105,13 +148,48 @@ class EngineVolumes:
 
 
 class Opening:
-    """A volume on its way to the engine."""
+    """Somebody who waits for a volume on its way to the engine."""
 
-    def __init__(self):
+    def __init__(self, onReady, onError):
         self.cancelled = False
+        self._onReady = onReady
+        self._onError = onError
 
     def cancel(self):
         self.cancelled = True
+
+    def tellReady(self, key):
+        if not self.cancelled:
+            self._onReady(key)
+
+    def tellError(self, message):
+        if not self.cancelled:
+            self._onError(message)
+
+
+class _Handover:
+    """A volume that the engine has or is about to get, and those that wait for it.
+
+    Attributes:
+        stamp: see `volumeStamp`.
+        key: the engine's name for it, None until it has it.
+    """
+
+    def __init__(self, stamp, waiting):
+        self.stamp = stamp
+        self.key = None
+        self.waiting = waiting
+        self.dropped = False
+
+    @property
+    def wanted(self):
+        return not self.dropped and any(not opening.cancelled for opening in self.waiting)
+
+    def drop(self):
+        """Nobody gets it any more; those that waited."""
+        self.dropped = True
+        waiting, self.waiting = self.waiting, []
+        return waiting
 
 
 def volumeStamp(volumeNode):
@@ -120,7 +198,7 @@ def volumeStamp(volumeNode):
     if image is None:
         return ()
     place = [*volumeNode.GetOrigin(), *volumeNode.GetSpacing()]
-    directions = [[0.0] * 3 for _ in range(3)]
+    directions = [[0.0] * 3, [0.0] * 3, [0.0] * 3]
     volumeNode.GetIJKToRASDirections(directions)
     scalars = image.GetPointData().GetScalars()
     changed = image.GetMTime() if scalars is None else scalars.GetMTime()

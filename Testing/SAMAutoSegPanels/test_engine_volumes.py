@@ -40,16 +40,31 @@ class Node:
 
 
 class Client:
+    """Answers at once, or when the test says so."""
+
     state = "ready"
+    atOnce = True
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.sent: list[tuple[str, dict]] = []
+        self.waiting: list[Callable[[], None]] = []
 
     def send(self, do: str, params: dict, **callbacks: Callable) -> None:
         self.sent.append((do, params))
         if do == "open_volume":
-            callbacks["on_result"]({"volume": f"key{len(self.sent)}"})
+            result = {"volume": f"key{len(self.sent)}"}
+            self.waiting.append(lambda: callbacks["on_result"](result))
+        if self.atOnce:
+            self.answer()
+
+    def answer(self) -> None:
+        while self.waiting:
+            self.waiting.pop(0)()
+
+    @property
+    def done(self) -> list[str]:
+        return [do for do, params in self.sent]
 
 
 @pytest.fixture
@@ -102,7 +117,7 @@ def test_a_volume_that_changed_is_handed_over_anew_and_the_old_one_closed(
     node.changed = 2
     volumes.open(node, keys.append, fail)
     later.run()
-    assert [do for do, _ in client.sent] == ["open_volume", "close_volume", "open_volume"]
+    assert client.done == ["open_volume", "close_volume", "open_volume"]
     assert keys[0] != keys[1]
 
 
@@ -114,6 +129,91 @@ def test_a_cancelled_opening_leaves_no_file_and_calls_nobody(
     opening.cancel()
     later.run()
     assert list(tmp_path.iterdir()) == [] and client.sent == []
+
+
+@pytest.mark.parametrize("steps", [0, 1, 100])
+def test_whoever_needs_a_volume_that_is_on_its_way_waits_for_the_same_one(
+    volumes: EngineVolumes, client: Client, later: Any, steps: int
+) -> None:
+    client.atOnce = False
+    node, keys = Node(), []
+    volumes.open(node, keys.append, fail)
+    later.run(steps)
+    volumes.open(node, keys.append, fail)
+    volumes.open(node, fail, fail).cancel()
+    later.run()
+    client.answer()
+    assert keys == ["key1", "key1"] and client.done == ["open_volume"]
+    volumes.closeAll()
+    assert client.sent[1:] == [("close_volume", {"volume": "key1"})]
+
+
+def test_one_who_cancels_does_not_take_the_volume_from_the_others(
+    volumes: EngineVolumes, later: Any
+) -> None:
+    node, keys = Node(), []
+    first = volumes.open(node, fail, fail)
+    volumes.open(node, keys.append, fail)
+    first.cancel()
+    later.run()
+    assert keys == ["key1"]
+
+
+def test_a_volume_that_changes_on_its_way_is_closed_when_it_is_there_and_all_get_the_new_one(
+    volumes: EngineVolumes, client: Client, later: Any
+) -> None:
+    client.atOnce = False
+    node, keys = Node(), []
+    volumes.open(node, keys.append, fail)
+    later.run()
+    node.changed = 2
+    volumes.open(node, keys.append, fail)
+    later.run()
+    client.answer()
+    assert client.done == ["open_volume", "open_volume", "close_volume"]
+    assert client.sent[2][1] == {"volume": "key1"} and keys == ["key2", "key2"]
+
+
+@pytest.mark.parametrize("steps", [1, 100])
+def test_a_volume_that_is_removed_on_its_way_is_told_and_does_not_stay_with_the_engine(
+    volumes: EngineVolumes, client: Client, later: Any, tmp_path: Path, steps: int
+) -> None:
+    client.atOnce = False
+    told: list[str] = []
+    volumes.open(Node(), fail, told.append)
+    later.run(steps)
+    volumes.close("node1")
+    later.run()
+    client.answer()
+    assert told == ["the volume was removed"]
+    assert client.done == (["open_volume", "close_volume"] if steps > 1 else [])
+    assert steps > 1 or list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("state", ["failed", "starting"])
+def test_a_volume_closed_after_a_crash_is_not_kept_by_the_next_process(
+    volumes: EngineVolumes, client: Client, later: Any, state: str
+) -> None:
+    node = Node()
+    volumes.open(node, lambda key: None, fail)
+    later.run()
+    client.state = state
+    volumes.close("node1")
+    client.state = "ready"
+    volumes.open(node, lambda key: None, fail)
+    later.run()
+    assert client.sent[1] == ("close_volume", {"volume": "key1"})
+    assert client.done == ["open_volume", "close_volume", "open_volume"]
+
+
+def test_who_waits_when_the_engine_is_ended_is_told(
+    volumes: EngineVolumes, client: Client, later: Any
+) -> None:
+    told: list[str] = []
+    volumes.open(Node(), fail, told.append)
+    volumes.forget()
+    later.run()
+    assert client.sent == [] and "try again" in told[0]
 
 
 def test_a_volume_that_cannot_be_read_is_told(client: Client, later: Any) -> None:
