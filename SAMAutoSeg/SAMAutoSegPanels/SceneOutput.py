@@ -26,10 +26,14 @@ class SceneOutput:
         self._onReady = onReady
         self._writer = None
         self._output = None
+        self._provenance = None
         self.sliceCount = 0
 
-    def begin(self, volumeNode, structures, segmentationNode, plane):
-        """The output; see `prepareSegmentation` for what is raised."""
+    def begin(self, volumeNode, structures, segmentationNode, plane, provenance):
+        """The output; see `prepareSegmentation` for what is raised.
+
+        ``provenance`` are the fields of `Provenance`; they are noted with the first slice.
+        """
         output = prepareSegmentation(volumeNode, structures, segmentationNode)
         self._onReady(output.node)
         editorNode, saveUndo = self._editorOf(output.node)
@@ -38,7 +42,7 @@ class SceneOutput:
         self._writer = SegmentWriter(
             output.node, volumeNode, editorNode=editorNode, saveUndo=saveUndo, ledger=ledger
         )
-        self._output = output
+        self._output, self._provenance = output, Provenance(**provenance)
         self._writer.begin(output.segmentIds.values())
         return output
 
@@ -50,7 +54,12 @@ class SceneOutput:
         return {"corrected_slices": numbers, "corrected": labels} if numbers else {}
 
     def write(self, number, plane, labels):
-        self._writer.writeSlice(plane, number, np.asarray(labels), self._output.segmentIds)
+        ids = self._output.segmentIds
+        written = self._writer.writeSlice(plane, number, np.asarray(labels), ids)
+        if written and self._provenance is not None:
+            # Now, as a run may break off at any time, and what it wrote stays.
+            writeProvenance(self._output.node, ids.values(), self._provenance)
+            self._provenance = None
 
     def slicesOf(self, labels, plane, numbers):
         """Slices of labels [K, J, I], as `write` takes them."""
@@ -58,11 +67,10 @@ class SceneOutput:
         for number in numbers:
             yield number, plane, sliceOfBox(labels[boxOfSlice(stack, number)], stack)
 
-    def end(self, provenance, uncertainty):
+    def end(self, uncertainty):
         """End the run; what became of its slices."""
-        writer, output = self._writer, self._output
+        writer = self._writer
         written = writer.end()
-        writeProvenance(output.node, output.segmentIds.values(), Provenance(**provenance))
         if uncertainty is not None:
             values = uncertainty["per_slice"]
             writer.ledger.setUncertainty({int(number): v for number, v in values.items()})

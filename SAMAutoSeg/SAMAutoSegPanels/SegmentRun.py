@@ -51,6 +51,8 @@ class SegmentRun:
         self._opening = None
         self._pending = None
         self._arrived = deque()
+        self._done = set()
+        self._stopped = False
         self._ending = None
         self._pumping = False
 
@@ -94,7 +96,11 @@ class SegmentRun:
         try:
             structures = readStructures(self._model.path)
             self.output = self._scene.begin(
-                self._volumeNode, structures, self._segmentationNode, self._plane
+                self._volumeNode,
+                structures,
+                self._segmentationNode,
+                self._plane,
+                self._provenance(),
             )
             corrected = self._scene.corrected() if self._follow else {}
         except SAMAutoSegError as error:
@@ -114,7 +120,7 @@ class SegmentRun:
             on_slice=self._onSlice,
             on_result=self._onResult,
             on_error=lambda message, details: self._onEngineError(message),
-            on_cancelled=self._onResult,
+            on_cancelled=self._onCancelled,
         )
 
     def _onProgress(self, fraction, message, secondsLeft):
@@ -131,6 +137,11 @@ class SegmentRun:
         if self.running:
             self._ending = lambda: self._finish(result)
             self._pump()
+
+    def _onCancelled(self, result):
+        # Nobody pressed Cancel if the engine was ended, which brings nothing but this.
+        self._stopped = True
+        self._onResult(result)
 
     def _onEngineError(self, message):
         if self.running:
@@ -155,6 +166,7 @@ class SegmentRun:
             except SAMAutoSegError as error:
                 self._stopWriting(str(error))
                 return
+            self._done.add(number)
             self._pump()
         elif self._ending is not None:
             ending, self._ending = self._ending, None
@@ -168,26 +180,28 @@ class SegmentRun:
         self._fail(message)
 
     def _finish(self, result):
-        """Bring what only the whole volume tells, such as removed islands, into the slices."""
-        labels = result.get("labels")
-        if labels is not None and self._request.get("cleanup"):
-            later = self._scene.slicesOf(labels, result["axis"], result["slices_done"])
-            self._arrived.extend(later)
+        """Bring what only the whole volume tells, such as removed islands, into the slices.
+
+        Slices that the engine could not show before, where the disk was full, come here too.
+        """
+        labels, numbers = result.get("labels"), result.get("slices_done", [])
+        if not self._request.get("cleanup"):
+            numbers = [number for number in numbers if number not in self._done]
+        if labels is not None and numbers:
+            self._arrived.extend(self._scene.slicesOf(labels, result["axis"], numbers))
             self._ending = lambda: self._close(result)
             self._pump()
         else:
             self._close(result)
 
     def _close(self, result):
-        done = result.get("slices_done", [])
         try:
-            written = self._scene.end(self._provenance(), result.get("uncertainty"))
+            written = self._scene.end(result.get("uncertainty"))
         except SAMAutoSegError as error:
             self._fail(str(error))
             return
         notes = [*self.output.notes, *result.get("notes", []), *_writtenNotes(written)]
-        cancelled = self.state == CANCELLING
-        self._end(doneMessage(len(done), self._scene.sliceCount, cancelled, notes))
+        self._end(doneMessage(len(self._done), self._scene.sliceCount, self._stopped, notes))
 
     def _provenance(self):
         return {

@@ -37,7 +37,7 @@ class Scene:
 
     def begin(self, node=None):
         structures = standard_structures(["liver", "spleen"])
-        return self.output.begin(self.volume, structures, node, "axial")
+        return self.output.begin(self.volume, structures, node, "axial", PROVENANCE)
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_a_run_makes_segments_colors_them_and_says_which_model_it_was(scene: Sce
     output = scene.begin()
     assert scene.made == [output.node] and scene.output.sliceCount == 8
     scene.output.write(3, "axial", halves())
-    written = scene.output.end(PROVENANCE, {"per_slice": {"3": 0.4}})
+    written = scene.output.end({"per_slice": {"3": 0.4}})
     assert written.written == [3]
     segmentation = output.node.GetSegmentation()
     names = [segmentation.GetNthSegment(n).GetName() for n in range(2)]
@@ -64,6 +64,14 @@ def test_a_run_makes_segments_colors_them_and_says_which_model_it_was(scene: Sce
     ledger = scene.ledgers.ledger
     assert [str(state) for state in ledger.states()][2:4] == ["untouched", "model"]
     assert ledger.uncertaintyOf(3) == 0.4
+
+
+def test_slices_of_a_run_that_breaks_off_say_which_model_it_was(scene: Scene) -> None:
+    output = scene.begin()
+    assert output.node.GetAttribute("SAMAutoSeg.Provenance") is None
+    scene.output.write(3, "axial", halves())
+    scene.output.abandon()
+    assert '"Organs"' in output.node.GetAttribute("SAMAutoSeg.Provenance")
 
 
 def test_only_what_the_user_corrected_goes_along(scene: Scene) -> None:
@@ -83,7 +91,7 @@ def test_slices_of_a_volume_come_as_the_engine_gives_single_ones(scene: Scene) -
     labels = np.random.default_rng(0).integers(0, 3, (8, 5, 6)).astype(np.uint8)
     for number, plane, values in scene.output.slicesOf(labels, "axial", range(8)):
         scene.output.write(number, plane, values)
-    scene.output.end(PROVENANCE, None)
+    scene.output.end(None)
     node = scene.made[0]
     image = slicer.vtkOrientedImageData()
     first = node.GetSegmentation().GetNthSegmentID(0)

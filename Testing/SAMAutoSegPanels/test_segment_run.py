@@ -51,13 +51,17 @@ class Scene:
 
     def __init__(self) -> None:
         self.written: list[int] = []
-        self.ended: list[dict] = []
+        self.provenance: dict = {}
+        self.ends = 0
         self.abandoned = 0
         self.gone = ""
 
-    def begin(self, volume: object, structures: list, node: object, plane: str) -> Any:
+    def begin(
+        self, volume: object, structures: list, node: object, plane: str, provenance: dict
+    ) -> Any:
         if self.gone:
             raise SAMAutoSegError(self.gone)
+        self.provenance = provenance
         return SimpleNamespace(node=node or "new node", notes=[])
 
     def corrected(self) -> dict:
@@ -71,8 +75,8 @@ class Scene:
     def slicesOf(self, labels: object, plane: str, numbers: list[int]) -> Any:
         return [(n, plane, LABELS) for n in numbers]
 
-    def end(self, provenance: dict, uncertainty: object) -> Any:
-        self.ended.append(provenance)
+    def end(self, uncertainty: object) -> Any:
+        self.ends += 1
         return SimpleNamespace(protected=[], locked=[])
 
     def abandon(self) -> None:
@@ -121,7 +125,8 @@ def test_slices_are_written_as_they_come_one_for_each_turn_of_the_event_loop(
     one.later.run()
     assert one.run.state == IDLE and not one.run.failed
     assert one.run.message == "Done: 2 slices."
-    (provenance,) = one.scene.ended
+    provenance = one.scene.provenance
+    assert one.scene.ends == 1
     assert (provenance["model"], provenance["version"]) == ("Organs", "2")
     assert len(provenance["sha256"]) == 64
 
@@ -160,8 +165,36 @@ def test_a_cancel_keeps_what_is_done(played: Callable[..., Played]) -> None:
     one.client.pending.done = True
     one.client.tell.on_cancelled({"axis": "axial", "slices_done": [4], "labels": LABELS})
     one.later.run()
-    assert one.scene.written == [4] and len(one.scene.ended) == 1
+    assert one.scene.written == [4] and one.scene.ends == 1
     assert one.run.message == "Stopped: 1 of 30 slices are done and kept."
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_an_engine_that_is_ended_in_the_middle_leaves_what_is_done_and_says_how_much(
+    played: Callable[..., Played], cancelled: bool
+) -> None:
+    one = played().toEngine()
+    for number in range(12):
+        one.slice(number)
+    one.later.run(steps=5)
+    if cancelled:
+        one.run.cancel()
+    one.client.pending.done = True
+    one.client.tell.on_cancelled({})
+    one.later.run()
+    assert one.scene.written == list(range(12)) and one.scene.ends == 1
+    assert one.run.message == "Stopped: 12 of 30 slices are done and kept."
+
+
+def test_slices_that_a_full_disk_kept_from_being_shown_come_with_the_result(
+    played: Callable[..., Played],
+) -> None:
+    one = played().toEngine()
+    one.slice(4)
+    one.later.run()
+    one.result([4, 5])
+    one.later.run()
+    assert one.scene.written == [4, 5] and one.run.message == "Done: 2 slices."
 
 
 def test_a_cancel_while_the_volume_is_handed_over_sends_nothing(
@@ -219,7 +252,7 @@ def test_closing_the_scene_touches_no_node_any_more(played: Callable[..., Played
     one.slice(5)
     one.client.tell.on_cancelled({"axis": "axial", "slices_done": [4]})
     one.later.run()
-    assert one.scene.written == [] and one.scene.ended == []
+    assert one.scene.written == [] and one.scene.ends == 0
     assert one.client.cancels == 1 and not one.run.running
 
 
