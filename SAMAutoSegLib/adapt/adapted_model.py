@@ -14,7 +14,7 @@ from SAMAutoSegLib.adapt.heads import Head, HeadName, make_head
 from SAMAutoSegLib.adapt.lora import add_lora_to_blocks
 from SAMAutoSegLib.adapt.pixel_branch import PIXEL_SIDES, PixelBranch
 from SAMAutoSegLib.adapt.prompted_decoder import PromptedDecoder
-from SAMAutoSegLib.adapt.self_prompts import SelfPrompts
+from SAMAutoSegLib.adapt.self_prompts import PromptKind, SelfPrompts
 from SAMAutoSegLib.adapt.token_init import TokenInit
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -35,7 +35,8 @@ class Adaptation:
             that enter the first of them are what is kept, so each block costs at every step.
         token_init: where class tokens start, see `ClassDecoder`, `AutoViT` and `AutoViTTokens`.
         head: what gives the logits, see `heads`.
-        prompted: a pass with a box as prompt is learned too, beside the head 'class-tokens'.
+        prompted: a pass with a prompt is learned too, beside the head 'class-tokens'.
+        prompt: what of a prediction prompts that pass.
         pixel_side: of the input of a `PixelBranch` beside the SAM; 0: there is none.
         pixel_weight: of what that branch says, where the SAM has 1.
     """
@@ -45,6 +46,7 @@ class Adaptation:
     token_init: TokenInit = "random"
     head: HeadName = "class-tokens"
     prompted: bool = False
+    prompt: PromptKind = "box"
     pixel_side: int = 0
     pixel_weight: float = 0.25
 
@@ -70,6 +72,10 @@ class Adaptation:
             )
         if not 0 < self.pixel_weight <= 10:
             raise SAMAutoSegError(f"pixel_weight {self.pixel_weight}: expected above 0, up to 10")
+        if self.prompt not in get_args(PromptKind):
+            raise SAMAutoSegError(
+                f"prompt {self.prompt!r}: expected one of {', '.join(get_args(PromptKind))}"
+            )
         if self.prompted and self.head != "class-tokens":
             raise SAMAutoSegError(f"head {self.head}: a prompted pass goes with class-tokens only")
 
@@ -122,7 +128,9 @@ class AdaptedModel(nn.Module):
         if adaptation.encoder_blocks:
             self.tail = backbone.tunable_tail(adaptation.encoder_blocks)
             add_lora_to_blocks(self.tail, max(adaptation.lora_rank, 1))
-        self.prompted = PromptedDecoder(backbone) if adaptation.prompted else None
+        self.prompted: PromptedDecoder | None = None
+        if adaptation.prompted:
+            self.prompted = PromptedDecoder(backbone, adaptation.prompt)
         self.pixels: PixelBranch | None = None
         if adaptation.pixel_side:
             spec = replace(backbone.spec, side=adaptation.pixel_side)
@@ -156,11 +164,18 @@ class AdaptedModel(nn.Module):
     def answer(self, embedding: Tensor, prompts: SelfPrompts) -> tuple[Tensor, Tensor]:
         """The learned prompted pass, see `Prompter`; only with `adaptation.prompted`."""
         assert self.prompted is not None and isinstance(self.decoder, ClassDecoder)
-        position = self.position.to(embedding.dtype)
-        return self.prompted(self.decoder, self._without_mask(embedding), position, prompts)
+        if prompts.masks is None:
+            embedding = self._without_mask(embedding)
+        return self.prompted(self.decoder, embedding, self.position.to(embedding.dtype), prompts)
 
     def _without_mask(self, embedding: Tensor) -> Tensor:
         return embedding + self.prompt_embedding.view(1, -1, 1, 1).to(embedding.dtype)
+
+    def set_pixel_weight(self, weight: float) -> None:
+        """Change how much the pixel branch has to say, if there is one; see `Adaptation`."""
+        self.adaptation = replace(self.adaptation, pixel_weight=weight)
+        if self.pixels is not None:
+            self.pixels.weight = weight
 
     def slice_logits(
         self,

@@ -30,6 +30,7 @@ from SAMAutoSegLib.methods.hypergradient import (
     adamw_step,
     hypergradient,
 )
+from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.method import adamw, apply_gradients, batch_loss, descend, draw
 from SAMAutoSegLib.methods.settings import Settings, require_between, require_one_of
 from SAMAutoSegLib.methods.slice_groups import SliceGroups, Split
@@ -165,17 +166,19 @@ class BLOSAM:
     def notes(self) -> list[str]:
         notes = [self.groups.describe()]
         if self.settings.split == "half":
-            first, _ = self.groups.parts(0)
-            missing = self._structures_absent_from(first)
-            if missing:
-                notes.append(
-                    f"structures {missing} are only in the prompt's half of the slices, so the "
-                    "weights never see them: use split 'rotate'"
-                )
+            weights, prompt = (self._structures_in(part) for part in self.groups.parts(0))
+            for missing, learner, blind in (
+                (prompt - weights, "the prompt embedding learns", "the weights never see"),
+                (weights - prompt, "the weights learn", "the prompt embedding never sees"),
+            ):
+                if missing:
+                    names = ", ".join(self.samples.structures[n - 1] for n in sorted(missing))
+                    notes.append(
+                        f"{names}: only in the half of the slices that {learner} from, so {blind} "
+                        "it: use split 'rotate'"
+                    )
         return [note for note in notes if note]
 
-    def _structures_absent_from(self, slices: list[int]) -> list[int]:
-        def present(chosen: list[int]) -> set[int]:
-            return set(torch.unique(self.samples.targets[chosen]).tolist())
-
-        return sorted(present(list(range(len(self.samples)))) - present(slices))
+    def _structures_in(self, slices: list[int]) -> set[int]:
+        """Class numbers."""
+        return set(torch.unique(self.samples.targets[slices]).tolist()) - {0, IGNORED}

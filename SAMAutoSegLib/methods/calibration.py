@@ -22,6 +22,9 @@ from SAMAutoSegLib.methods.training_set import TrainingSet
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 
+# One number is fitted: more pixels of a slice tell nothing more of it, and fill the memory.
+_PIXELS_OF_A_SLICE = 2**16
+
 CALIBRATION = "calibration"
 """Entry of a model card's provenance: what `calibrate` gives."""
 
@@ -62,21 +65,25 @@ def calibrate(
         other = AdaptedModel(backbone, model.classes, adaptation)
         train(kind, other, _subset(samples, shown), settings, progress=progress)
         with torch.inference_mode():
-            logits += [sample_logits(other, samples, n, backbone.spec).cpu() for n in hidden]
-        targets += [torch.from_numpy(samples.references[n]) for n in hidden]
+            for n in hidden:
+                found = sample_logits(other, samples, n, backbone.spec).cpu()
+                some = _some_pixels(found, torch.from_numpy(samples.references[n]))
+                logits.append(some[0])
+                targets.append(some[1])
     return {"temperature": round(fit_temperature(logits, targets), 3), "slices": len(targets)}
 
 
 def _subset(samples: TrainingSet, chosen: Sequence[int]) -> TrainingSet:
     kept = list(chosen)
-    return TrainingSet(
-        samples.features[kept],
-        samples.targets[kept],
-        tuple(samples.references[n] for n in kept),
-        tuple(samples.pixel_spacings[n] for n in kept),
-        tuple(samples.groups[n] for n in kept),
-        tuple(samples.images[n] for n in kept),
-        tuple((features[kept], targets[kept]) for features, targets in samples.changed),
+    return replace(
+        samples,
+        features=samples.features[kept],
+        targets=samples.targets[kept],
+        references=tuple(samples.references[n] for n in kept),
+        pixel_spacings=tuple(samples.pixel_spacings[n] for n in kept),
+        groups=tuple(samples.groups[n] for n in kept),
+        images=tuple(samples.images[n] for n in kept),
+        changed=tuple((features[kept], targets[kept]) for features, targets in samples.changed),
     )
 
 
@@ -84,17 +91,17 @@ def fit_temperature(logits: list[Tensor], targets: list[Tensor]) -> float:
     """The temperature that makes held-out labels most likely.
 
     Args:
-        logits: [K, H, W] of slices that nothing was learned from.
-        targets: [H, W] class numbers, `IGNORED` where none is known.
+        logits: [K, ...] of slices that nothing was learned from.
+        targets: [...] class numbers, `IGNORED` where none is known.
 
     Returns:
         0.2 to 20, to about one percent; 1 if no pixel is known.
     """
-    known = [target != IGNORED for target in targets]
-    if not any(bool(where.any()) for where in known):
+    pixels = [_some_pixels(*pair) for pair in zip(logits, targets, strict=True)]
+    columns = torch.cat([values for values, _ in pixels], 1).float()
+    classes = torch.cat([numbers for _, numbers in pixels]).long()
+    if not len(classes):
         return 1.0
-    columns = torch.cat([z[:, w] for z, w in zip(logits, known, strict=True)], 1).float()
-    classes = torch.cat([t[w] for t, w in zip(targets, known, strict=True)]).long()
 
     def cost(exponent: float) -> float:
         scaled = columns * 2.0**-exponent
@@ -116,3 +123,10 @@ def fit_temperature(logits: list[Tensor], targets: list[Tensor]) -> float:
             inner[1] = low + share * (high - low)
             costs[1] = cost(inner[1])
     return float(2.0 ** ((low + high) / 2))
+
+
+def _some_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [K, n] and class numbers [n] of known pixels, evenly spread where there are many."""
+    known = (target != IGNORED).flatten().nonzero()[:, 0]
+    known = known[:: -(-len(known) // _PIXELS_OF_A_SLICE) or 1]
+    return logits.flatten(1)[:, known], target.flatten()[known]

@@ -89,7 +89,8 @@ def finetune(
     adapted = replace(kind.adaptation(chosen, backbone), **adaptation or {})
     if start is not None:
         intensity = intensity or start.card.intensity
-        if adaptation is None and start.card.method == method:
+        same = (method, adapted.head) == (start.card.method, start.card.adaptation.head)
+        if adaptation is None and same:
             adapted = start.card.adaptation
     intensity = intensity or default_intensity(volumes[0].image)
     refuse_overlap(volumes, held_out)
@@ -123,6 +124,8 @@ def finetune(
     torch.manual_seed(chosen.seed)
     begun = starting_model(start, structures, adapted, backbone, labeled)
     model = begun.model
+    if chosen.pixel_weight:
+        model.set_pixel_weight(chosen.pixel_weight)
     if begun.knows_more and "pixel_steps" not in (settings or {}):
         chosen = replace(chosen, pixel_steps=0)
     result = train(

@@ -82,7 +82,10 @@ def adamw(parameters: Sequence[nn.Parameter], weight_decay: float) -> torch.opti
 
 
 def draw(number: int, slices: list[int], settings: Settings, stream: int = 0) -> list[int]:
-    """The batch of step `number`: every slice once before any comes again, in random order."""
+    """The batch of step `number`: all slices in random order, then all in another.
+
+    Where they do not fill the last batch of a round, its first ones come once more.
+    """
     size = min(settings.batch, len(slices))
     batches = -(-len(slices) // size)
     epoch, turn = divmod(number, batches)
@@ -175,7 +178,7 @@ def batch_views(
 def _channels_kept(features: Tensor, axis: int, settings: Settings, step: int) -> Tensor:
     """Zero for a blanked channel of a slice, else 1 / (1 - share); 1 long along other axes."""
     # Drawn on the CPU, so that the same seed gives the same training on every device.
-    generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + step)
+    generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + step) % 2**63)
     batch, channels = len(features), features.shape[axis]
     kept = torch.rand(batch, channels, generator=generator) >= settings.feature_dropout
     factor = kept.float() / (1 - settings.feature_dropout)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -60,6 +60,7 @@ class TrainingSet:
         groups: for every slice the number of its group of neighbors, over all volumes.
         images: N slices as the backbone was shown them, uint8 [H, W], or [H, W, 3] with neighbors.
         changed: features and targets of slightly changed views of all slices, see `changed_view`.
+        structures: names of the classes from 1.
     """
 
     features: Tensor
@@ -69,6 +70,7 @@ class TrainingSet:
     groups: tuple[int, ...]
     images: tuple[np.ndarray, ...] = ()
     changed: tuple[tuple[Tensor, Tensor], ...] = ()
+    structures: tuple[str, ...] = ()
 
     @property
     def views(self) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -115,64 +117,136 @@ def build_training_set(
         SAMAutoSegError: grids that differ, no slice, slices out of range, or none that holds any
             of the structures.
     """
-    features: list[Tensor] = []
-    targets: list[Tensor] = []
-    references: list[np.ndarray] = []
-    shown_images: list[np.ndarray] = []
-    spacings: list[tuple[float, float]] = []
-    groups: list[int] = []
-    changed: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(changed_views)]
-    rng = np.random.default_rng(seed)
     total = sum(len(volume.slices) for volume in volumes)
     if not total:
         raise SAMAutoSegError("no labeled slice: name at least one with --slices")
+    rng = np.random.default_rng(seed)
+    parts: list[TrainingSet] = []
+    done = 0
     for volume in volumes:
-        require_same_grid(volume.image, volume.labels)
-        classes = as_classes(volume.labels.array, structures)
-        stack = SliceStack(classes, volume.image.grid, plane)
-        check_slices(volume.image, volume.slices, stack)
-        gray = (intensity or default_intensity(volume.image)).apply(volume.image.array)
-        images = SliceStack(gray, volume.image.grid, plane).views
-        encoded = embed_slices(
-            backbone,
-            images,
-            stack.pixel_spacing,
-            numbers=volume.slices,
-            cache=cache,
-            encoder_blocks=encoder_blocks,
-            progress=part_of(
-                progress, len(targets) / total, (len(targets) + len(volume.slices)) / total
-            ),
+        if not volume.slices:
+            continue
+        classes, shown = _stacks(volume, structures, plane, intensity)
+        told = part_of(progress, done / total, (done + len(volume.slices)) / total)
+        encoder = _Encoder(backbone, cache, encoder_blocks, classes.pixel_spacing)
+        parts.append(
+            _encoded(volume, classes, shown, encoder, changed_views, view_strength, rng, told)
         )
-        spacing = stack.pixel_spacing
-        for number, feature in encoded:
-            reference = stack.slice_at(number).copy()
-            features.append(feature.to(backbone.precision))
-            targets.append(_target(reference, backbone, spacing))
-            references.append(reference)
-            image = backbone.spec.gather(images, number)
-            shown_images.append(image.copy())
-            for view in changed:
-                shown, labels = changed_view(image, reference, spacing, rng, view_strength)
-                (feature,) = embed_images(backbone, [shown], spacing, cache, encoder_blocks)
-                view.append((feature.to(backbone.precision), _target(labels, backbone, spacing)))
-            spacings.append(spacing)
-        first = max(groups, default=-1) + 1
-        groups += [first + group for group in group_neighbors(volume.slices)]
-    if not any(reference.any() for reference in references):
-        names = ", ".join(structure.name for structure in structures)
+        done += len(volume.slices)
+    whole = replace(_joined(parts), structures=tuple(one.name for one in structures))
+    if not any(reference.any() for reference in whole.references):
+        names = ", ".join(whole.structures)
         raise SAMAutoSegError(
             f"none of the {total} labeled slices holds a voxel of {names}: choose slices that show "
             "what is to be learned"
         )
+    return whole
+
+
+@dataclass(frozen=True)
+class _Encoder:
+    """Turns slices of one volume, with their labels, into features and targets."""
+
+    backbone: Backbone
+    cache: EmbeddingCache | None
+    blocks: int
+    pixel_spacing: tuple[float, float]
+
+    def features_of(
+        self, images: Sequence[np.ndarray], slices: Sequence[int], progress: Progress
+    ) -> Iterator[tuple[int, Tensor]]:
+        return embed_slices(
+            self.backbone,
+            images,
+            self.pixel_spacing,
+            numbers=slices,
+            cache=self.cache,
+            encoder_blocks=self.blocks,
+            progress=progress,
+        )
+
+    def feature_of(self, image: np.ndarray) -> Tensor:
+        (feature,) = embed_images(
+            self.backbone, [image], self.pixel_spacing, self.cache, self.blocks
+        )
+        return feature.to(self.backbone.precision)
+
+    def target_of(self, reference: np.ndarray) -> Tensor:
+        side = 4 * self.backbone.embedding_side
+        target = low_res_target(reference, self.backbone.spec, side, self.pixel_spacing)
+        return target.to(self.backbone.device)
+
+
+def _stacks(
+    volume: LabeledVolume,
+    structures: Sequence[Structure],
+    plane: Plane,
+    intensity: Intensity | None,
+) -> tuple[SliceStack, SliceStack]:
+    """Class numbers and gray levels of a volume, checked."""
+    require_same_grid(volume.image, volume.labels)
+    grid = volume.image.grid
+    classes = SliceStack(as_classes(volume.labels.array, structures), grid, plane)
+    check_slices(volume.image, volume.slices, classes)
+    gray = (intensity or default_intensity(volume.image)).apply(volume.image.array)
+    return classes, SliceStack(gray, grid, plane)
+
+
+def _encoded(
+    volume: LabeledVolume,
+    classes: SliceStack,
+    shown: SliceStack,
+    encoder: _Encoder,
+    changed_views: int,
+    view_strength: float,
+    rng: np.random.Generator,
+    progress: Progress,
+) -> TrainingSet:
+    """The labeled slices of one volume."""
+    spec, precision = encoder.backbone.spec, encoder.backbone.precision
+    spacing = classes.pixel_spacing
+    features, targets, references, images = [], [], [], []
+    changed: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(changed_views)]
+    for number, feature in encoder.features_of(shown.views, volume.slices, progress):
+        reference = classes.slice_at(number).copy()
+        image = spec.gather(shown.views, number).copy()
+        features.append(feature.to(precision))
+        targets.append(encoder.target_of(reference))
+        references.append(reference)
+        images.append(image)
+        for view in changed:
+            moved, labels = changed_view(image, reference, spacing, rng, view_strength)
+            view.append((encoder.feature_of(moved), encoder.target_of(labels)))
     return TrainingSet(
         torch.stack(features),
         torch.stack(targets),
         tuple(references),
-        tuple(spacings),
-        tuple(groups),
-        tuple(shown_images),
+        (spacing,) * len(references),
+        tuple(group_neighbors(volume.slices)),
+        tuple(images),
         tuple((torch.stack([f for f, _ in v]), torch.stack([t for _, t in v])) for v in changed),
+    )
+
+
+def _joined(parts: Sequence[TrainingSet]) -> TrainingSet:
+    """The slices of several volumes, which are no neighbors of each other."""
+    if len(parts) == 1:
+        return parts[0]
+    groups: list[int] = []
+    for part in parts:
+        first = max(groups, default=-1) + 1
+        groups += [first + group for group in part.groups]
+    return TrainingSet(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.targets for part in parts]),
+        tuple(one for part in parts for one in part.references),
+        tuple(one for part in parts for one in part.pixel_spacings),
+        tuple(groups),
+        tuple(one for part in parts for one in part.images),
+        tuple(
+            (torch.cat([f for f, _ in views]), torch.cat([t for _, t in views]))
+            for views in zip(*(part.changed for part in parts), strict=True)
+        ),
     )
 
 
@@ -184,11 +258,6 @@ def as_classes(labels: np.ndarray, structures: Sequence[Structure]) -> np.ndarra
     for number, structure in enumerate(structures, start=1):
         table[structure.label] = number
     return table[labels]
-
-
-def _target(reference: np.ndarray, backbone: Backbone, spacing: tuple[float, float]) -> Tensor:
-    side = 4 * backbone.embedding_side
-    return low_res_target(reference, backbone.spec, side, spacing).to(backbone.device)
 
 
 def low_res_target(

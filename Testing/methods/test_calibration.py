@@ -5,6 +5,7 @@ import torch
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.methods.calibration import (
     CALIBRATION,
+    _some_pixels,
     calibrate,
     fit_temperature,
     temperature_of,
@@ -32,6 +33,13 @@ def test_pixels_that_nobody_knows_do_not_count() -> None:
     assert fit_temperature([logits[..., :1].expand(2, 10, 15)], [wider]) == expected
     assert expected == pytest.approx(2 / np.log(4), rel=0.02)
     assert fit_temperature([logits], [torch.full((10, 10), 255)]) == 1.0
+
+
+def test_of_a_large_slice_as_many_pixels_as_needed_are_kept() -> None:
+    logits, targets = torch.zeros(3, 512, 512), torch.zeros(512, 512, dtype=torch.uint8)
+    targets[:256] = 255
+    some, numbers = _some_pixels(logits, targets)
+    assert some.shape == (3, 2**16) and numbers.shape == (2**16,) and not numbers.any()
 
 
 def test_every_slice_is_judged_by_a_model_that_did_not_learn_from_it(

@@ -26,7 +26,7 @@ def test_whole_channels_are_blanked_wherever_their_axis_is(tail: torch.nn.Module
     targets = torch.zeros(2, 4, 4, dtype=torch.uint8)
     samples = TrainingSet(torch.ones(shape), targets, (), (), (0, 1))
     model = Recorder(tail)
-    batch_loss(model, samples, [0, 1], Settings(feature_dropout=0.5), step=0)
+    batch_loss(model, samples, [0, 1], Settings(feature_dropout=0.5, seed=2**63 - 1), step=9)
     channels_last = model.features.permute(0, 2, 3, 1) if tail is None else model.features
     first = channels_last[:, :1, :1]
     assert torch.equal(channels_last, first.expand_as(channels_last))

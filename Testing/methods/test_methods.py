@@ -9,6 +9,7 @@ import torch
 from SAMAutoSegLib.adapt.adapted_model import PROMPT, AdaptedModel
 from SAMAutoSegLib.methods.blo_sam import BLOSAM, BLOSAMSettings
 from SAMAutoSegLib.methods.joint import Joint
+from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.method import Method
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
@@ -176,15 +177,27 @@ def test_too_few_slices_train_all_the_same_with_a_note(
     assert all(steps.of("weights")) and all(steps.of("prompt"))
 
 
-def test_a_structure_that_the_weights_never_see_is_named(
-    samples: Callable[..., TrainingSet], new_model: Callable[..., AdaptedModel]
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ([2, 3], "the prompt embedding learns from, so the weights never see it"),
+        ([0, 1], "the weights learn from, so the prompt embedding never sees it"),
+    ],
+)
+def test_a_structure_that_one_level_never_sees_is_named(
+    samples: Callable[..., TrainingSet],
+    new_model: Callable[..., AdaptedModel],
+    shown: list[int],
+    said: str,
 ) -> None:
     training_set = samples()
     targets = training_set.targets.clone()
-    targets[:2][targets[:2] == 2] = 0
+    hidden = [n for n in range(4) if n not in shown]
+    targets[hidden] = torch.where(targets[hidden] == 2, 0, targets[hidden])
+    targets[0, 0] = IGNORED  # beyond the edge of a slice: no structure
     partial = replace(training_set, targets=targets)
     (note,) = BLOSAM(new_model(), partial, SETTINGS).notes()
-    assert "only in the prompt's half" in note and "2" in note
+    assert note.startswith("bar: ") and said in note
     assert BLOSAM(new_model(), partial, replace(SETTINGS, split="rotate")).notes() == []
     assert BLOSAM(new_model(), training_set, SETTINGS).notes() == []
 

@@ -146,6 +146,21 @@ def test_a_head_whose_classes_are_not_apart_starts_anew_for_other_structures(lea
     assert [note for note in other.result.notes if "has other structures" in note]
 
 
+def test_another_head_that_is_asked_for_starts_anew(learn: Learn) -> None:
+    former = learn(named("disc"), method="auto-sam", head="auto-linear")
+    asked = learn(named("disc"), start=former, method="auto-sam", head="auto-cnn-small")
+    assert asked.card.adaptation.head == asked.card.settings["head"] == "auto-cnn-small"
+    assert [note for note in asked.result.notes if "adapts other parts" in note]
+
+
+def test_the_branch_keeps_its_weight_unless_another_is_asked_for(learn: Learn) -> None:
+    former = learn(named("disc"), pixel_weight=2.0)
+    for asked, weight in (({}, 2.0), ({"pixel_weight": 3.0}, 3.0)):
+        onward = learn(named("disc"), start=former, **asked)
+        assert onward.model.pixels is not None and onward.model.pixels.weight == weight
+        assert onward.card.adaptation.pixel_weight == weight
+
+
 def test_a_model_of_another_backbone_is_left_aside(
     learn: Learn, tiny_backbone: Callable[..., Backbone]
 ) -> None:
