@@ -97,14 +97,16 @@ class CorrectPanel:
         ui.excludeSliceButton.checked = state == SliceCells.EXCLUDED
         ui.excludeSliceButton.blockSignals(blocked)
         ui.nextToCheckButton.enabled = ledger is not None
-        ui.sliceStateLabel.text = self._stateText(state, number) if inside else ""
-        ui.sliceStateLabel.visible = inside
+        text = self._stateText(state, number) if inside else self._ledgers.problem
+        ui.sliceStateLabel.text = text
+        ui.sliceStateLabel.visible = bool(text)
         self.clicks.refresh()
 
     def _stateText(self, state, number):
         words = {
             SliceCells.UNTOUCHED: _("not segmented"),
             SliceCells.MODEL: _("from the model"),
+            SliceCells.UNCHECKED: _("from a model, not checked"),
             SliceCells.CORRECTED: _("corrected by you"),
             SliceCells.REVIEWED: _("reviewed"),
             SliceCells.EXCLUDED: _("excluded from training"),
@@ -116,6 +118,8 @@ class CorrectPanel:
         ledger = self._ledgers.ledger
         if ledger is None:
             self.strip.show_([], {}, None)
+            self._refreshButtons()
+            self.onStates()
             return
         if not ledger.refresh(_SECONDS_PER_LOOK):
             self._lookTimer.start()
@@ -205,8 +209,7 @@ class CorrectPanel:
 
         def onVolume(key):
             params = {"volume": key, "backbone": backboneName, "axis": plane, "slice": number}
-            if session.device:
-                params["device"] = session.device
+            params |= session.loading
             session.client.send("prepare_clicks", params, on_error=lambda message, details: None)
 
         session.volumes.open(self.volumeNode, onVolume, lambda message: None)

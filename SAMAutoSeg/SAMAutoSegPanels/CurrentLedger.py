@@ -1,51 +1,90 @@
 """The slice ledger of what is chosen at present, made anew when something else is chosen."""
 
 from SAMAutoSegPanels.Signal import Signal
+from SAMAutoSegPanels.Translation import _
 
 
 class CurrentLedger:
     """Holds the ledger of the chosen segmentation, volume and plane.
 
-    Args:
-        make: (segmentation node, volume node, plane) to a ledger; by default that of the scene
-            adapters.
+    It follows both nodes: a ledger knows slices by the place of the volume, which moves when a
+    transform is hardened.
 
     Attributes:
         changed: emitted when states may have changed, and when the ledger is another one.
+        ledger: None where nothing is chosen, or where the segmentation does not fit the volume.
+        problem: a sentence that says why it does not fit; '' if it does.
     """
 
-    def __init__(self, make=None):
+    def __init__(self):
         self.changed = Signal()
         self.ledger = None
-        self._make = make or _makeLedger
+        self.problem = ""
         self._of = None
+        self._observed = []
 
     def choose(self, segmentationNode, volumeNode, plane):
         """Have the ledger of these; the same one as before if they are the same."""
         if segmentationNode is None or volumeNode is None or volumeNode.GetImageData() is None:
             self.close()
             return None
-        wanted = segmentationNode.GetID(), volumeNode.GetID(), plane
+        wanted = plane, *_placeOf(segmentationNode), *_placeOf(volumeNode), *_gridOf(volumeNode)
         if self.ledger is None or wanted != self._of:
+            before = self.ledger, self.problem
             self._letGo()
-            self.ledger = self._make(segmentationNode, volumeNode, plane)
+            self._observe(segmentationNode, volumeNode, plane)
+            self.ledger, self.problem = _ledgerOf(segmentationNode, volumeNode, plane)
             self._of = wanted
-            self.ledger.addListener(self.changed.emit)
-            self.changed.emit()
+            if self.ledger is not None:
+                self.ledger.addListener(self.changed.emit)
+            if before != (self.ledger, self.problem):
+                self.changed.emit()
         return self.ledger
 
     def close(self):
-        if self.ledger is not None:
-            self._letGo()
+        had = self.ledger is not None or self.problem
+        self._letGo()
+        if had:
             self.changed.emit()
 
+    def _observe(self, segmentationNode, volumeNode, plane):
+        def onMoved(caller, event):
+            self.choose(segmentationNode, volumeNode, plane)
+
+        for node in (segmentationNode, volumeNode):
+            for event in ("ModifiedEvent", node.TransformModifiedEvent):
+                self._observed.append((node, node.AddObserver(event, onMoved)))
+
     def _letGo(self):
-        ledger, self.ledger, self._of = self.ledger, None, None
+        for node, tag in self._observed:
+            node.RemoveObserver(tag)
+        self._observed = []
+        ledger, self.ledger, self.problem, self._of = self.ledger, None, "", None
         if ledger is not None:
             ledger.close()
 
 
-def _makeLedger(segmentationNode, volumeNode, plane):
+def _placeOf(node):
+    return node.GetID(), node.GetTransformNodeID()
+
+
+def _gridOf(volumeNode):
+    import vtk
+
+    matrix = vtk.vtkMatrix4x4()
+    volumeNode.GetIJKToRASMatrix(matrix)
+    return tuple(matrix.GetData()), volumeNode.GetImageData().GetExtent()
+
+
+def _ledgerOf(segmentationNode, volumeNode, plane):
+    """The ledger and ''; None, and why, where the segmentation does not fit the volume."""
+    from SAMAutoSegScene.SegmentationOutput import misfit
     from SAMAutoSegScene.SliceLedger import SliceLedger
 
-    return SliceLedger(segmentationNode, volumeNode, plane)
+    difference = misfit(segmentationNode, volumeNode)
+    if not difference:
+        return SliceLedger(segmentationNode, volumeNode, plane), ""
+    return None, _(
+        "The output segmentation does not fit the volume: {difference}. Choose another one, or"
+        " press Segment to have it resampled to the volume."
+    ).format(difference=difference)

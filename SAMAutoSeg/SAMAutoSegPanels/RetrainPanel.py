@@ -107,6 +107,7 @@ class RetrainPanel:
             ready=session.ready,
             corrected=corrected,
             reviewed=reviewed,
+            problem=self._ledgers.problem,
             structures=tuple(name for _id, name in self.structures()),
             roughly=node is not None and node.method == Method.WE_SAM,
             known=tuple(getattr(session.model, "structures", ())),

@@ -31,14 +31,15 @@ _WITH_PIXEL_BRANCH = 1.5
 class RetrainFacts:
     """What decides about the panel.
 
-    ``corrected`` and ``reviewed`` are slice numbers, excluded ones left out; ``structures`` the
-    checked names. ``roughly`` stands for a method that adapts a model by rough paint; it learns
-    ``known``, the structures of that model, and nothing else.
+    ``corrected`` and ``reviewed`` are slice numbers, excluded ones left out; ``problem`` says why
+    none are known; ``structures`` are the checked names. ``roughly`` stands for a method that adapts
+    a model by rough paint; it learns ``known``, the structures of that model, and nothing else.
     """
 
     ready: bool
     corrected: tuple = ()
     reviewed: tuple = ()
+    problem: str = ""
     structures: tuple = ()
     roughly: bool = False
     known: tuple = ()
@@ -100,6 +101,8 @@ def whyNot(facts):
     """The first thing that keeps the training from being started, '' if nothing does."""
     if not facts.ready:
         return _("Finish the set-up first: see the line at the top.")
+    if facts.problem:
+        return facts.problem
     if not (facts.corrected or facts.reviewed):
         return _("Correct or review some slices first: the training learns from them.")
     if not facts.structures:
@@ -120,6 +123,8 @@ def whyNot(facts):
 def summaryText(facts):
     """The line on top: how many slices there are to learn from, and what becomes of them."""
     usable = sorted({*facts.corrected, *facts.reviewed})
+    if facts.problem:
+        return facts.problem
     if not usable:
         return _("No slice is corrected or reviewed yet.")
     if facts.corrected and facts.reviewed:

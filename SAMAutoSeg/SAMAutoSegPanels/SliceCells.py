@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 UNTOUCHED = "untouched"
 MODEL = "model"
+UNCHECKED = "unchecked"
 CORRECTED = "corrected"
 REVIEWED = "reviewed"
 EXCLUDED = "excluded"
@@ -12,13 +13,14 @@ EXCLUDED = "excluded"
 COLORS = {
     UNTOUCHED: (150, 150, 150),
     MODEL: (86, 140, 196),
+    UNCHECKED: (150, 185, 215),
     CORRECTED: (240, 170, 50),
     REVIEWED: (90, 190, 120),
     EXCLUDED: (70, 70, 70),
 }
 
 # Where several slices share a pixel, the one that asks for attention is seen.
-_RANK = [UNTOUCHED, EXCLUDED, MODEL, REVIEWED, CORRECTED]
+_RANK = [UNTOUCHED, EXCLUDED, MODEL, UNCHECKED, REVIEWED, CORRECTED]
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,12 @@ def sliceAt(x, width, count):
 
 
 def nextToCheck(states, doubts, current=None):
-    """The slice to look at next: the model's own slices, those it doubts most first.
+    """The slice to look at next: what came from a model, the slices it doubts most first.
 
     Without measured doubt, the slice in the middle of the longest run that nobody looked at.
     None where nothing is left to check.
     """
-    open_ = [n for n, state in enumerate(states) if state == MODEL and n != current]
+    open_ = [n for n, state in enumerate(states) if state in (MODEL, UNCHECKED) and n != current]
     if not open_:
         return None
     rated = [n for n in open_ if n in doubts]

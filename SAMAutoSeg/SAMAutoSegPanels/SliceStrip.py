@@ -22,9 +22,9 @@ class SliceStrip(qt.QWidget):
         self.setFixedHeight(_HEIGHT)
         self.setCursor(qt.QCursor(qt.Qt.PointingHandCursor))
         self.toolTip = _(
-            "One cell for each slice: gray untouched, blue from the model, orange corrected by you,"
-            " green reviewed, dark excluded. The red line below grows where the model is unsure."
-            " Click to go there."
+            "One cell for each slice: gray untouched, blue from the model, light blue from a model"
+            " and loaded without what was corrected, orange corrected by you, green reviewed, dark"
+            " excluded. The red line below grows where the model is unsure. Click to go there."
         )
 
     def show_(self, states, doubts, current):

@@ -59,6 +59,10 @@ class SegmentLayers:
                 found.append(labelmap)
         return found
 
+    def areEmpty(self) -> bool:
+        """Whether no segment has a voxel."""
+        return not any(viewOf(one).any() for one in self.labelmaps() if not isEmpty(one))
+
     def sharing(self, labelmap) -> list[str]:
         """The segments of a layer."""
         return [one for one in self.segmentIds() if self.labelmap(one) is labelmap]

@@ -15,6 +15,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid
 from SAMAutoSegScene.SegmentLayers import BINARY, SegmentLayers, isEmpty, viewOf
+from SAMAutoSegScene.SliceLedger import forgetLedgers, hasLedgerOfOtherSize
 from SAMAutoSegScene.VolumeReader import arrayFromMatrix, gridOfVolume, requireReadable
 
 ATTRIBUTE = "SAMAutoSeg.Structures"
@@ -90,11 +91,10 @@ def prepareSegmentation(
         segmentationNode = scene.AddNewNodeByClass(
             "vtkMRMLSegmentationNode", name or f"{volumeNode.GetName()} segmentation"
         )
-    difference = differenceFromVolume(segmentationNode, volumeNode)
-    if difference and _isReordered(segmentationNode, volumeNode):
+    difference = misfit(segmentationNode, volumeNode)
+    if not difference and differenceFromVolume(segmentationNode, volumeNode):
         # The same voxels in another order: nothing is lost, and nobody needs to know.
-        _resampleTo(segmentationNode, volumeNode)
-        difference = ""
+        _resampleTo(segmentationNode, volumeNode, sameVoxels=True)
     if difference and not resample:
         raise SAMAutoSegError(
             f"the segmentation '{segmentationNode.GetName()}' does not fit the volume "
@@ -110,6 +110,16 @@ def prepareSegmentation(
     _placeWith(segmentationNode, volumeNode)
     segmentIds = _segmentsFor(segmentationNode, structures, notes)
     return SegmentationOutput(segmentationNode, segmentIds, notes)
+
+
+def misfit(segmentationNode, volumeNode) -> str:
+    """Why a segmentation does not belong to the volume as it is; empty if it does."""
+    difference = differenceFromVolume(segmentationNode, volumeNode)
+    if difference and _isReordered(segmentationNode, volumeNode):
+        difference = ""
+    if not difference and hasLedgerOfOtherSize(segmentationNode, volumeNode):
+        difference = "it was made on a volume of another size"
+    return difference
 
 
 def differenceFromVolume(segmentationNode, volumeNode) -> str:
@@ -235,8 +245,11 @@ def _placeWith(segmentationNode, volumeNode) -> None:
         hierarchy.SetItemParent(segmentation, parent)
 
 
-def _resampleTo(segmentationNode, volumeNode) -> None:
-    """Bring the segments to the grid of the volume; nothing is changed if some would be lost."""
+def _resampleTo(segmentationNode, volumeNode, sameVoxels: bool = False) -> None:
+    """Bring the segments to the grid of the volume; nothing is changed if some would be lost.
+
+    Unless the voxels stay the same, nothing is known of the slices any more.
+    """
     grid = gridOfVolume(volumeNode)
     between = vtk.vtkGeneralTransform()
     source, target = segmentationNode.GetParentTransformNode(), volumeNode.GetParentTransformNode()
@@ -250,6 +263,8 @@ def _resampleTo(segmentationNode, volumeNode) -> None:
                 f"of the volume '{volumeNode.GetName()}' and would be lost: choose a new output "
                 "segmentation"
             )
+    if not sameVoxels:
+        forgetLedgers(segmentationNode)
     if source is not target:
         segmentationNode.ApplyTransform(between)
         segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())

@@ -13,9 +13,9 @@ from dataclasses import replace
 from enum import StrEnum
 
 import numpy as np
-import vtk
 
 from SAMAutoSegLib.images.slices import Axis, Plane, SliceStack
+from SAMAutoSegScene.Provenance import TAG, tagOf
 from SAMAutoSegScene.SegmentLayers import SegmentLayers
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack
 from SAMAutoSegScene.VolumeReader import gridOfVolume
@@ -44,6 +44,7 @@ class SliceState(StrEnum):
 
     UNTOUCHED = "untouched"
     MODEL = "model"
+    UNCHECKED = "unchecked"
     CORRECTED = "corrected"
     REVIEWED = "reviewed"
     EXCLUDED = "excluded"
@@ -55,8 +56,10 @@ class SliceLedger:
     What the model wrote is remembered as a digest for each segment and slice; states follow from
     comparing it with what is there now. So a slice is corrected as soon as one voxel of it differs,
     and is the model's again once that is undone. What nobody told this ledger about counts as the
-    user's own work. A segment that was renamed is the same segment; one that was removed counts
-    no more, neither does what the model had written into it.
+    user's own work, except in segments that say that a model wrote them, as after a segmentation
+    file was loaded without its scene: nobody knows what was corrected there, so these slices are
+    unchecked; they are protected, but not learned from. A segment that was renamed is the same
+    segment; one that was removed counts no more, neither does what the model had written into it.
 
     Undoing what the model wrote brings back the states of before: the segments carry, as a tag,
     the generation of what was written, and Slicer's undo restores tags together with voxels.
@@ -110,8 +113,11 @@ class SliceLedger:
             same = all(reviewed.get(one, _EMPTY) == digest for one, digest in now.items())
             return SliceState.REVIEWED if same else SliceState.CORRECTED
         known = self._known(number)
-        if self._differs(now, known):
+        unchecked = self._uncheckedIn(number, known)
+        if self._differs(now, {**unchecked, **known}):
             return SliceState.CORRECTED
+        if unchecked.keys() & now.keys():
+            return SliceState.UNCHECKED
         return SliceState.MODEL if known else SliceState.UNTOUCHED
 
     def states(self) -> list[SliceState]:
@@ -145,15 +151,18 @@ class SliceLedger:
     def isProtected(self, number: int, segmentIds: Iterable[str]) -> bool:
         """Whether the model must not write these segments in a slice.
 
-        True if the slice was reviewed, or if the user changed one of these segments there.
+        True if the slice was reviewed, or if the user changed one of these segments there, or may
+        have done so before anything was known.
         """
         now = self._digestsNow(number)
         reviewed = self._reviewed.get(number)
         if reviewed is not None:
             return True
         known = self._known(number)
-        wanted = set(segmentIds)
-        return self._differs({one: d for one, d in now.items() if one in wanted}, known)
+        wanted = set(segmentIds) & now.keys()
+        if wanted & self._uncheckedIn(number, known).keys():
+            return True
+        return self._differs({one: now[one] for one in wanted}, known)
 
     # What the user says
 
@@ -298,6 +307,10 @@ class SliceLedger:
                 known.setdefault(one, digest)
         return known
 
+    def _uncheckedIn(self, number: int, known: Mapping[str, str]) -> dict[str, str]:
+        """For segments of an unknown model's run the digests they came with."""
+        return {one: d for one, d in self._unchecked.get(number, {}).items() if one not in known}
+
     def _differs(self, now: Mapping[str, str], known: Mapping[str, str]) -> bool:
         return any(known.get(one, _EMPTY) != digest for one, digest in now.items())
 
@@ -311,9 +324,8 @@ class SliceLedger:
         """The newest generation that the segments hold; 0 if none."""
         found = 0
         for one in self.layers.segmentIds():
-            value = vtk.reference("")
-            self.layers.segmentation.GetSegment(one).GetTag(self._tagName, value)
-            ledger, _, number = str(value).partition(":")
+            tag = tagOf(self.layers.segmentation.GetSegment(one), self._tagName)
+            ledger, _, number = tag.partition(":")
             if ledger == self._id and number.isdigit():
                 found = max(found, int(number))
         return found
@@ -376,8 +388,10 @@ class SliceLedger:
     def _load(self) -> None:
         text = self.segmentationNode.GetAttribute(self._attribute)
         data = json.loads(text) if text else {}
-        if data.get("version") != VERSION or data.get("count") != len(self):
-            # None yet, or of another volume: all that is there counts as the user's.
+        # What is known of the slices of another volume stays with the segmentation until its
+        # voxels are gone.
+        self._mayKeep = not text or _isOf(data, self.stack) or self.layers.areEmpty()
+        if not _isOf(data, self.stack):
             data = {"id": uuid.uuid4().hex[:8]}
         turned = data.get("upwards", self._upwards) != self._upwards
 
@@ -400,22 +414,54 @@ class SliceLedger:
         self._uncertainty: dict[int, float] = {
             here(n): value for n, value in data.get("uncertainty", {}).items()
         }
+        self._unchecked: dict[int, dict[str, str]] = {
+            here(n): digests for n, digests in data.get("unchecked", {}).items()
+        }
         if not text and any(hasLedger(self.segmentationNode, plane) for plane in PLANES):
             # Slices of another plane were in use so far, and corrections are known there.
             for number, state in enumerate(self.states()):
                 if state == SliceState.CORRECTED:
                     self._base()["slices"][number] = self._filled(self._digestsNow(number))
+        elif "version" not in data:
+            self._findUnchecked()
+
+    def _findUnchecked(self) -> None:
+        """Remember as they are now the slices of segments that a model wrote, nobody knows when."""
+        written = {one for one in self.layers.segmentIds() if self._isOfModel(one)}
+        if not written:
+            return
+        self.refresh(np.inf)
+        for number in range(len(self)):
+            now = self._filled(self._digestsNow(number))
+            if written & now.keys():
+                self._unchecked[number] = {one: now[one] for one in written & now.keys()}
+        # At once: else what is corrected from now on would count as unchecked the next time.
+        self._save()
+
+    def _isOfModel(self, segmentId: str) -> bool:
+        """Whether a segment says that a model wrote into it, in this scene or before."""
+        segment = self.layers.segmentation.GetSegment(segmentId)
+        names = (TAG, *(f"{GENERATION}.{plane}" for plane in PLANES))
+        return any(tagOf(segment, name) for name in names)
 
     def _save(self) -> None:
+        if self._mayKeep:
+            self._write()
+        self._saved = time.monotonic()
+        self._tell()
+
+    def _write(self) -> None:
         data = {
             "version": VERSION,
             "id": self._id,
             "count": len(self),
+            "size": self.stack.grid.size,
             "upwards": self._upwards,
             "generations": [_packed(entry) for entry in self._generations],
             "reviewed": self._reviewed,
             "excluded": sorted(self._excluded),
             "uncertainty": {n: round(value, 6) for n, value in self._uncertainty.items()},
+            "unchecked": self._unchecked,
         }
         node = self.segmentationNode
         # Views and tables need not look again because of this.
@@ -423,8 +469,6 @@ class SliceLedger:
         node.SetDisableModifiedEvent(True)
         node.SetAttribute(self._attribute, json.dumps(data, separators=(",", ":")))
         node.SetDisableModifiedEvent(disabled)
-        self._saved = time.monotonic()
-        self._tell()
 
     def _onSegmentationChanged(self, caller, event) -> None:
         self._tell()
@@ -439,9 +483,35 @@ class SliceLedger:
         return number
 
 
+def _isOf(data: Mapping, stack: SliceStack) -> bool:
+    """Whether what was kept is of these slices, and can be read."""
+    size = list(stack.grid.size)
+    same = data.get("count") == len(stack) and data.get("size", size) == size
+    return same and data.get("version") == VERSION
+
+
 def hasLedger(segmentationNode, plane: Plane) -> bool:
     """Whether states of the slices of a plane were kept with a segmentation."""
     return bool(segmentationNode.GetAttribute(f"{ATTRIBUTE}.{plane}"))
+
+
+def hasLedgerOfOtherSize(segmentationNode, volumeNode) -> bool:
+    """Whether states were kept of the slices of a volume of another size.
+
+    Those of a segmentation that was emptied since do not count.
+    """
+    grid = gridOfVolume(volumeNode)
+    kept = {plane: segmentationNode.GetAttribute(f"{ATTRIBUTE}.{plane}") for plane in PLANES}
+    same = all(
+        _isOf(json.loads(text), emptyStack(grid, plane)) for plane, text in kept.items() if text
+    )
+    return not same and not SegmentLayers(segmentationNode, grid).areEmpty()
+
+
+def forgetLedgers(segmentationNode) -> None:
+    """Remove all states: the voxels that they are of are gone."""
+    for plane in PLANES:
+        segmentationNode.RemoveAttribute(f"{ATTRIBUTE}.{plane}")
 
 
 def digestsOf(codes: np.ndarray) -> dict[int, str]:

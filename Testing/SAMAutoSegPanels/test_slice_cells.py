@@ -5,6 +5,7 @@ from SAMAutoSegPanels.SliceCells import (
     EXCLUDED,
     MODEL,
     REVIEWED,
+    UNCHECKED,
     UNTOUCHED,
     cells,
     nextToCheck,
@@ -47,6 +48,7 @@ def test_the_next_slice_to_check_is_the_most_doubtful_that_nobody_has_seen() -> 
     doubts = {0: 0.1, 1: 0.9, 2: 0.5, 4: 0.3}
     assert nextToCheck(states, doubts) == 2
     assert nextToCheck(states, doubts, current=2) == 4
+    assert nextToCheck([REVIEWED, UNCHECKED, CORRECTED], {}) == 1
 
 
 def test_without_doubts_the_middle_of_the_longest_unseen_run_comes_next() -> None:
@@ -56,4 +58,5 @@ def test_without_doubts_the_middle_of_the_longest_unseen_run_comes_next() -> Non
 
 
 def test_every_state_has_a_color_of_its_own() -> None:
-    assert len(set(COLORS.values())) == len({UNTOUCHED, MODEL, CORRECTED, REVIEWED, EXCLUDED})
+    states = {UNTOUCHED, MODEL, UNCHECKED, CORRECTED, REVIEWED, EXCLUDED}
+    assert len(set(COLORS.values())) == len(states) and set(COLORS) == states

@@ -10,10 +10,12 @@ from SAMAutoSegScene.Provenance import Provenance, readProvenance, writeProvenan
 from SAMAutoSegScene.SegmentationOutput import (
     describeChanges,
     differenceFromVolume,
+    misfit,
     prepareSegmentation,
     structureSegments,
 )
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
+from SAMAutoSegScene.SliceLedger import SliceLedger, SliceState
 from SAMAutoSegScene.VolumeReader import gridOfVolume
 
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -169,6 +171,24 @@ def test_a_segmentation_on_another_grid_is_resampled_when_asked(
     np.testing.assert_array_equal(mask_of(node, one, plain_grid), expected)
     assert differenceFromVolume(node, volume_node) == ""
     assert "was resampled" in output.notes[0]
+
+
+def test_what_was_known_of_other_slices_is_not_taken_for_those_after_resampling(
+    scene, plain_grid, structures, paint
+):
+    other = replace(plain_grid, size=(9, 8, 4), spacing=(1, 1, 2))
+    other_node = scene.volume(other)
+    node = prepareSegmentation(other_node, structures).node
+    one = node.GetSegmentation().GetNthSegmentID(0)
+    paint(node, one, np.ones(other.size[::-1], bool), other)
+    SliceLedger(node, other_node).exclude([1])
+    volume_node = scene.volume(replace(plain_grid, size=(9, 8, 8)))
+    assert "another place" in misfit(node, volume_node)
+    prepareSegmentation(volume_node, structures, node, resample=True)
+    ledger = SliceLedger(node, volume_node)
+    assert ledger.slicesIn(SliceState.EXCLUDED) == []
+    ledger.exclude([5])
+    assert SliceLedger(node, volume_node).slicesIn(SliceState.EXCLUDED) == [5]
 
 
 def test_a_segmentation_under_another_transform_is_brought_along(

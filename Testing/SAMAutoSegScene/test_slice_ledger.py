@@ -1,8 +1,11 @@
 """What is known of every slice, and how it follows what the user does."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import slicer
+from SAMAutoSegScene.Provenance import Provenance, writeProvenance
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
 from SAMAutoSegScene.SliceLedger import SliceLedger, SliceState
@@ -321,6 +324,59 @@ def test_states_are_saved_with_the_scene_and_restored(
         case.plane, 0, np.ones(ledger.stack.slice_shape, bool), case.ids[1]
     )
     assert ledger.stateOf(0) == SliceState.CORRECTED
+
+
+def test_slices_of_a_models_file_loaded_without_its_scene_are_unchecked(
+    plain, scene, paint, tmp_path
+):
+    plain.run(numbers=[0, 1, 2, 3, 4])
+    writeProvenance(plain.node, [plain.ids[1]], Provenance("organs", "3", "ab", "d", "p"))
+    plain.node.GetSegmentation().RemoveSegment(plain.ids[2])
+    volume_node, node = plain.volume_node, reloaded(scene, plain.node, tmp_path / "a.seg.nrrd")
+    one = node.GetSegmentation().GetNthSegmentID(0)
+    ledger = SliceLedger(node, volume_node)
+    assert ledger.slicesIn(SliceState.UNCHECKED) == [0, 1, 2, 3, 4]
+    assert ledger.toLearnFrom() == []
+    assert ledger.isProtected(3, [one]) and not ledger.isProtected(5, [one])
+    # What the user does from now on is known.
+    paint(node, one, plain.flipped_voxel(2), plain.grid, (plain.labels[2, 1, 2] == 1).item())
+    ledger.markReviewed([3])
+    for _ in range(2):
+        assert ledger.slicesIn(SliceState.UNCHECKED) == [0, 1, 4]
+        assert ledger.toLearnFrom() == [2, 3]
+        ledger.close()
+        ledger = SliceLedger(node, volume_node)
+
+
+def test_slices_of_a_file_that_no_model_wrote_are_the_users(plain, scene, paint, tmp_path):
+    paint(plain.node, plain.ids[1], plain.flipped_voxel(2), plain.grid)
+    node = reloaded(scene, plain.node, tmp_path / "a.seg.nrrd")
+    assert SliceLedger(node, plain.volume_node).toLearnFrom() == [2]
+
+
+def test_what_is_known_stays_when_a_part_of_the_volume_is_looked_at(plain, scene, paint):
+    plain.run()
+    correct(plain, paint, 2)
+    plain.ledger.markReviewed([3])
+    plain.ledger.exclude([4])
+    states = plain.ledger.states()
+    for size in ((9, 8, 5), (9, 7, 7)):
+        part = SliceLedger(plain.node, scene.volume(replace(plain.grid, size=size)))
+        part.markReviewed([1])
+        part.exclude([0])
+        part.close()
+        again = SliceLedger(plain.node, plain.volume_node)
+        assert again.states() == states
+
+
+def reloaded(scene, node, path):
+    """A segmentation as it comes from its file alone."""
+    storage = scene.add("vtkMRMLSegmentationStorageNode")
+    storage.SetFileName(str(path))
+    assert storage.WriteData(node) == 1
+    loaded = scene.add("vtkMRMLSegmentationNode")
+    assert storage.ReadData(loaded) == 1
+    return loaded
 
 
 def save(scene, folder) -> None:
