@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
@@ -63,8 +64,9 @@ class WeSAMSettings(Settings):
         focal_weight, anchor_weight, contrast_weight: of the losses; that of Dice is 1.
         temperature: of the contrast.
         confidence: the least probability of a pixel in a pseudo-label; others are left out.
-        least_agreement: the share of the agreement with the anchor that has to remain; the
-            training stops where it falls below, and the source model is kept.
+        least_agreement: the share of the agreement with the anchor that has to remain. The
+            training stops where it falls below; what it had found until then is not taken for bad
+            because of that, but judged as after any training, see `WeSAM.concluded`.
     """
 
     steps: int = 150
@@ -220,15 +222,8 @@ class WeSAM:
 
     def stop_reason(self, history: Sequence[dict[str, float]]) -> str:
         """Why to stop, judged from the history alone; empty to go on."""
-        recent = [entry[AGREEMENT] for entry in history[-_WINDOW:] if AGREEMENT in entry]
-        known = [value for value in recent if value == value]
-        if len(known) < _WINDOW:
-            return ""
         least = self.settings.least_agreement * self.agreement_at_start
-        mean = sum(known) / len(known)
-        if mean >= least:
-            return ""
-        return f"drift: agreement with the anchor {mean:.3f}, below {least:.3f}"
+        return drift(history, least)
 
     @property
     def agreement_at_start(self) -> float:
@@ -337,6 +332,19 @@ def blocks_to_adapt(settings: WeSAMSettings, backbone: Backbone) -> int:
     """How many of the encoder's last blocks; not more than it has."""
     most = tunable_blocks(backbone.encoder)
     return min(settings.encoder_blocks or most, most)
+
+
+def drift(history: Sequence[dict[str, float]], least: float) -> str:
+    """Says so where the last steps agree less than `least` with the anchor, on average.
+
+    A step on slices where neither finds anything has no agreement, and does not count.
+    """
+    told = (entry[AGREEMENT] for entry in reversed(history))
+    known = list(islice((value for value in told if value == value), _WINDOW))
+    mean = sum(known) / _WINDOW
+    if len(known) < _WINDOW or mean >= least:
+        return ""
+    return f"drift: agreement with the anchor {mean:.3f}, below {least:.3f}"
 
 
 def agreement(shares: Tensor, labels: Tensor) -> float:

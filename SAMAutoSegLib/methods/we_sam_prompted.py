@@ -9,6 +9,7 @@ embeddings stay where they are that way.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -28,7 +29,7 @@ from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.training_set import check_slices, low_res_planes
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
-from SAMAutoSegLib.methods.we_sam import WeSAMSettings, blocks_to_adapt
+from SAMAutoSegLib.methods.we_sam import WeSAMSettings, blocks_to_adapt, drift
 from SAMAutoSegLib.methods.we_sam_losses import (
     contrastive_loss,
     dice_loss,
@@ -44,9 +45,6 @@ from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images
 _MOST_INSTANCES = 40
 
 _ENCODING_SHARE = 0.4
-
-# Steps over which the agreement is averaged before it can stop the training.
-_WINDOW = 10
 
 
 @dataclass(frozen=True)
@@ -175,15 +173,15 @@ def adapt_prompted(
     for number in range(chosen.steps):
         losses = method.step(number)
         found.history.append({"step": number + 1.0, **losses})
-        recent = [entry[AGREEMENT] for entry in found.history[-_WINDOW:]]
-        agreement = sum(recent) / len(recent)
-        lost = losses["adaptation_loss"] != losses["adaptation_loss"]
-        if lost or (len(recent) == _WINDOW and agreement < chosen.least_agreement):
+        stopped = drift(found.history, chosen.least_agreement)
+        if not math.isfinite(losses["adaptation_loss"]):
+            stopped = "the loss is no number any more"
+        if stopped:
             take_over(model, source)
-            stopped = f"drift: agreement with the anchor {agreement:.3f}"
-            found.notes.append("the SAM is kept as it was, because its masks drifted away")
+            found.notes.append(f"the SAM is kept as it was, because of this: {stopped}")
             break
-        line = f"training: step {number + 1} of {chosen.steps}, agreement {agreement:.2f}"
+        held = losses[AGREEMENT]
+        line = f"training: step {number + 1} of {chosen.steps}, agreement {held:.2f}"
         try:
             told((number + 1) / chosen.steps, line)
         except Cancelled:

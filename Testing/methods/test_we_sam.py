@@ -125,7 +125,7 @@ def test_before_the_first_step_student_teacher_and_anchor_are_one(
     # Both branches are held to the same hard masks, so their mean is what self-training sees too.
     focal_free = WeSAM(started, samples, replace(SETTINGS, confidence=0.0, focal_weight=0.0))
     losses = focal_free.step(0)
-    assert losses["self_training_loss"] == pytest.approx(losses["anchor_loss"], rel=0.2)
+    assert losses["self_training_loss"] == pytest.approx(losses["anchor_loss"], rel=1e-6)
 
 
 def test_the_anchor_never_changes(started: AdaptedModel, slices: Slices) -> None:
@@ -176,6 +176,16 @@ def test_it_is_guarded_and_stops_when_the_model_drifts(
     assert method.stop_reason([bad] * 20 + [good] * 10) == ""
     reason = method.stop_reason([good] * 20 + [bad] * 10)
     assert reason.startswith("drift: agreement with the anchor 0.500, below 0.800")
+
+
+def test_steps_on_slices_that_lack_the_structures_do_not_hide_a_drift(
+    started: AdaptedModel, slices: Slices
+) -> None:
+    method = WeSAM(started, slices(WeakLabels("axial")), SETTINGS)
+    nothing, bad = {AGREEMENT: float("nan")}, {AGREEMENT: 0.5}
+    assert method.stop_reason([nothing, bad] * 9 + [nothing] * 20) == ""
+    assert method.stop_reason([nothing, bad] * 10).startswith("drift")
+    assert method.stop_reason([nothing] * 20) == ""
 
 
 def test_a_model_that_has_gone_astray_gives_way_to_the_source(
@@ -316,9 +326,9 @@ class TestAsAWhole:
         source: Source,
         labeled: Callable[..., LabeledVolume],
     ) -> None:
-        wild = {"learning_rate": 0.5, "steps": 14, "warmup": 0}
+        wild = {"learning_rate": 0.5, "steps": 40, "warmup": 0}
         tuned = self.adapt(source, labeled(), weak=WeakLabels("axial"), settings=wild)
-        assert tuned.result.stopped.startswith("drift") or tuned.result.steps == 14
+        assert tuned.result.stopped.startswith("drift") and tuned.result.steps < 40
         assert any("the source model is kept" in note for note in tuned.result.notes)
         # Without the blocks that were tried, whose path rounds otherwise.
         assert tuned.model is source.model

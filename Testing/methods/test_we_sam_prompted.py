@@ -11,6 +11,7 @@ from SAMAutoSegLib.adapt.prompted_model import merged, save_merged
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels
+from SAMAutoSegLib.methods import we_sam_prompted
 from SAMAutoSegLib.methods.method import AGREEMENT
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
@@ -84,6 +85,18 @@ def test_a_sam_that_drifts_away_is_kept_as_it_was(
     own = merged(tuned.model, backbone)["image_encoder.blocks.1.attn.qkv.weight"]
     theirs = backbone.image_encoder.state_dict()["blocks.1.attn.qkv.weight"]
     assert torch.allclose(own, theirs)
+
+
+def test_a_loss_that_is_no_number_gives_the_sam_back(
+    tiny_backbone: Callable[..., Backbone], labeled: Callable[..., LabeledVolume]
+) -> None:
+    backbone = tiny_backbone()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(we_sam_prompted, "focal_loss", lambda *_: torch.tensor(float("nan")))
+        tuned = adapt(backbone, labeled())
+    assert tuned.stopped == "the loss is no number any more" and len(tuned.history) == 1
+    own = merged(tuned.model, backbone)
+    assert all(tensor.isfinite().all() for tensor in own.values())
 
 
 def test_without_a_prompt_there_is_nothing_to_adapt_with(
