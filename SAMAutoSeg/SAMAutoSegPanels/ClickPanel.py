@@ -144,13 +144,12 @@ class ClickPanel:
         place = view.plane, voxel[0], segmentId
         self._clicks.follow(place, layers.stamp(segmentId))
         prompt = makePrompt(layers, geometry, voxel, segmentId)
+        params = {"backbone": str(backbone), "axis": view.plane, "slice": voxel[0]}
+        params |= {**prompt.params, **session.loading}
         self._say(_("Segmenting..."))
 
         def onVolume(key):
-            params = {"volume": key, "backbone": str(backbone), "axis": view.plane}
-            params |= {"slice": voxel[0], **prompt.params}
-            if session.device:
-                params["device"] = session.device
+            params["volume"] = key
             session.client.send(
                 "click", params, on_result=onResult, on_error=lambda message, d: self._say(message)
             )

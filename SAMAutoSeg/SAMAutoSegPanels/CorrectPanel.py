@@ -206,10 +206,10 @@ class CorrectPanel:
             return
         self._preparedFor = wanted
         __, backboneName, plane, number = wanted
+        params = {"backbone": backboneName, "axis": plane, "slice": number, **session.loading}
 
         def onVolume(key):
-            params = {"volume": key, "backbone": backboneName, "axis": plane, "slice": number}
-            params |= session.loading
+            params["volume"] = key
             session.client.send("prepare_clicks", params, on_error=lambda message, details: None)
 
         session.volumes.open(self.volumeNode, onVolume, lambda message: None)

@@ -48,7 +48,7 @@ class SegmentPanel:
             hasVolume=volume is not None,
             volumeProblem=volumeProblem(volume),
             model=session.model,
-            hasBackbone=session.backboneFile() is not None,
+            backboneProblem=session.backboneProblem,
             optionsProblem=self._optionsProblem(volume),
             run=IDLE if run is None else run.state,
             fraction=0.0 if run is None else run.fraction,
@@ -111,7 +111,7 @@ class SegmentPanel:
         from SAMAutoSegScene.SliceGeometry import emptyStack, roiOfNode
         from SAMAutoSegScene.VolumeReader import gridOfVolume
 
-        node, request = self._session.parameterNode, {}
+        node, request = self._session.parameterNode, self._session.loading
         if node.slices.strip():
             count = len(emptyStack(gridOfVolume(volume), plane))
             request["slices"] = parse_slices(node.slices, count)
@@ -122,8 +122,6 @@ class SegmentPanel:
             request["intensity"] = self.intensity(volume)
         if node.precision.value:
             request["precision"] = node.precision.value
-        if self._session.device:
-            request["device"] = self._session.device
         if node.refine:
             request["refine"] = REFINE_ITERATIONS
         cleanup = {}
@@ -231,8 +229,10 @@ class SegmentPanel:
         self._estimateFor = wanted
         session.secondsForVolume = None
 
+        params = {"model": str(model.path), **session.loading}
+
         def onVolume(key):
-            params = {"volume": key, "model": str(model.path), "device": session.device or None}
+            params["volume"] = key
             session.client.send("estimate", params, on_result=onEstimate)
 
         def onEstimate(result):

@@ -15,15 +15,15 @@ CANCELLING = "cancelling"
 class SegmentFacts:
     """What decides about the button.
 
-    ``volumeProblem`` and ``optionsProblem`` are '' where there is none; ``lastMessage`` is what
-    the last run ended with, and ``failed`` whether that was a failure.
+    ``volumeProblem``, ``backboneProblem`` and ``optionsProblem`` are '' where there is none;
+    ``lastMessage`` is what the last run ended with, and ``failed`` whether that was a failure.
     """
 
     ready: bool
     hasVolume: bool
     volumeProblem: str = ""
     model: object = None
-    hasBackbone: bool = True
+    backboneProblem: str = ""
     optionsProblem: str = ""
     run: str = IDLE
     fraction: float = 0.0
@@ -58,8 +58,8 @@ def segmentView(facts):
         return SegmentView(_("Cancel"), False, tip, _("Stopping..."), int(100 * facts.fraction))
     reason = whyNot(facts)
     # What is yet to be chosen needs no words; what was chosen and does not fit does.
-    wrong = facts.hasVolume and (facts.volumeProblem or facts.optionsProblem)
-    shown = reason if facts.ready and wrong and reason else facts.lastMessage
+    chosen = facts.hasVolume and (facts.volumeProblem or facts.model is not None)
+    shown = reason if facts.ready and chosen and reason else facts.lastMessage
     tip = reason or _("Segments the volume slice by slice; Slicer stays usable meanwhile.")
     return SegmentView(_("Segment"), not reason, tip, shown, None, bool(reason) or facts.failed)
 
@@ -81,11 +81,7 @@ def whyNot(facts):
             "{model} knows no structures by itself. Draw some slices under Correct, with clicks"
             " or boxes, then train it under Retrain."
         ).format(model=facts.model.title)
-    if not facts.hasBackbone:
-        return _("{model} needs {backbone}: download that too, under Model.").format(
-            model=facts.model.title, backbone=facts.model.backbone
-        )
-    return facts.optionsProblem
+    return facts.backboneProblem or facts.optionsProblem
 
 
 def doneMessage(slicesDone, slicesAsked, cancelled, notes):

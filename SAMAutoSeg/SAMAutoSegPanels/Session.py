@@ -4,6 +4,7 @@ from collections import deque
 
 from SAMAutoSegLib.engine.client import EngineClient
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegPanels.Backbones import Backbones
 from SAMAutoSegPanels.EngineVolumes import EngineVolumes
 from SAMAutoSegPanels.Signal import Signal
 from SAMAutoSegPanels.Wording import asSentence
@@ -42,6 +43,7 @@ class Session:
         self.parameterNode = None
         self.client = EngineClient(makeTransport, self._onState, self.log.append)
         self.volumes = EngineVolumes(self.client, later)
+        self._backbones = Backbones(library, later, self.changed.emit)
 
     @property
     def model(self):
@@ -95,14 +97,18 @@ class Session:
 
         It is the chosen model itself if that is a plain SAM, else the one it was learned on.
         """
-        entry = self.model
-        if entry is not None and not entry.structures:
-            return entry.path
-        for known in self.library.catalog:
-            fits = entry is None or known["sha256"] == entry.backboneSha256
-            if fits and self.library.isHere(known):
-                return self.library.folder / known["file_name"]
-        return None
+        return self._backbones.fileOf(self.model)
+
+    @property
+    def backboneProblem(self):
+        """Why the SAM of the chosen model cannot be used, '' if it can."""
+        return self._backbones.problemOf(self.model)
+
+    @property
+    def loading(self):
+        """What a request that loads the chosen model says besides its file."""
+        base = self._backbones.baseOf(self.model)
+        return {"base": None if base is None else str(base), "device": self.device or None}
 
     def clickFile(self):
         """File of the model that answers clicks; or None.

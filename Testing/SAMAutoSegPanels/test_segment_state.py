@@ -29,7 +29,7 @@ def test_with_all_chosen_the_button_segments() -> None:
         ({"model": None}, "Select a model"),
         ({"model": SimpleNamespace(title="X", structures=(), problem="X is damaged")}, "damaged"),
         ({"model": SimpleNamespace(title="SAM", structures=(), problem="")}, "clicks"),
-        ({"hasBackbone": False}, "Organs needs LiteMedSAM"),
+        ({"backboneProblem": "Organs needs LiteMedSAM"}, "Organs needs LiteMedSAM"),
         ({"optionsProblem": "slice 99 is out of range"}, "slice 99"),
     ],
 )
@@ -41,6 +41,15 @@ def test_what_is_missing_is_said_and_the_button_waits(change: dict, words: str) 
 def test_what_is_wrong_with_the_choice_stands_below_the_button_but_not_what_is_yet_to_do() -> None:
     assert "3 values" in segmentView(replace(FINE, volumeProblem="it has 3 values")).status
     assert segmentView(replace(FINE, hasVolume=False)).status == ""
+    assert segmentView(replace(FINE, model=None)).status == ""
+
+
+def test_why_the_model_that_is_chosen_cannot_segment_stands_below_the_button() -> None:
+    assert segmentView(replace(FINE, backboneProblem="it needs a SAM")).status == "it needs a SAM"
+    plain = SimpleNamespace(title="SAM", structures=(), problem="")
+    assert "knows no structures" in segmentView(replace(FINE, model=plain)).status
+    # The line on top says what is left of the set-up.
+    assert segmentView(replace(FINE, model=plain, ready=False)).status == ""
 
 
 def test_while_it_runs_the_button_cancels_and_the_time_left_is_told() -> None:
