@@ -108,6 +108,8 @@ class RetrainPanel:
             corrected=corrected,
             reviewed=reviewed,
             problem=self._ledgers.problem,
+            learned=tuple(getattr(self._ledgers.ledger, "learned", ())),
+            heldOut=tuple(getattr(self._ledgers.ledger, "heldOut", ())),
             structures=tuple(name for _id, name in self.structures()),
             roughly=node is not None and node.method == Method.WE_SAM,
             known=tuple(getattr(session.model, "structures", ())),
@@ -239,7 +241,7 @@ class RetrainPanel:
         """Write the job, a piece at a time, and start its process."""
         from SAMAutoSegScene.CorrectedSlices import readCorrectedSlices
 
-        session, node = self._session, self._session.parameterNode
+        session, node, ledger = self._session, self._session.parameterNode, self._ledgers.ledger
         self._message, self._failed = "", False
         try:
             name = checkedName(self._ui.modelNameEdit.text)
@@ -247,7 +249,7 @@ class RetrainPanel:
             corrected = readCorrectedSlices(
                 node.outputSegmentation,
                 node.inputVolume,
-                self._ledgers.ledger,
+                ledger,
                 [segmentId for segmentId, _name in self.structures()],
             )
         except SAMAutoSegError as error:
@@ -256,12 +258,15 @@ class RetrainPanel:
         if node.method == Method.WE_SAM:
             # Rough paint is no reference: nothing is held out.
             rough, heldOut = corrected.slices, ()
-            free = RetrainState.slicesWithoutPaint(len(self._ledgers.ledger), rough)
+            free = RetrainState.slicesWithoutPaint(len(ledger), rough)
             train = sorted({*rough, *free})
         else:
             rough = ()
-            train, heldOut = splitSlices(corrected.slices, node.holdOut)
+            train, heldOut = splitSlices(
+                corrected.slices, node.holdOut, ledger.learned, ledger.heldOut
+            )
         folder = self._jobsFolder / secrets.token_hex(6)
+        ledger.noteTraining(train, heldOut)
         self._starting = makeJobInSteps(folder, corrected, train, heldOut, settings, rough)
         session.changed.emit()
         session.later(self._writeOn)

@@ -32,14 +32,17 @@ class RetrainFacts:
     """What decides about the panel.
 
     ``corrected`` and ``reviewed`` are slice numbers, excluded ones left out; ``problem`` says why
-    none are known; ``structures`` are the checked names. ``roughly`` stands for a method that adapts
-    a model by rough paint; it learns ``known``, the structures of that model, and nothing else.
+    none are known; ``learned`` and ``heldOut`` are those that earlier trainings learned from and
+    held out. ``structures`` are the checked names. ``roughly`` stands for a method that adapts a
+    model by rough paint; it learns ``known``, the structures of that model, and nothing else.
     """
 
     ready: bool
     corrected: tuple = ()
     reviewed: tuple = ()
     problem: str = ""
+    learned: tuple = ()
+    heldOut: tuple = ()
     structures: tuple = ()
     roughly: bool = False
     known: tuple = ()
@@ -139,11 +142,15 @@ def summaryText(facts):
         text = _("Learn from slice {number}").format(number=usable[0])
     if facts.roughly:
         return _("{text} as rough paint, and from other slices without any.").format(text=text)
-    train, heldOut = splitSlices(usable, facts.holdOut)
+    __, heldOut = splitSlices(usable, facts.holdOut, facts.learned, facts.heldOut)
     if heldOut:
         text = _("{text}; {numbers} held back for the score").format(
             text=text, numbers=sliceWords(heldOut)
         )
+    elif facts.holdOut and len(usable) >= FEWEST_FOR_HELD_OUT:
+        text = _(
+            "{text}. No score: the model has learned them before, so correct others too"
+        ).format(text=text)
     elif facts.holdOut:
         text = _("{text}. Too few for a score: hold back needs {count}").format(
             text=text, count=FEWEST_FOR_HELD_OUT
@@ -151,20 +158,25 @@ def summaryText(facts):
     return text + "."
 
 
-def splitSlices(slices, holdOut=True):
+def splitSlices(slices, holdOut=True, learned=(), heldOut=()):
     """Slices to train on and about one in four held out, spread evenly, never the outermost.
 
     The outermost ones train because a model can fill in between slices better than go beyond
     them. Fewer than `FEWEST_FOR_HELD_OUT` slices all train.
+
+    Of several trainings the later ones know what the earlier ones have learned: what is in
+    ``learned`` is not held out any more, and what is in ``heldOut`` stays so. Else the score would
+    favor the former model, which has learned what the new one is judged by.
     """
     slices = sorted(set(slices))
-    if not holdOut or len(slices) < FEWEST_FOR_HELD_OUT:
+    kept = {*heldOut} & {*slices} - {*learned}
+    if not holdOut or len(slices) == len(kept):
         return slices, []
-    count = (len(slices) + 2) // 4
-    inner = len(slices) - 2
-    chosen = {1 + (2 * n + 1) * inner // (2 * count) for n in range(count)}
-    heldOut = [slices[n] for n in sorted(chosen)]
-    return [number for number in slices if number not in heldOut], heldOut
+    count = (len(slices) + 2) // 4 - len(kept) if len(slices) >= FEWEST_FOR_HELD_OUT else 0
+    free = [number for number in slices[1:-1] if number not in {*learned, *kept}]
+    count = min(max(count, 0), len(free))
+    chosen = {free[(2 * n + 1) * len(free) // (2 * count)] for n in range(count)} | kept
+    return [number for number in slices if number not in chosen], sorted(chosen)
 
 
 def slicesWithoutPaint(count, painted):

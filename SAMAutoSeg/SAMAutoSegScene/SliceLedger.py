@@ -241,6 +241,25 @@ class SliceLedger:
     def _stamps(self) -> dict[str, tuple]:
         return {one: self.layers.stamp(one) for one in self.layers.segmentIds()}
 
+    # What was trained
+
+    @property
+    def learned(self) -> list[int]:
+        """The numbers of the slices that trainings learned from."""
+        return sorted(self._learned)
+
+    @property
+    def heldOut(self) -> list[int]:
+        """The numbers of the slices that were only used for scores, never learned from."""
+        return sorted(self._heldOut)
+
+    def noteTraining(self, learned: Iterable[int], heldOut: Iterable[int]) -> None:
+        """Keep in mind what a training learns from and what it holds out."""
+        self._learned |= {self._checked(number) for number in learned}
+        self._heldOut |= {self._checked(number) for number in heldOut}
+        self._heldOut -= self._learned
+        self._save()
+
     # Where to look next
 
     def setUncertainty(self, values: Mapping[int, float]) -> None:
@@ -411,6 +430,8 @@ class SliceLedger:
             here(n): digests for n, digests in data.get("reviewed", {}).items()
         }
         self._excluded: set[int] = {here(n) for n in data.get("excluded", [])}
+        self._learned: set[int] = {here(n) for n in data.get("learned", [])}
+        self._heldOut: set[int] = {here(n) for n in data.get("held_out", [])}
         self._uncertainty: dict[int, float] = {
             here(n): value for n, value in data.get("uncertainty", {}).items()
         }
@@ -460,6 +481,8 @@ class SliceLedger:
             "generations": [_packed(entry) for entry in self._generations],
             "reviewed": self._reviewed,
             "excluded": sorted(self._excluded),
+            "learned": self.learned,
+            "held_out": self.heldOut,
             "uncertainty": {n: round(value, 6) for n, value in self._uncertainty.items()},
             "unchecked": self._unchecked,
         }

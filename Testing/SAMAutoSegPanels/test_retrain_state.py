@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from SAMAutoSegPanels.Options import Budget, Method
 from SAMAutoSegPanels.RetrainState import (
@@ -100,6 +101,38 @@ def test_held_back_slices_train_nothing_and_are_never_the_outermost(count: int) 
     assert len(held) == ((len(slices) + 2) // 4 if count >= 6 else 0)
     if held:
         assert slices[0] in train and slices[-1] in train
+
+
+def test_a_slice_that_was_learned_from_is_never_held_back_later() -> None:
+    slices, learned, held = [], set(), set()
+    random = np.random.default_rng(0)
+    for _ in range(12):
+        new = random.choice([n for n in range(100) if n not in slices], 3, replace=False)
+        slices = sorted([*slices, *map(int, new)])
+        train, test = splitSlices(slices, True, learned, held)
+        assert sorted(train + test) == slices
+        assert not learned & set(test) and held <= set(test)
+        learned, held = learned | set(train), held | set(test)
+        if len(slices) >= 12:
+            assert abs(len(test) - len(slices) / 4) <= 1
+
+
+def test_two_more_corrected_slices_leave_the_held_back_ones_as_they_are() -> None:
+    train, held = splitSlices(range(10, 70, 10))
+    assert held == [30, 50]
+    assert splitSlices(range(10, 90, 10), True, train, held)[1] == [30, 50]
+    # Also where some were excluded since, but never all that is left.
+    assert splitSlices([10, 20, 30, 50], True, train, held) == ([10, 20], [30, 50])
+    assert splitSlices([30, 50], True, train, held) == ([30, 50], [])
+
+
+def test_slices_that_all_were_learned_give_no_score_and_that_is_told() -> None:
+    six = (3, 9, 15, 20, 25, 30)
+    facts = replace(FINE, corrected=six, learned=six)
+    assert splitSlices(six, True, six) == ([*six], [])
+    assert "learned them before" in summaryText(facts)
+    more = replace(facts, corrected=(3, 4, 5, 6, 7, 9, 15, 30))
+    assert "5, 7 held back" in summaryText(more)
 
 
 def test_nothing_is_held_back_where_that_is_not_wanted() -> None:

@@ -212,6 +212,13 @@ def test_excluded_slices_are_not_learned_from(plain, paint):
     assert plain.ledger.toLearnFrom() == [2, 3]
 
 
+def test_what_was_learned_from_is_held_out_no_more(plain):
+    plain.ledger.noteTraining([1, 3], [2, 4])
+    plain.ledger.noteTraining([2, 5], [4])
+    again = SliceLedger(plain.node, plain.volume_node)
+    assert (again.learned, again.heldOut) == ([1, 2, 3, 5], [4])
+
+
 def test_the_most_uncertain_open_slice_is_next(plain, paint):
     plain.run()
     assert plain.ledger.nextToCheck() is None
@@ -299,6 +306,7 @@ def test_states_are_saved_with_the_scene_and_restored(
     correct(case, paint, 2)
     case.ledger.markReviewed([1])
     case.ledger.exclude([4])
+    case.ledger.noteTraining([1, 2], [0])
     case.ledger.setUncertainty({0: 0.25, 5: 0.75})
     states = case.ledger.states()
     voxels = mask_of(case.node, case.ids[1], case.grid)
@@ -315,6 +323,8 @@ def test_states_are_saved_with_the_scene_and_restored(
     # A left-handed volume comes back with its slices in reverse.
     turned = case.plane == "axial" and not gridOfVolume(volume_node).same_as(case.grid)
     assert ledger.states() == (states[::-1] if turned else states)
+    assert ledger.learned == ([4, 5] if turned else [1, 2])
+    assert ledger.heldOut == ([6] if turned else [0])
     assert ledger.nextToCheck() == (1 if turned else 5)
     output = prepareSegmentation(volume_node, [], node)
     assert output.notes == []
