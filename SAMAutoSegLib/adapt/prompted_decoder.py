@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from SAMAutoSegLib.adapt.class_decoder import ClassDecoder
-from SAMAutoSegLib.adapt.self_prompts import SelfPrompts
+from SAMAutoSegLib.adapt.self_prompts import PromptKind, SelfPrompts
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.two_way import mask_logits, two_way, upscale
 
@@ -19,13 +19,22 @@ class Prompter(Protocol):
 
     Takes the embedding [1, 256, e, e] or [N, 256, e, e] and gives logits [N, m, m], positive
     inside the structure, and the decoder's own estimates of their IoU [N].
+
+    Attributes:
+        kind: of the prompts that it knows best.
     """
+
+    @property
+    def kind(self) -> PromptKind: ...
 
     def __call__(self, embedding: Tensor, prompts: SelfPrompts) -> tuple[Tensor, Tensor]: ...
 
 
 class FrozenPrompter:
     """The backbone's own prompt encoder and mask decoder, as pretrained; one image at a time."""
+
+    # All that LiteMedSAM was trained with, and what every SAM was.
+    kind: PromptKind = "box"
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone
@@ -50,21 +59,30 @@ class PromptedDecoder(nn.Module):
 
     Both passes share the transformer with its low-rank update and the upscaling. This one has SAM's
     mask tokens, the hypernetwork of the first of them, which stands for a single mask, and the
-    embeddings of the corners of a box; all start as pretrained, so that before any training it
-    answers as SAM does. The head that estimates the IoU stays as it is.
+    embeddings of the prompts of its kind: the corners of a box, a point inside, a mask's
+    convolutions. All start as pretrained, so that before any training it answers as SAM does. The
+    head that estimates the IoU stays as it is.
 
     Args:
         backbone: any SAM; its weights are copied.
+        kind: of the prompts to be learned; others are answered with what SAM knows of them.
     """
 
-    def __init__(self, backbone: Backbone) -> None:
+    def __init__(self, backbone: Backbone, kind: PromptKind = "box") -> None:
         super().__init__()
         source = copy.deepcopy(backbone.mask_decoder)
         self.prompt_encoder: nn.Module = copy.deepcopy(backbone.prompt_encoder)
         self.prompt_encoder.requires_grad_(False)
         self.input_side = backbone.spec.side
-        for corner in self.prompt_encoder.point_embeddings[2:]:
-            corner.requires_grad_(True)
+        # Of a point outside, a point inside, and two corners of a box.
+        _, inside, *corners = self.prompt_encoder.point_embeddings
+        learned = [*corners]
+        if "point" in kind:
+            learned.append(inside)
+        if "mask" in kind:
+            learned.append(self.prompt_encoder.mask_downscaling)
+        for module in learned:
+            module.requires_grad_(True)
         self.mask_tokens = nn.Parameter(source.mask_tokens.weight.detach().clone())
         self.hypernetwork: nn.Module = source.output_hypernetworks_mlps[0].requires_grad_(True)
         self.iou_prediction_head: nn.Module = source.iou_prediction_head.requires_grad_(False)
@@ -76,11 +94,13 @@ class PromptedDecoder(nn.Module):
 
         Args:
             shared: the decoder of the pass without a prompt.
-            embedding: the dense prompt that stands for "no mask" already added.
+            embedding: if the prompts have no masks, the dense prompt that stands for this already
+                added.
             position: [1, 256, e, e], SAM's image-wide position code.
-            prompts: boxes only.
         """
-        sparse, _ = _encoded(self.prompt_encoder, prompts)
+        sparse, dense = _encoded(self.prompt_encoder, prompts)
+        if prompts.masks is not None:
+            embedding = embedding + dense.to(embedding.dtype)
         e = embedding.shape[-1]
         image = embedding.flatten(2).transpose(1, 2)
         image = image.expand(len(prompts), -1, -1).contiguous()

@@ -7,7 +7,9 @@ largest coordinate; the largest component, the padding, the point and the mask a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from SAMAutoSegLib.images.bounding_box import bounding_box
+
+# What of a prediction becomes the prompt.
+PromptKind = Literal["box", "box-point", "box-mask", "box-point-mask"]
 
 # Beyond it a sigmoid is flat: a mask prompt says no more than "certainly".
 _LARGEST_LOGIT = 10.0
@@ -44,17 +49,21 @@ class SelfPrompts:
 
     def chosen(self, keep: Tensor) -> SelfPrompts:
         """Some of the prompts, by numbers or by a mask of N."""
-        return SelfPrompts(
-            self.images[keep],
-            self.classes[keep],
-            self.boxes[keep],
-            None if self.points is None else self.points[keep],
-            None if self.masks is None else self.masks[keep],
-        )
+        return self._each(lambda name, own: own[keep])
+
+    def joined(self, others: SelfPrompts) -> SelfPrompts:
+        """These, and others of the same kind and of the same predictions."""
+        return self._each(lambda name, own: torch.cat([own, getattr(others, name)]))
+
+    def _each(self, change: Callable[[str, Tensor], Tensor]) -> SelfPrompts:
+        changed: dict[str, Any] = {
+            name: None if own is None else change(name, own) for name, own in vars(self).items()
+        }
+        return SelfPrompts(**changed)
 
 
 def self_prompts(
-    logits: Tensor, side: int, *, padding: float = 0.0, points: bool = False, masks: bool = False
+    logits: Tensor, side: int, kind: PromptKind = "box", *, padding: float = 0.0
 ) -> SelfPrompts:
     """One prompt for every class that any pixel of a prediction takes.
 
@@ -64,13 +73,14 @@ def self_prompts(
     Args:
         logits: [B, K, m, m], class 0 the background.
         side: S of the input.
-        padding: added on all four sides, as a share of the box's width and height; clipped to the
-            input.
-        points: the center of the pixel that lies deepest inside the part, too.
-        masks: the log-odds of the class against all others, too.
+        kind: beside the box, a point: the center of the pixel that lies deepest inside the part;
+            a mask: the log-odds of the class against all others.
+        padding: added on all four sides of the box, as a share of its width and height; clipped to
+            the input.
     """
     m = logits.shape[-1]
     scale = side / m
+    points, masks = "point" in kind, "mask" in kind
     taken = logits.detach().max(1).indices.cpu().numpy()
     images, classes, boxes, centers = [], [], [], []
     for image, labels in enumerate(taken):
@@ -97,10 +107,13 @@ def self_prompts(
         numbers,
         _stacked(boxes, 4, device),
         _stacked(centers, 2, device) if points else None,
-        log_odds(logits)[found, numbers, None].clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
-        if masks
-        else None,
+        mask_prompts(logits, found, numbers) if masks else None,
     )
+
+
+def mask_prompts(logits: Tensor, images: Tensor, classes: Tensor) -> Tensor:
+    """Log-odds [N, 1, m, m] of N classes in N of the B predictions [B, K, m, m], clamped."""
+    return log_odds(logits)[images, classes, None].clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)
 
 
 def log_odds(logits: Tensor) -> Tensor:

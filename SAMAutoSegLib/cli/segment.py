@@ -72,7 +72,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refine",
         type=int,
         metavar="N",
-        help="let each prediction prompt the decoder with its own boxes, up to N times (2 is good)",
+        help="let each prediction prompt the decoder again, up to N times (2 is good)",
+    )
+    refine.add_argument(
+        "--refine-with",
+        metavar="KIND",
+        help="box, box-point, box-mask or box-point-mask (default: as the model was trained; box if"
+        " it was trained without prompts)",
     )
     refine.add_argument(
         "--keep-iteration",
@@ -153,11 +159,14 @@ def run(arguments: argparse.Namespace) -> int:
         require_known_format(arguments.uncertainty)
         require_writable(arguments.uncertainty)
     cleanup = CleanUp(arguments.largest_component, arguments.remove_islands, arguments.smooth)
-    if arguments.refine is None and (arguments.keep_iteration is not None or arguments.trace):
-        raise SAMAutoSegError("--keep-iteration and --trace need --refine N")
+    for name in ("keep_iteration", "trace", "refine_with"):
+        if arguments.refine is None and getattr(arguments, name) is not None:
+            raise SAMAutoSegError(f"--{name.replace('_', '-')} needs --refine N")
     refinement = None
     if arguments.refine is not None:
-        refinement = Refinement(arguments.refine, arguments.keep_iteration)
+        refinement = Refinement(
+            arguments.refine, arguments.keep_iteration, prompt=arguments.refine_with
+        )
     if arguments.trace:
         require_writable(arguments.trace)
     intensity = Intensity.parse(arguments.intensity) if arguments.intensity else None

@@ -3,7 +3,8 @@
 SAM-SP, 2024 (arXiv 2408.12364). Published: a pass without a prompt, whose prediction becomes a box;
 a second pass with that box, by the same prompt encoder and the same mask decoder; both are trained
 end to end, with a self-distillation of the first pass by the second. Neither code nor numbers were
-published. Designed here: what the passes share (`PromptedDecoder`), the loss of both passes, the
+published. Designed here: what the passes share (`PromptedDecoder`), a point and a mask as prompts
+besides the box, the loss of both passes, the
 distillation (the second pass teaches, temperature 2, weight ramped up over the first fifth), boxes
 that are moved at random so that the second pass cannot trust them to the pixel, boxes of the label
 where the first pass has not found a structure yet, and a fixed number of prompts a step, so that
@@ -13,7 +14,7 @@ many structures do not make a step slow.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 import numpy as np
 import torch
@@ -21,10 +22,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
-from SAMAutoSegLib.adapt.self_prompts import SelfPrompts, log_odds, self_prompts
+from SAMAutoSegLib.adapt.self_prompts import (
+    PromptKind,
+    SelfPrompts,
+    log_odds,
+    mask_prompts,
+    self_prompts,
+)
 from SAMAutoSegLib.methods.losses import IGNORED, as_precision, segmentation_loss
 from SAMAutoSegLib.methods.method import adamw, apply_gradients, batch_views, draw
-from SAMAutoSegLib.methods.settings import Settings, require_between
+from SAMAutoSegLib.methods.settings import Settings, require_between, require_one_of
 from SAMAutoSegLib.methods.training_set import TrainingSet
 from SAMAutoSegLib.sam.backbone import Backbone
 
@@ -42,6 +49,8 @@ class SAMSPSettings(Settings):
     """Settings of the second pass.
 
     Attributes:
+        prompt: what of the first pass prompts the second: 'box', and with it a point inside
+            ('box-point'), the whole map of the first pass ('box-mask') or both ('box-point-mask').
         prompts: how many structures of a step's slices are prompted, drawn at random; each costs as
             much as a slice without a prompt.
         box_noise: each side of a box is moved by up to this share of the box's width or height.
@@ -50,6 +59,7 @@ class SAMSPSettings(Settings):
         temperature: of the distillation.
     """
 
+    prompt: PromptKind = "box"
     prompts: int = 4
     box_noise: float = 0.1
     prompted_weight: float = 1.0
@@ -58,6 +68,7 @@ class SAMSPSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_one_of("prompt", self.prompt, get_args(PromptKind))
         for name, low, high in (
             ("prompts", 1, 1000),
             ("box_noise", 0.0, 0.4),
@@ -76,7 +87,7 @@ class SAMSP:
 
     @classmethod
     def adaptation(cls, settings: SAMSPSettings, backbone: Backbone) -> Adaptation:
-        return Adaptation(prompted=True)
+        return Adaptation(prompted=True, prompt=settings.prompt)
 
     def __init__(self, model: AdaptedModel, samples: TrainingSet, settings: SAMSPSettings) -> None:
         self.model = model
@@ -118,11 +129,15 @@ class SAMSP:
         return []
 
     def _prompts(self, logits: Tensor, targets: Tensor, number: int) -> SelfPrompts:
-        """Boxes of some structures: of the first pass, or of the label where it found nothing."""
-        side = self.model.input_side
-        found = self_prompts(logits.float(), side)
+        """Of some structures: of the first pass, or of the label where it found nothing.
+
+        The mask is the first pass's in either case: the label's would be the answer itself.
+        """
+        side, kind = self.model.input_side, self.settings.prompt
+        place: PromptKind = "box-point" if "point" in kind else "box"
+        found = self_prompts(logits.float(), side, place)
         labels = torch.where(targets == IGNORED, 0, targets).long()
-        drawn = self_prompts(F.one_hot(labels, self.model.classes).movedim(3, 1), side)
+        drawn = self_prompts(F.one_hot(labels, self.model.classes).movedim(3, 1), side, place)
         taken = logits.detach().argmax(1)[found.images] == found.classes.view(-1, 1, 1)
         wanted = labels[found.images] == found.classes.view(-1, 1, 1)
         overlap = 2 * (taken & wanted).sum((1, 2)) / (taken.sum((1, 2)) + wanted.sum((1, 2)))
@@ -131,15 +146,17 @@ class SAMSP:
         pairs = zip(drawn.images.tolist(), drawn.classes.tolist(), strict=True)
         absent = [n for n, pair in enumerate(pairs) if pair not in there]
         drawn = drawn.chosen(torch.tensor(absent, dtype=torch.long, device=drawn.boxes.device))
-        both = SelfPrompts(
-            torch.cat([found.images, drawn.images]),
-            torch.cat([found.classes, drawn.classes]),
-            torch.cat([found.boxes, drawn.boxes]),
-        )
+        both = found.joined(drawn)
         rng = np.random.default_rng([self.settings.seed, _PROMPTS, number])
         order = torch.from_numpy(rng.permutation(len(both))[: self.settings.prompts])
         both = both.chosen(order.to(both.boxes.device))
-        return replace(both, boxes=shaken(both.boxes, self.settings.box_noise, side, rng))
+        return replace(
+            both,
+            boxes=shaken(both.boxes, self.settings.box_noise, side, rng),
+            masks=mask_prompts(logits.float(), both.images, both.classes)
+            if "mask" in kind
+            else None,
+        )
 
     def _descend(self, loss: Tensor, number: int) -> None:
         # A batch without any structure prompts nothing.

@@ -1,21 +1,21 @@
-"""A prediction refined by itself: its boxes prompt the decoder, whose answers are mixed into it.
+"""A prediction refined by itself: it prompts the decoder, whose answers are mixed into it.
 
 The loop is SAM-SP's (arXiv 2408.12364), for any adapted model. How answers and first pass are
 combined, when the loop stops and which iteration is kept is designed here. The weight and the
-padding were chosen on labeled slices that were left out of the training.
+padding were chosen with boxes alone, on labeled slices that were left out of the training.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.prompted_decoder import FrozenPrompter, Prompter
-from SAMAutoSegLib.adapt.self_prompts import log_odds, self_prompts
+from SAMAutoSegLib.adapt.self_prompts import PromptKind, SelfPrompts, log_odds, self_prompts
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
 
@@ -38,12 +38,15 @@ class Refinement:
         keep: the iteration to keep, 0 the first pass; by default the best by the rule of `refine`.
         weight: of the prompted log-odds against those of the first pass, 0 to 1.
         padding: of the boxes, as a share of their width and height.
+        prompt: what of the prediction prompts the decoder; by default what it knows best: as in
+            the training where a prompted pass was learned, else the box.
     """
 
     iterations: int = 2
     keep: int | None = None
     weight: float = 0.35
     padding: float = 0.03
+    prompt: PromptKind | None = None
 
     def __post_init__(self) -> None:
         if self.iterations < 0:
@@ -55,6 +58,11 @@ class Refinement:
         for name, value in (("weight", self.weight), ("padding", self.padding)):
             if not 0 <= value <= 1:
                 raise SAMAutoSegError(f"refinement {name} {value:g}: expected 0 to 1")
+        if self.prompt is not None and self.prompt not in get_args(PromptKind):
+            raise SAMAutoSegError(
+                f"refinement with {self.prompt!r}: expected one of "
+                f"{', '.join(get_args(PromptKind))}"
+            )
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Step:
         iteration: 0 for the first pass.
         decision: what was done.
         area: of the class afterwards, in pixels of the low-res map.
-        box: the prompt, x0, y0, x1, y1 in the encoder's input; None without a prompt.
+        box: of the prompt, x0, y0, x1, y1 in the encoder's input; None without a prompt.
         agreement: Dice with the iteration before.
         predicted_iou: the decoder's own estimate of its answer.
         score: by which the kept iteration is chosen, see `refine`; None where there is no choice.
@@ -87,9 +95,23 @@ class Step:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class LearnedPrompter:
+    """The prompted pass that a model has learned."""
+
+    model: AdaptedModel
+
+    @property
+    def kind(self) -> PromptKind:
+        return self.model.adaptation.prompt
+
+    def __call__(self, embedding: Tensor, prompts: SelfPrompts) -> tuple[Tensor, Tensor]:
+        return self.model.answer(embedding, prompts)
+
+
 def prompter_of(model: AdaptedModel, backbone: Backbone) -> Prompter:
     """The prompted pass that a model has learned; the backbone's own where it has none."""
-    return model.answer if model.prompted is not None else FrozenPrompter(backbone)
+    return FrozenPrompter(backbone) if model.prompted is None else LearnedPrompter(model)
 
 
 def refine(
@@ -97,13 +119,14 @@ def refine(
 ) -> tuple[Tensor, list[Step]]:
     """Let a prediction prompt the decoder, up to T times, all classes in one call each time.
 
-    The answer b_c to the box of class c moves its log-odds l_c of the first pass to
+    The answer b_c to the prompt of class c moves its log-odds l_c of the first pass to
     (1 - w) l_c + w b_c, by changing logit c alone; so overlaps are settled by the softmax over all
-    classes, and a class without a prompt keeps its logit. The next boxes are made of the result.
+    classes, and a class without a prompt keeps its logit. The next prompts are made of the result.
 
-    A class leaves the loop when its Dice with the iteration before exceeds 0.99 or its box is
-    almost the same again, and when its area is less than half or more than twice that of the first
-    pass: then the iteration before stays. One that the first pass does not find is never prompted.
+    A class leaves the loop when its Dice with the iteration before exceeds 0.99, when its box and
+    point are almost the same again and there is no mask, and when its area is less than half or
+    more than twice that of the first pass: then the iteration before stays. One that the first pass
+    does not find is never prompted.
 
     Of every class that iteration is kept whose mask has the highest expected Dice under the mean of
     the probabilities of the first pass and of all answers; the first of equals. If all of these
@@ -127,20 +150,25 @@ def refine(
         return first, _marked(trace, {}, {})
     odds = log_odds(first[None])[0]
     answers: dict[int, list[Tensor]] = {c: [] for c in range(1, len(first)) if areas[c]}
-    active, boxes = set(answers), dict[int, Tensor]()
+    active, places = set(answers), dict[int, Tensor]()
     for iteration in range(1, how.iterations + 1):
         before, earlier = states[-1], labels[-1]
-        prompts = self_prompts(before[None], side, padding=how.padding)
-        for c, box in zip(prompts.classes.tolist(), prompts.boxes, strict=True):
-            if c in active and c in boxes and _almost_the_same(boxes[c], box, side / len(earlier)):
+        prompts = self_prompts(before[None], side, how.prompt or prompter.kind, padding=how.padding)
+        for c, place in _places(prompts).items():
+            if (
+                c in active
+                and c in places
+                and _almost_the_same(places[c], place, side / len(earlier))
+            ):
                 active.discard(c)
                 area = int((earlier == c).sum())
-                trace.append(Step(c, iteration, "converged", area, _corners(box), 1.0))
+                trace.append(Step(c, iteration, "converged", area, _corners(place), 1.0))
         wanted = [n for n, c in enumerate(prompts.classes.tolist()) if c in active]
         if not wanted:
             break
         prompts = prompts.chosen(torch.tensor(wanted, device=first.device))
         numbers = prompts.classes.tolist()
+        places |= _places(prompts)
         answer, iou = prompter(embedding, prompts)
         after = before.clone()
         after[numbers] = first[numbers] + how.weight * (answer - odds[numbers])
@@ -153,7 +181,6 @@ def refine(
             now = after.max(0).indices
             sizes = _areas(now, len(first))
         for n, c in enumerate(numbers):
-            boxes[c] = prompts.boxes[n]
             answers[c].append(answer[n])
             agreement = _dice(now == c, earlier == c)
             decision: Decision = "refined"
@@ -186,9 +213,17 @@ def refine(
     return mixed, _marked(trace, kept, scores)
 
 
+def _places(prompts: SelfPrompts) -> dict[int, Tensor]:
+    """Box and point of every class, [4] or [6]; of none where masks say more than these."""
+    if prompts.masks is not None:
+        return {}
+    parts = [prompts.boxes] if prompts.points is None else [prompts.boxes, prompts.points]
+    return dict(zip(prompts.classes.tolist(), torch.cat(parts, 1), strict=True))
+
+
 def _almost_the_same(one: Tensor, other: Tensor, pixel: float) -> bool:
-    """No side of a box has moved by more than a pixel, or a fiftieth of the box's size."""
-    size = float((one[2:] - one[:2]).max())
+    """Neither a side of a box nor a point moved by more than a pixel, or 1/50 of the box's size."""
+    size = float((one[2:4] - one[:2]).max())
     return float((one - other).abs().max()) <= max(pixel, _SAME_BOX * size)
 
 
@@ -227,7 +262,7 @@ def _marked(
 
 
 def _corners(box: Tensor) -> tuple[float, float, float, float]:
-    x0, y0, x1, y1 = box.tolist()
+    x0, y0, x1, y1 = box[:4].tolist()
     return x0, y0, x1, y1
 
 

@@ -54,9 +54,9 @@ def test_padding_is_a_share_of_the_box_and_ends_at_the_border() -> None:
 
 def test_a_class_without_a_pixel_has_no_prompt() -> None:
     nothing = np.zeros((M, M), bool)
-    prompts = self_prompts(certain(nothing, rectangle(1, 1, 3, 3)), SIDE, points=True, masks=True)
+    prompts = self_prompts(certain(nothing, rectangle(1, 1, 3, 3)), SIDE, "box-point-mask")
     assert prompts.classes.tolist() == [2]
-    empty = self_prompts(certain(nothing), SIDE, points=True, masks=True)
+    empty = self_prompts(certain(nothing), SIDE, "box-point-mask")
     assert len(empty) == 0 and empty.boxes.shape == (0, 4)
     assert empty.points is not None and empty.points.shape == (0, 2)
     assert empty.masks is not None and empty.masks.shape == (0, 1, M, M)
@@ -69,18 +69,18 @@ def test_only_the_largest_part_is_enclosed() -> None:
 
 def test_the_point_lies_deepest_inside_the_part() -> None:
     ring = rectangle(4, 4, 25, 25) & ~rectangle(8, 8, 21, 25)
-    prompts = self_prompts(certain(ring), SIDE, points=True)
+    prompts = self_prompts(certain(ring), SIDE, "box-point")
     assert prompts.points is not None
     column, row = (prompts.points[0] / 4 - 0.5).tolist()
     assert ring[int(row), int(column)]
-    square = self_prompts(certain(rectangle(0, 0, 5, 5)), SIDE, points=True)
+    square = self_prompts(certain(rectangle(0, 0, 5, 5)), SIDE, "box-point")
     assert square.points is not None and square.points[0].tolist() == [10, 10]
 
 
 def test_every_image_of_a_batch_and_every_class_has_its_own_prompt() -> None:
     one, other = rectangle(1, 1, 5, 5), rectangle(10, 12, 20, 22)
     batch = torch.cat([certain(one, other), certain(other, one)])
-    prompts = self_prompts(batch, SIDE, masks=True)
+    prompts = self_prompts(batch, SIDE, "box-mask")
     assert prompts.images.tolist() == [0, 0, 1, 1] and prompts.classes.tolist() == [1, 2, 1, 2]
     assert torch.equal(prompts.boxes[0], prompts.boxes[3])
     picked = prompts.chosen(torch.tensor([3]))
@@ -113,7 +113,7 @@ def test_a_gradient_passes_the_mask_prompt_and_not_the_box(
     boxed = self_prompts(logits, SIDE)
     assert not boxed.boxes.requires_grad
     assert not FrozenPrompter(backbone)(embedding, boxed)[0].requires_grad
-    masked = self_prompts(logits, SIDE, masks=True)
+    masked = self_prompts(logits, SIDE, "box-mask")
     answer, _ = FrozenPrompter(backbone)(embedding, masked)
     answer.square().mean().backward()
     assert logits.grad is not None and logits.grad.abs().sum() > 0

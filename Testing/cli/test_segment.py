@@ -313,7 +313,9 @@ def test_the_first_pass_can_be_kept_though_it_was_refined(case: Case) -> None:
     [
         (("--refine", "-1"), "refinement iterations -1: expected 0 or more"),
         (("--refine", "1", "--keep-iteration", "2"), "iteration 2 cannot be kept: .* 0 to 1"),
-        (("--keep-iteration", "1"), "--keep-iteration and --trace need --refine N"),
+        (("--refine", "1", "--refine-with", "boxes"), "refinement with 'boxes': expected .* box-p"),
+        (("--keep-iteration", "1"), "--keep-iteration needs --refine N"),
+        (("--refine-with", "box-mask"), "--refine-with needs --refine N"),
     ],
 )
 def test_refinements_that_cannot_be_are_refused(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAMAutoSegLib.adapt.self_prompts import SelfPrompts, log_odds
+from SAMAutoSegLib.adapt.self_prompts import PromptKind, SelfPrompts, log_odds
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.segment import refinement
 from SAMAutoSegLib.segment.refinement import Refinement, refine
@@ -28,6 +28,8 @@ def logits_of(*masks: np.ndarray, sure: float = 4.0) -> torch.Tensor:
 
 class Answering:
     """A prompter that gives set masks, by class; remembers what it was asked."""
+
+    kind: PromptKind = "box"
 
     def __init__(self, *masks: np.ndarray | None, sure: float = 8.0) -> None:
         self.masks, self.sure, self.asked = masks, sure, list[SelfPrompts]()
@@ -177,6 +179,8 @@ def test_settings_that_cannot_be_are_named() -> None:
 def test_on_average_iterations_gain_and_do_not_lose_it_where_the_decoder_knows_the_shape() -> None:
     # A world of discs, and a decoder that draws the disc that fits into a box.
     class Drawing:
+        kind: PromptKind = "box"
+
         def __call__(self, embedding: torch.Tensor, prompts: SelfPrompts):
             drawn = []
             for x0, y0, x1, y1 in (prompts.boxes / 4).tolist():
@@ -242,4 +246,5 @@ def test_a_model_with_a_prompted_pass_of_its_own_asks_that(segmenter, monkeypatc
     tiny = segmenter()
     assert isinstance(refinement.prompter_of(tiny.model, tiny.backbone), refinement.FrozenPrompter)
     tiny.model.prompted = torch.nn.Identity()
-    assert refinement.prompter_of(tiny.model, tiny.backbone) == tiny.model.answer
+    monkeypatch.setattr(tiny.model, "answer", lambda *asked: asked)
+    assert refinement.prompter_of(tiny.model, tiny.backbone)(1, 2) == (1, 2)
