@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure
 
@@ -51,6 +52,15 @@ class Hint:
             np.logical_or.reduce(paint) if paint else None,
             self.absent or other.absent,
         )
+
+    @property
+    def prompts(self) -> tuple[Box, ...]:
+        """What a prompted SAM is given: the boxes, else that around the paint."""
+        around = None if self.coarse is None else bounding_box(self.coarse)
+        if self.boxes or around is None:
+            return self.boxes
+        rows, columns = around
+        return ((rows.start, columns.start, rows.stop, columns.stop),)
 
     @property
     def words(self) -> str:

@@ -16,7 +16,6 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.weak_labels import Box, Hint
 from SAMAutoSegLib.methods.losses import IGNORED
@@ -134,12 +133,8 @@ def gather_evidence(
             disc = _disc(shape, row, column)
             clicks[c][disc] = sign
             certain[c][disc & (certain[c] == 0)] = sign
-        boxes = list(hint.boxes)
-        if not boxes and hint.coarse is not None:
-            rows, columns = bounding_box(hint.coarse) or (slice(0), slice(0))
-            boxes = [(rows.start, columns.start, rows.stop, columns.stop)]
-        if boxes and hint.tight:
-            prompted[c] = _prompted(predictor, boxes, shape, pixel_spacing)
+        if hint.prompts and hint.tight:
+            prompted[c] = _prompted(predictor, hint.prompts, shape, pixel_spacing)
     # What is one structure's for certain is no other's.
     inside = certain > 0
     for c in range(len(structures)):

@@ -255,7 +255,7 @@ class WeSAM:
     def judged(self, model: AdaptedModel) -> Judgment:
         """How a model does on the slices as they are, without any contour."""
         view, anchors = self.samples.views[0], self._anchors[0]
-        plain, changed, sure = [], [], []
+        plain, changed = [], []
         for n in range(len(self.samples)):
             shares = [
                 self._forward(model, features[n : n + 1])[1]
@@ -265,10 +265,7 @@ class WeSAM:
             labels = [_hard(share, inside) for share in shares]
             plain.append(agreement(shares[0], anchors.labels[n : n + 1]))
             changed += [mean_dice(labels[0], other, model.classes) for other in labels[1:]]
-            best, winner = shares[0].max(1)
-            found = inside & (winner > 0)
-            sure.append(float(best[found].mean()) if found.any() else float("nan"))
-        return Judgment(_mean(plain), _mean(changed), _mean(sure))
+        return Judgment(_mean(plain), _mean(changed))
 
     def _forward(self, model: AdaptedModel, features: Tensor) -> tuple[Tensor, Tensor]:
         """Image embedding and class probabilities [B, K, m, m]."""
@@ -310,12 +307,10 @@ class Judgment:
     Attributes:
         agreement: Dice with the anchor's predictions as corrected by the weak labels.
         consistency: Dice of the predictions for a slice as it is and for its degraded copies.
-        confidence: mean probability of the winner where a structure is found.
     """
 
     agreement: float
     consistency: float
-    confidence: float
 
 
 @dataclass(frozen=True)

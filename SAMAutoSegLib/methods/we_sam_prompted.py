@@ -20,7 +20,6 @@ from torch import Tensor
 
 from SAMAutoSegLib.adapt.prompted_model import PromptedModel, take_over
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
-from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.weak_labels import Hint
@@ -259,13 +258,9 @@ def _prompts(
     hint: Hint, backbone: Backbone, shape: tuple[int, int], spacing: tuple[float, float]
 ) -> list[tuple[Tensor, Tensor]]:
     """The embedded prompt of every instance: its box, else the points."""
-    boxes = list(hint.boxes)
-    if not boxes and hint.coarse is not None:
-        rows, columns = bounding_box(hint.coarse) or (slice(0), slice(0))
-        boxes = [(rows.start, columns.start, rows.stop, columns.stop)]
     spec, device = backbone.spec, backbone.device
-    if boxes:
-        around = np.array([(c0, r0, c1, r1) for r0, c0, r1, c1 in boxes])
+    if hint.prompts:
+        around = np.array([(c0, r0, c1, r1) for r0, c0, r1, c1 in hint.prompts])
         moved = torch.as_tensor(
             spec.to_input_boxes(around, shape, spacing), dtype=torch.float, device=device
         )

@@ -74,6 +74,12 @@ def test_a_box_drawn_in_the_slice_says_more_than_a_region_in_space() -> None:
     assert len(region.joined(Hint(boxes=((16, 16, 18, 18),), tight=False)).boxes) == 2
 
 
+def test_of_paint_the_box_is_the_prompt_unless_there_are_boxes() -> None:
+    assert Hint(coarse=PAINT).prompts == ((4, 5, 9, 12),)
+    assert Hint(coarse=PAINT, boxes=((1, 2, 9, 14),)).prompts == ((1, 2, 9, 14),)
+    assert Hint(points=((3, 4, 1),)).prompts == ()
+
+
 def test_planes_do_not_mix() -> None:
     with pytest.raises(SAMAutoSegError, match="axial and of coronal"):
         WeakLabels("axial").joined(WeakLabels("coronal"))
