@@ -97,6 +97,7 @@ class ModelLibrary:
     def __init__(self, folder, shipped=(), catalogFile=None):
         self.folder = Path(folder)
         self._shipped = [Path(path) for path in shipped]
+        self._entries = {}
         self.catalog = []
         if catalogFile is not None:
             self.catalog = json.loads(Path(catalogFile).read_text(encoding="utf-8"))["models"]
@@ -225,6 +226,14 @@ class ModelLibrary:
                     yield self._entry(path, writable)
 
     def _entry(self, path, writable):
+        """What a file is; it is read again only where it has changed."""
+        stamp = writable, self._stampOf(path)
+        known = self._entries.get(path)
+        if known is None or known[0] != stamp:
+            known = self._entries[path] = stamp, self._readEntry(path, writable)
+        return known[1]
+
+    def _readEntry(self, path, writable):
         known = next((c for c in self.catalog if c["file_name"] == path.name), None)
         if known is not None:
             short = known["title"].split(",")[0]
@@ -265,12 +274,18 @@ class ModelLibrary:
             writable=base.writable,
         )
 
+    @classmethod
+    def _sizeOf(cls, path):
+        return cls._stampOf(path)[0]
+
     @staticmethod
-    def _sizeOf(path):
+    def _stampOf(path):
+        """Size and time of change of a file; of one that is gone size -1."""
         try:
-            return path.stat().st_size
+            status = path.stat()
         except OSError:
-            return -1
+            return -1, 0
+        return status.st_size, status.st_mtime_ns
 
 
 def readHeader(path):

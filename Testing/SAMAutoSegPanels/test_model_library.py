@@ -156,6 +156,30 @@ def test_a_full_disk_leaves_no_version_behind(
     assert [path.name for path in library.folder.iterdir()] == ["Liver.safetensors"]
 
 
+def test_a_file_is_read_again_only_where_it_has_changed(
+    library: ModelLibrary, save_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+
+    def count(path: Path) -> dict[str, str]:
+        read.append(path.name)
+        return readHeader(path)
+
+    monkeypatch.setattr("SAMAutoSegPanels.ModelLibrary.readHeader", count)
+    save_model("Liver.safetensors")
+    spleen = save_model("Spleen.safetensors")
+    for _ in range(9):
+        library.models()
+        assert library.find("Liver.safetensors") is not None
+    assert sorted(read) == ["Liver.safetensors", "Spleen.safetensors"]
+    save_model("Spleen.safetensors", ("spleen", "liver"))
+    found = library.find("Spleen.safetensors")
+    assert found is not None and found.structures == ("spleen", "liver")
+    spleen.unlink()
+    assert library.find("Spleen.safetensors") is None
+    assert len(read) == 3
+
+
 def test_models_that_come_with_the_program_cannot_be_removed(
     library: ModelLibrary, save_model: Callable[..., Path], tmp_path: Path
 ) -> None:
