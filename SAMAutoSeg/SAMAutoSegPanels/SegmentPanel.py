@@ -6,6 +6,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.selection import parse_slices
 from SAMAutoSegPanels.Options import GrayLevels, SliceAxis
 from SAMAutoSegPanels.SceneOutput import SceneOutput
+from SAMAutoSegPanels.SegmentRegion import SegmentRegion
 from SAMAutoSegPanels.SegmentRun import SegmentRun
 from SAMAutoSegPanels.SegmentState import IDLE, SegmentFacts, segmentView
 from SAMAutoSegPanels.Translation import _
@@ -29,6 +30,8 @@ class SegmentPanel:
         self._editorOf = editorOf
         self._estimateFor = None
         self._devicesShown = None
+        self._region = SegmentRegion()
+        self._optionsProblem = ""
         self.run = None
         ui.segmentButton.connect("clicked()", self.onSegmentButton)
         ui.deviceSelector.connect("activated(int)", self._onDevice)
@@ -49,7 +52,7 @@ class SegmentPanel:
             volumeProblem=volumeProblem(volume),
             model=session.model,
             backboneProblem=session.backboneProblem,
-            optionsProblem=self._optionsProblem(volume),
+            optionsProblem=self._optionsProblem,
             run=IDLE if run is None else run.state,
             fraction=0.0 if run is None else run.fraction,
             secondsLeft=None if run is None else run.secondsLeft,
@@ -58,6 +61,8 @@ class SegmentPanel:
         )
 
     def refresh(self):
+        if not self.running:
+            self._lookAtOptions()
         ui, facts = self._ui, self.facts
         view = segmentView(facts)
         ui.segmentButton.text = view.button
@@ -99,7 +104,8 @@ class SegmentPanel:
             plane,
             node.followCorrected,
         )
-        self.run.changed.connect(session.changed.emit)
+        # Ten times a second: what others show does not depend on it.
+        self.run.changed.connect(self.refresh)
         self.run.start()
 
     def request(self, volume, plane):
@@ -108,16 +114,11 @@ class SegmentPanel:
         Raises:
             SAMAutoSegError: slices or region that do not fit the volume.
         """
-        from SAMAutoSegScene.SliceGeometry import emptyStack, roiOfNode
-        from SAMAutoSegScene.VolumeReader import gridOfVolume
-
-        node, request = self._session.parameterNode, self._session.loading
+        node, request = self._session.parameterNode, {**self._session.loading}
         if node.slices.strip():
-            count = len(emptyStack(gridOfVolume(volume), plane))
-            request["slices"] = parse_slices(node.slices, count)
+            request["slices"] = parse_slices(node.slices, len(_stackOf(volume, plane)))
         if node.roi is not None:
-            roi = roiOfNode(node.roi, volume)
-            request["roi"] = [list(roi.i), list(roi.j), list(roi.k)]
+            request["roi"] = self._region.ranges(node.roi, volume)
         if self.intensity(volume):
             request["intensity"] = self.intensity(volume)
         if node.precision.value:
@@ -186,16 +187,22 @@ class SegmentPanel:
     def _onSegmentation(self, segmentationNode):
         self._session.parameterNode.outputSegmentation = segmentationNode
 
-    def _optionsProblem(self, volume):
-        node = self._session.parameterNode
-        if node is None or volume is None or volumeProblem(volume):
-            return ""
-        try:
-            if node.slices.strip() or node.roi is not None:
-                self.request(volume, self.plane())
-        except SAMAutoSegError as error:
-            return asSentence(error)
-        return ""
+    def _lookAtOptions(self):
+        """Find out whether the options fit the volume, and how many of its slices they mean."""
+        session = self._session
+        node, share = session.parameterNode, 1.0
+        volume = None if node is None else node.inputVolume
+        self._optionsProblem = ""
+        if volume is not None and not volumeProblem(volume):
+            try:
+                if node.slices.strip() or node.roi is not None:
+                    plane = self.plane()
+                    share = shareOfSlices(self.request(volume, plane), volume, plane)
+            except SAMAutoSegError as error:
+                self._optionsProblem = asSentence(error)
+        if share != session.shareOfSlices:
+            session.shareOfSlices = share
+            session.changed.emit()
 
     def _refreshDevices(self):
         devices = [(d["name"], d["words"]) for d in self._session.devices]
@@ -215,7 +222,7 @@ class SegmentPanel:
         self._session.chooseDevice(self._ui.deviceSelector.itemData(index))
 
     def _askEstimate(self, facts):
-        """Find out how long this volume takes, once for each volume, model and device."""
+        """Find out how long all slices take, once for each volume, model, plane and device."""
         session = self._session
         if session.client.state != "ready" or self.running or facts.volumeProblem:
             return
@@ -223,17 +230,15 @@ class SegmentPanel:
         if not facts.hasVolume or model is None or not model.structures or model.problem:
             return
         volume = session.parameterNode.inputVolume
-        wanted = (volume.GetID(), str(model.path), session.device)
+        params = {"model": str(model.path), "axis": self.plane(), **session.loading}
+        wanted = {"volume": volume.GetID(), **params}
         if wanted == self._estimateFor:
             return
         self._estimateFor = wanted
         session.secondsForVolume = None
 
-        params = {"model": str(model.path), **session.loading}
-
         def onVolume(key):
-            params["volume"] = key
-            session.client.send("estimate", params, on_result=onEstimate)
+            session.client.send("estimate", {**params, "volume": key}, on_result=onEstimate)
 
         def onEstimate(result):
             if wanted == self._estimateFor:
@@ -241,6 +246,21 @@ class SegmentPanel:
                 session.changed.emit()
 
         session.volumes.open(volume, onVolume, lambda message: None)
+
+
+def shareOfSlices(request, volumeNode, plane):
+    """How much of a volume a request means: 1 for all of its slices."""
+    stack = _stackOf(volumeNode, plane)
+    every = range(len(stack))
+    first, end = request["roi"][stack.axis_index] if "roi" in request else (0, len(stack))
+    return sum(first <= n < end for n in request.get("slices", every)) / len(stack)
+
+
+def _stackOf(volumeNode, plane):
+    from SAMAutoSegScene.SliceGeometry import emptyStack
+    from SAMAutoSegScene.VolumeReader import gridOfVolume
+
+    return emptyStack(gridOfVolume(volumeNode), plane)
 
 
 def volumeProblem(volumeNode):

@@ -24,6 +24,8 @@ class Session:
         changed: emitted when anything here, or the choice of volume or model, has changed.
         found: what the set-up needs to know, see `SetUpFacts`.
         ready: the engine can be started.
+        secondsForVolume: that all slices of the volume take with the model; None if unknown.
+        shareOfSlices: of the volume, that the options leave to be segmented.
         parameterNode: the wrapped one of the scene; None while the scene is closed.
     """
 
@@ -38,6 +40,7 @@ class Session:
         self.devices = []
         self.chosenDevice = ""
         self.secondsForVolume = None
+        self.shareOfSlices = 1.0
         self.engineMessage = ""
         self.log = deque(maxlen=200)
         self.parameterNode = None

@@ -44,7 +44,7 @@ class SetUpPanel:
     @property
     def facts(self):
         session = self._session
-        found = session.found
+        found, seconds = session.found, session.secondsForVolume
         return SetUpFacts(
             **found,
             hasWeights=session.library.hasDefaultBackbone(),
@@ -55,7 +55,7 @@ class SetUpPanel:
             engineMessage=session.engineMessage,
             devices=tuple(session.devices),
             chosenDevice=session.chosenDevice,
-            secondsForVolume=session.secondsForVolume,
+            secondsForVolume=None if seconds is None else seconds * session.shareOfSlices,
         )
 
     def look(self):

@@ -1,0 +1,171 @@
+"""The Segment panel on a scene of Slicer's own classes; widgets and the engine are played."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core", exc_type=ImportError)
+
+import SAMAutoSegScene.SliceGeometry  # noqa: E402
+import vtk  # noqa: E402
+from SAMAutoSegPanels.ModelLibrary import ModelEntry  # noqa: E402
+from SAMAutoSegPanels.Options import GrayLevels, Precision, SliceAxis  # noqa: E402
+from SAMAutoSegPanels.SegmentPanel import SegmentPanel  # noqa: E402
+from SAMAutoSegPanels.SegmentRegion import SegmentRegion  # noqa: E402
+from SAMAutoSegPanels.Signal import Signal  # noqa: E402
+from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
+
+from SAMAutoSegLib.errors import SAMAutoSegError  # noqa: E402
+
+
+class Played:
+    """A volume of 6 x 5 x 8 voxels of 1 mm, a region node, and a session around them."""
+
+    def __init__(self) -> None:
+        self.mrml = slicer.vtkMRMLScene()
+        self.application = slicer.vtkSlicerApplicationLogic()
+        self.application.SetMRMLScene(self.mrml)
+        self.markups = slicer.vtkSlicerMarkupsLogic()
+        self.markups.SetMRMLScene(self.mrml)
+        self.volume = self.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
+        image = vtk.vtkImageData()
+        image.SetDimensions(6, 5, 8)
+        image.GetPointData().SetScalars(numpy_to_vtk(np.arange(240, dtype=np.int16), deep=True))
+        self.volume.SetAndObserveImageData(image)
+        self.region = self.mrml.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
+        self.region.SetSize(20.0, 20.0, 3.0)
+        self.region.SetCenter(0.0, 0.0, 1.0)
+        self.node = SimpleNamespace(
+            inputVolume=self.volume,
+            outputSegmentation=None,
+            axis=SliceAxis.MODEL,
+            slices="",
+            roi=None,
+            intensity=GrayLevels.MODEL,
+            precision=Precision.AUTOMATIC,
+            refine=False,
+            largestPart=False,
+            smoothSlicesMm=0.0,
+            uncertainty=False,
+            followCorrected=False,
+        )
+        self.sent: list[tuple[str, dict]] = []
+        self.session = SimpleNamespace(
+            changed=Signal(),
+            parameterNode=self.node,
+            ready=True,
+            model=ModelEntry(Path("Organs.safetensors"), "Organs", 1, ("liver",), "axial"),
+            backboneProblem="",
+            loading={"base": None, "device": None},
+            device="",
+            devices=[],
+            secondsForVolume=None,
+            shareOfSlices=1.0,
+            client=SimpleNamespace(state="ready", send=self.send),
+            volumes=SimpleNamespace(open=lambda node, onReady, onError: onReady("key")),
+        )
+        ui = MagicMock()
+        ui.deviceSelector.findData.return_value = 0
+        self.panel = SegmentPanel(ui, self.session, None, None)
+
+    def send(self, do: str, params: dict, on_result: Any) -> None:
+        self.sent.append((do, params))
+        on_result({"seconds": 80.0})
+
+
+@pytest.fixture
+def played() -> Played:
+    return Played()
+
+
+def test_how_long_it_takes_is_asked_for_the_plane_that_is_chosen(played: Played) -> None:
+    played.panel.refresh()
+    played.panel.refresh()
+    played.node.axis = SliceAxis.CORONAL
+    played.panel.refresh()
+    assert [params["axis"] for do, params in played.sent] == ["axial", "coronal"]
+
+
+def test_how_long_it_takes_follows_the_slices_and_the_region_that_are_chosen(
+    played: Played,
+) -> None:
+    played.panel.refresh()
+    assert (played.session.secondsForVolume, played.session.shareOfSlices) == (80.0, 1.0)
+    played.node.slices = "1-4"
+    played.panel.refresh()
+    assert played.session.shareOfSlices == 4 / 8
+    played.node.roi = played.region  # slices 0 to 2
+    played.panel.refresh()
+    assert played.session.shareOfSlices == 2 / 8
+    played.node.slices = ""
+    played.panel.refresh()
+    assert played.session.shareOfSlices == 3 / 8 and len(played.sent) == 1
+
+
+def test_a_change_of_the_share_is_told_to_those_who_show_it_and_once(played: Played) -> None:
+    told: list[float] = []
+    played.session.changed.connect(lambda: told.append(played.session.shareOfSlices))
+    played.panel.refresh()
+    told.clear()
+    played.node.slices = "0-3"
+    played.panel.refresh()
+    played.panel.refresh()
+    assert told == [0.5]
+
+
+def test_progress_is_shown_by_this_panel_alone(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(played.session.volumes, "open", lambda *given: None)
+    played.node.roi = played.region
+    played.panel.refresh()
+    played.panel.onSegmentButton()
+    told: list[int] = []
+    played.session.changed.connect(lambda: told.append(1))
+    looked: list[int] = []
+    monkeypatch.setattr(SegmentRegion, "ranges", lambda *given: looked.append(1))
+    played.panel.run._onProgress(0.5, "segmenting", 3.0)
+    assert played.panel.facts.fraction == 0.5
+    played.panel._ui.segmentProgressBar.setValue.assert_called()
+    assert told == [] and looked == []
+
+
+def test_the_region_is_looked_at_again_only_when_box_or_volume_moves(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+    real = SAMAutoSegScene.SliceGeometry.roiOfNode
+
+    def counted(*nodes: Any) -> Any:
+        looked.append(1)
+        return real(*nodes)
+
+    monkeypatch.setattr(SAMAutoSegScene.SliceGeometry, "roiOfNode", counted)
+    region = SegmentRegion()
+
+    def ask() -> tuple[int, list]:
+        return region.ranges(played.region, played.volume)[2], len(looked)
+
+    assert ask() == ask() == ([0, 3], 1)
+    played.region.SetCenter(0.0, 0.0, 4.0)
+    assert ask() == ask() == ([3, 6], 2)
+    played.region.SetSize(20.0, 20.0, 1.0)
+    assert ask() == ([4, 5], 3)
+    played.volume.SetOrigin(0.0, 0.0, 1.0)
+    assert ask() == ([3, 4], 4)
+    transform = played.mrml.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    played.region.SetAndObserveTransformNodeID(transform.GetID())
+    assert ask() == ([3, 4], 5)
+    up = vtk.vtkMatrix4x4()
+    up.SetElement(2, 3, 2.0)
+    transform.SetMatrixTransformToParent(up)
+    assert ask() == ([5, 6], 6)
+    played.region.SetSize(0.0, 1.0, 1.0)
+    for _ in range(2):
+        with pytest.raises(SAMAutoSegError, match="is empty"):
+            ask()
+    assert len(looked) == 7
