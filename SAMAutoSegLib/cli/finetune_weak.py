@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from SAMAutoSegLib.methods.training_set import LabeledVolume
     from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 
+# Slices of all images together where nobody says which: each takes some MB in every view.
+_MOST_UNNAMED = 24
+
 
 def adapted_by(arguments: argparse.Namespace, settings: dict[str, Any]) -> "tuple[FineTuned, Path]":
     """The adapted model, and where an interrupted training is kept.
@@ -142,7 +145,7 @@ def _unlabeled(
     plane: "Plane",
     structures: "Sequence[Structure]",
 ) -> "tuple[list[UnlabeledVolume], list[str]]":
-    """The slices to adapt to: those named, else those with a weak label, else all."""
+    """The slices to adapt to: those named, else those with a weak label, else some of all."""
     from SAMAutoSegLib.images.selection import parse_slices
     from SAMAutoSegLib.images.slices import SliceStack
     from SAMAutoSegLib.images.weak_label_files import read_weak_labels
@@ -156,9 +159,18 @@ def _unlabeled(
             weak, told = read_weak_labels(arguments.weak[n], image, plane, structures)
             notes += told
         count = len(SliceStack(image.array, image.grid, plane))
-        chosen = weak.slices or list(range(count))
         if arguments.slices:
             chosen = parse_slices(arguments.slices[n], count)
+        elif weak.slices:
+            chosen = weak.slices
+        else:
+            most = min(count, max(1, _MOST_UNNAMED // len(images)))
+            chosen = [(2 * k + 1) * count // (2 * most) for k in range(most)]
+            if most < count:
+                notes.append(
+                    f"{most} of the {count} slices of {image.name}, evenly spread, are adapted to: "
+                    "name others with --slices"
+                )
         volumes.append(UnlabeledVolume(image, tuple(chosen), weak))
     return volumes, list(dict.fromkeys(notes))
 

@@ -37,9 +37,10 @@ _LEVEL_SPREAD = 2.0
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """Planes [C, H, W] of a slice, or [..., C, m, m] at the size of low-res logits.
+    """Planes [C, H, W] of a slice, or [C, m, m] at the size of low-res logits.
 
-    C structures in the order of the model's classes, without the background.
+    C structures in the order of the model's classes, without the background. At the size of
+    logits they are kept for a whole training: int8, `prompted` float16.
 
     Attributes:
         certain: 1 inside, -1 outside for certain, 0 not known.
@@ -79,7 +80,10 @@ class Evidence:
 
         nothing = float("nan")
         return Evidence(
-            of(self.certain), of(self.clicks), of(self.prompted, nothing), of(self.outline)
+            of(self.certain).to(torch.int8),
+            of(self.clicks).to(torch.int8),
+            of(self.prompted, nothing).half(),
+            of(self.outline).to(torch.int8),
         )
 
     @property
@@ -88,17 +92,6 @@ class Evidence:
 
     def to(self, device: torch.device) -> Evidence:
         return Evidence(*(plane.to(device) for plane in self.planes))
-
-    def __getitem__(self, chosen: Sequence[int]) -> Evidence:
-        """Of some slices of a batch."""
-        return Evidence(*(plane[list(chosen)] for plane in self.planes))
-
-    @classmethod
-    def stacked(cls, slices: Sequence[Evidence]) -> Evidence:
-        """Of a batch: planes [B, C, m, m]."""
-        return cls(
-            *(torch.stack(planes) for planes in zip(*(e.planes for e in slices), strict=True))
-        )
 
 
 def gather_evidence(
@@ -143,11 +136,21 @@ def gather_evidence(
     return Evidence(*(torch.from_numpy(planes) for planes in (certain, clicks, prompted, outline)))
 
 
-def corrected(shares: Tensor, evidence: Evidence) -> Tensor:
-    """Class probabilities [B, K, m, m] of a model, made to agree with the evidence."""
-    inner = _leveled(shares[:, 1:], evidence.clicks)
-    there = ~evidence.prompted.isnan()
-    mask = evidence.prompted.nan_to_num().sigmoid()
+def corrected(shares: Tensor, evidence: Sequence[Evidence | None]) -> Tensor:
+    """Class probabilities [B, K, m, m] of a model, made to agree with the evidence of each slice.
+
+    None: nothing is known of a slice, which stays as it is.
+    """
+    pairs = zip(shares, evidence, strict=True)
+    return torch.stack([own if known is None else _corrected(own, known) for own, known in pairs])
+
+
+def _corrected(shares: Tensor, evidence: Evidence) -> Tensor:
+    """The same of a slice, [K, m, m]."""
+    inner = _leveled(shares[1:], evidence.clicks)
+    prompted = evidence.prompted.to(inner.dtype)
+    there = ~prompted.isnan()
+    mask = prompted.nan_to_num().sigmoid()
     # The worse the model's own mask fills the box, the more counts what the frozen SAM made of it.
     possible = torch.where(evidence.certain < 0, 0.0, inner)
     weight = 1 - _fit(possible > 0.5, evidence.outline)[..., None, None]
@@ -155,13 +158,12 @@ def corrected(shares: Tensor, evidence: Evidence) -> Tensor:
     inner = torch.where(evidence.certain < 0, 0.0, inner)
     inner = torch.where(evidence.certain > 0, 1.0, inner)
     # Where nothing was said the background keeps its share; elsewhere it is what is left.
-    said = (
-        there | (evidence.certain != 0) | (evidence.clicks != 0).flatten(2).any(2)[..., None, None]
-    )
-    left = (1 - inner).prod(1, keepdim=True)
-    outer = torch.where(said.any(1, keepdim=True), left, shares[:, :1])
-    whole = torch.cat([outer, inner], 1)
-    return whole / whole.sum(1, keepdim=True).clamp_min(1e-6)
+    clicked = (evidence.clicks != 0).flatten(1).any(1)[:, None, None]
+    said = there | (evidence.certain != 0) | clicked
+    left = (1 - inner).prod(0, keepdim=True)
+    outer = torch.where(said.any(0, keepdim=True), left, shares[:1])
+    whole = torch.cat([outer, inner])
+    return whole / whole.sum(0, keepdim=True).clamp_min(1e-6)
 
 
 def pseudo_labels(shares: Tensor, inside: Tensor, least: float) -> Tensor:
@@ -177,29 +179,29 @@ def pseudo_labels(shares: Tensor, inside: Tensor, least: float) -> Tensor:
 
 
 def _fit(masks: Tensor, outline: Tensor) -> Tensor:
-    """How well masks [B, C, m, m] fill the rows and the columns of the outline: [B, C], 0 to 1."""
-    fit = torch.ones(masks.shape[:2], device=masks.device)
-    for axis in (2, 3):
+    """How well masks [C, m, m] fill the rows and the columns of the outline: [C], 0 to 1."""
+    fit = torch.ones(len(masks), device=masks.device)
+    for axis in (1, 2):
         one, other = masks.any(axis), (outline > 0).any(axis)
         fit = fit * (one & other).sum(-1) / (one | other).sum(-1).clamp_min(1)
     return fit
 
 
 def _leveled(shares: Tensor, clicks: Tensor) -> Tensor:
-    """Shares [B, C, m, m] of the structures with the level moved to where clicks fit best."""
-    clicked = (clicks != 0).flatten(2).any(2)
+    """Shares [C, m, m] of the structures with the level moved to where clicks fit best."""
+    clicked = (clicks != 0).flatten(1).any(1)
     if not clicked.any():
         return shares
     logits = shares.clamp(1e-6, 1 - 1e-6).logit()
     levels = _LEVELS.to(shares.device)
     moved = logits.clone()
-    for b, c in clicked.nonzero().tolist():
-        at = clicks[b, c] != 0
-        margins = clicks[b, c][at] * logits[b, c][at]
-        signs = clicks[b, c][at]
+    for c in clicked.nonzero().flatten().tolist():
+        at = clicks[c] != 0
+        signs = clicks[c][at]
+        margins = signs * logits[c][at]
         misfit = torch.nn.functional.softplus(-(margins + levels[:, None] * signs)).mean(1)
-        cost = misfit * _disc_count(clicks[b, c]) + levels.square() / (2 * _LEVEL_SPREAD**2)
-        moved[b, c] += levels[cost.argmin()]
+        cost = misfit * _disc_count(clicks[c]) + levels.square() / (2 * _LEVEL_SPREAD**2)
+        moved[c] += levels[cost.argmin()]
     return moved.sigmoid()
 
 

@@ -43,13 +43,13 @@ class View:
         weak: [N, ...] features of `Backbone.encode`.
         strong: the same of degraded slices, one tensor for each degradation.
         inside: [N, m, m] bool, the slice without its padding.
-        evidence: planes [N, C, m, m].
+        evidence: of each slice, planes [C, m, m]; None where no weak label says anything.
     """
 
     weak: Tensor
     strong: tuple[Tensor, ...]
     inside: Tensor
-    evidence: Evidence
+    evidence: tuple[Evidence | None, ...]
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,16 @@ class UnlabeledSet:
 
     Attributes:
         views: at least one.
-        hinted: how many slices have a weak label.
         structures: what weak labels and classes are about.
     """
 
     views: tuple[View, ...]
-    hinted: int
     structures: tuple[Structure, ...]
+
+    @property
+    def hinted(self) -> int:
+        """How many slices have a weak label."""
+        return sum(known is not None for known in self.views[0].evidence)
 
     @property
     def features(self) -> Tensor:
@@ -78,7 +81,9 @@ class UnlabeledSet:
         """SHA-256 of features and evidence: tells whether a training can go on with this set."""
         digest = hashlib.sha256()
         for view in self.views:
-            for tensor in (view.weak, *view.strong, *view.evidence.planes):
+            digest.update(bytes(known is not None for known in view.evidence))
+            planes = [plane for known in view.evidence if known for plane in known.planes]
+            for tensor in (view.weak, *view.strong, *planes):
                 digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
@@ -114,8 +119,7 @@ def build_unlabeled_set(
     predictor = ClickPredictor(backbone)
     tail = backbone.tunable_tail(encoder_blocks).to(backbone.device) if encoder_blocks else None
     m = 4 * backbone.embedding_side
-    shown: list[list[View]] = []  # of every slice its views, without the axis of slices
-    hinted = 0
+    shown: list[list[View]] = []  # of every slice its views, each a View of one slice
     for volume in volumes:
         stack = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
         shape, spacing = stack.slice_shape, stack.pixel_spacing
@@ -124,7 +128,6 @@ def build_unlabeled_set(
         inside = low_res_planes(torch.ones(1, *shape), backbone.spec, m, spacing, 0.0)[0] > 0
         for number in volume.slices:
             hints = volume.weak.of(number)
-            hinted += bool(hints)
             original = backbone.spec.gather(stack.views, number)
             found: list[View] = []
             for v in range(views):
@@ -137,20 +140,22 @@ def build_unlabeled_set(
                     embed_images(backbone, [one], spacing, cache, encoder_blocks)[0]
                     for one in images
                 ]
-                if not v:
+                if hints and not v:
                     with torch.inference_mode():
                         embedding = features[0] if tail is None else tail(features[0][None])[0]
                     predictor.set_embedding(embedding, shape, spacing)
                     evidence = gather_evidence(hints, structures, predictor, shape, spacing)
-                kept = [feature.to(backbone.precision) for feature in features]
-                known = evidence.moved(motion) if v else evidence
-                low_res = known.low_res(backbone.spec, m, spacing)
-                found.append(View(kept[0], tuple(kept[1:]), inside, low_res))
+                known = None
+                if hints:
+                    moved = evidence.moved(motion) if v else evidence
+                    known = moved.low_res(backbone.spec, m, spacing).to(backbone.device)
+                weak, *degraded_ones = (feature.to(backbone.precision) for feature in features)
+                found.append(View(weak, tuple(degraded_ones), inside, (known,)))
             shown.append(found)
             progress(len(shown) / total, f"encoding slices and views: {len(shown)} of {total}")
     together = zip(*shown, strict=True)
     return UnlabeledSet(
-        tuple(_stacked(view, backbone.device) for view in together), hinted, tuple(structures)
+        tuple(_stacked(view, backbone.device) for view in together), tuple(structures)
     )
 
 
@@ -159,5 +164,5 @@ def _stacked(slices: Sequence[View], device: torch.device) -> View:
         torch.stack([view.weak for view in slices]),
         tuple(torch.stack(part) for part in zip(*(view.strong for view in slices), strict=True)),
         torch.stack([view.inside for view in slices]).to(device),
-        Evidence.stacked([view.evidence for view in slices]).to(device),
+        tuple(known for view in slices for known in view.evidence),
     )

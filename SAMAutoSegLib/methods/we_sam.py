@@ -169,7 +169,7 @@ class WeSAM:
         embedding, teacher = self._forward(self.model, view.weak[chosen])
 
         with torch.no_grad():
-            known = corrected(teacher.detach(), view.evidence[chosen])
+            known = corrected(teacher.detach(), [view.evidence[n] for n in chosen])
             labels = pseudo_labels(known, inside, settings.confidence)
         targets, counted = _one_hot(labels, self.model.classes)
         focal = focal_loss(student[:, 1:], targets, counted)
@@ -281,7 +281,7 @@ class WeSAM:
         for n in range(len(self.samples)):
             inside = view.inside[n : n + 1]
             embedding, shares = self._forward(self.anchor, view.weak[n : n + 1])
-            known = corrected(shares, view.evidence[[n]])
+            known = corrected(shares, view.evidence[n : n + 1])
             labels.append(pseudo_labels(known, inside, 0.0))
             masks, _ = _one_hot(_hard(shares, inside), self.model.classes)
             mean, found = prototypes(embedding, masks, inside[:, None].float())

@@ -10,6 +10,7 @@ import torch
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard, read_card, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
+from SAMAutoSegLib.cli import finetune_weak
 from SAMAutoSegLib.cli.main import main
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import structure_named
@@ -100,6 +101,17 @@ def test_without_weak_labels_all_slices_are_adapted_to(case: Case, capsys: Captu
     assert main(case.arguments()) == 0
     assert read_card(case.output).provenance["images"][0]["slices"] == list(range(6))
     assert "agreement" in capsys.readouterr().out
+
+
+def test_of_many_slices_of_which_nothing_is_said_some_are_adapted_to(
+    case: Case, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finetune_weak, "_MOST_UNNAMED", 3)
+    assert main(case.arguments()) == 0
+    assert read_card(case.output).provenance["images"][0]["slices"] == [1, 3, 5]
+    assert "3 of the 6 slices of scan" in capsys.readouterr().out
+    assert main(case.arguments("--slices", "0-4")) == 0
+    assert read_card(case.output).provenance["images"][0]["slices"] == [0, 1, 2, 3, 4]
 
 
 def test_a_plain_sam_adapts_with_prompts_and_stays_a_sam(case: Case, capsys: Capture) -> None:

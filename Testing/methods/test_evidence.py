@@ -35,10 +35,6 @@ def gather(
     return of
 
 
-def batch(evidence: Evidence) -> Evidence:
-    return Evidence.stacked([evidence])
-
-
 def shares_of(disc: np.ndarray, bar: np.ndarray) -> torch.Tensor:
     inner = torch.from_numpy(np.stack([disc, bar])).float()[None]
     return torch.cat([1 - inner.sum(1, keepdim=True), inner], 1)
@@ -55,13 +51,13 @@ NOTHING = np.zeros(SHAPE)
 
 def test_nothing_known_changes_nothing(gather: Gather) -> None:
     shares = shares_of(square(5, 5, 9), NOTHING)
-    assert torch.allclose(corrected(shares, batch(gather())), shares)
+    assert torch.allclose(corrected(shares, [gather()]), shares)
 
 
 def test_nothing_lies_outside_of_a_box(gather: Gather) -> None:
     shares = shares_of(square(2, 2, 20), NOTHING)
     evidence = gather(disc=Hint(boxes=((5, 6, 15, 18),), tight=False))
-    found = corrected(shares, batch(evidence))[0]
+    found = corrected(shares, [evidence])[0]
     assert found[1, 5:15, 6:18].min() > 0.8
     outside = torch.ones(SHAPE, dtype=torch.bool)
     outside[5:15, 6:18] = False
@@ -73,12 +69,12 @@ def test_the_frozen_sam_fills_a_box_that_the_model_leaves_empty(gather: Gather) 
     evidence = gather(disc=Hint(boxes=((5, 6, 15, 18),)))
     assert evidence.prompted[0].isfinite().all() and evidence.prompted[1].isnan().all()
     proposed = evidence.prompted[0, 5:15, 6:18] > 0
-    found = corrected(shares_of(NOTHING, NOTHING), batch(evidence))[0, 1, 5:15, 6:18] > 0.5
+    found = corrected(shares_of(NOTHING, NOTHING), [evidence])[0, 1, 5:15, 6:18] > 0.5
     assert torch.equal(found, proposed)
     # A model's own mask that fills the box is kept.
     own = shares_of(NOTHING, NOTHING)
     own[0, 1, 5:15, 6:18], own[0, 0, 5:15, 6:18] = 0.9, 0.09
-    assert corrected(own, batch(evidence))[0, 1, 5:15, 6:18].min() > 0.8
+    assert corrected(own, [evidence])[0, 1, 5:15, 6:18].min() > 0.8
 
 
 def test_a_region_in_space_is_no_prompt(gather: Gather) -> None:
@@ -88,7 +84,7 @@ def test_a_region_in_space_is_no_prompt(gather: Gather) -> None:
 
 def test_an_absent_structure_is_nowhere(gather: Gather) -> None:
     shares = shares_of(square(5, 5, 9), square(20, 20, 6))
-    found = corrected(shares, batch(gather(disc=Hint(absent=True))))[0].argmax(0)
+    found = corrected(shares, [gather(disc=Hint(absent=True))])[0].argmax(0)
     assert not (found == 1).any() and (found == 2).sum() == 36
 
 
@@ -99,7 +95,7 @@ def test_paint_fixes_its_core_and_what_is_far_from_it(gather: Gather) -> None:
     assert evidence.certain[0, 14, 14] == 1 and evidence.certain[0, 30, 30] == -1
     assert evidence.certain[0, 8, 8] == 0  # near the border nothing is certain
     assert evidence.certain[1, 14, 14] == -1  # what is one structure's is no other's
-    found = corrected(shares_of(NOTHING, NOTHING), batch(evidence))[0]
+    found = corrected(shares_of(NOTHING, NOTHING), [evidence])[0]
     assert found[1, 14, 14] == 1 and found[1, 30, 30] == 0
 
 
@@ -108,14 +104,14 @@ def test_clicks_hold_and_move_the_level_of_the_whole_structure(gather: Gather) -
     shares = shares_of(plane, NOTHING)
     assert not (shares.argmax(1) == 1).any()
     hint = Hint(points=((7, 7, 1), (13, 13, 1), (25, 25, -1)))
-    found = corrected(shares, batch(gather(disc=hint)))[0].argmax(0)
+    found = corrected(shares, [gather(disc=hint)])[0].argmax(0)
     assert (found[5:17, 5:17] == 1).all() and not (found[20:, 20:] == 1).any()
 
 
 def test_clicks_outside_lower_the_level(gather: Gather) -> None:
     plane = np.maximum(square(5, 5, 8, 0.95), square(18, 18, 8, 0.6))
     hint = Hint(points=((8, 8, 1), (20, 20, -1), (23, 23, -1)))
-    found = corrected(shares_of(plane, NOTHING), batch(gather(disc=hint)))[0].argmax(0)
+    found = corrected(shares_of(plane, NOTHING), [gather(disc=hint)])[0].argmax(0)
     assert (found[5:13, 5:13] == 1).all() and not (found[18:26, 18:26] == 1).any()
 
 
@@ -131,13 +127,27 @@ def test_what_comes_from_beyond_the_border_says_nothing_of_what_was_not_marked(
 ) -> None:
     motion = Motion(np.eye(2), np.array([-3.0, 4.0]))  # three rows and four columns from beyond
     shares = shares_of(square(5, 5, 9), NOTHING)
-    assert torch.equal(corrected(shares, batch(gather().moved(motion))), shares)
+    assert torch.equal(corrected(shares, [gather().moved(motion)]), shares)
     marks = (Hint(boxes=((5, 6, 15, 18),)), Hint(boxes=((5, 6, 15, 18),), tight=False))
     for hint in (*marks, Hint(absent=True)):
         shifted = gather(disc=hint).moved(motion)
         assert (shifted.certain[0, :3] == -1).all() and (shifted.certain[0, :, 28:] == -1).all()
         assert shifted.prompted[1].isnan().all() and (shifted.certain[1] == 0).all()
-        assert corrected(shares, batch(shifted))[0, 1, :3].max() == 0
+        assert corrected(shares, [shifted])[0, 1, :3].max() == 0
+
+
+def test_evidence_at_the_size_of_logits_says_the_same_in_less_space(
+    gather: Gather, tiny_backbone: Callable[..., Backbone]
+) -> None:
+    hint = Hint(boxes=((5, 6, 15, 18),), points=((7, 7, 1), (25, 25, -1)))
+    evidence = gather(disc=hint)
+    spec = tiny_backbone().spec  # of 128 x 128 pixels, so the slice is shown 4 times as large
+    kept = evidence.low_res(spec, 32, (1.0, 1.0))
+    shares = shares_of(square(5, 5, 9, 0.6), NOTHING)
+    expected, found = corrected(shares, [evidence]), corrected(shares, [kept])
+    assert torch.allclose(expected, found, atol=1e-3)
+    size = sum(plane.nbytes for plane in kept.planes)
+    assert size == 5 / 16 * sum(plane.nbytes for plane in evidence.planes)
 
 
 def test_pixels_of_little_confidence_and_of_the_padding_are_ignored() -> None:

@@ -128,6 +128,25 @@ def test_before_the_first_step_student_teacher_and_anchor_are_one(
     assert losses["self_training_loss"] == pytest.approx(losses["anchor_loss"], rel=1e-6)
 
 
+def test_little_is_kept_of_weak_labels_and_nothing_where_there_are_none(slices: Slices) -> None:
+    samples = slices(numbers=(0, 1, 2, 3))
+    assert samples.hinted == 2 and len(samples) == 4
+    for view in samples.views:
+        known = [None if said is None else said.planes for said in view.evidence]
+        assert known[1] is known[3] is None
+        for planes in (known[0], known[2]):
+            assert planes is not None
+            assert [plane.element_size() for plane in planes] == [1, 1, 2, 1]
+            assert all(plane.shape == (2, 32, 32) for plane in planes)
+
+
+def test_weak_labels_of_other_slices_make_another_set(slices: Slices) -> None:
+    hints = {DISC: Hint(absent=True)}
+    one, other, none = (slices(WeakLabels("axial", said)) for said in ({0: hints}, {2: hints}, {}))
+    assert len({samples.fingerprint() for samples in (one, other, none)}) == 3
+    assert one.fingerprint() == slices(WeakLabels("axial", {0: hints})).fingerprint()
+
+
 def test_the_anchor_never_changes(started: AdaptedModel, slices: Slices) -> None:
     method = WeSAM(started, slices(), SETTINGS)
     before = digest(method.anchor), digest(started)
