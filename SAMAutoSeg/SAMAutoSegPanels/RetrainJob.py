@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from SAMAutoSegLib.engine.jobs import TrainingJob, list_jobs
+from SAMAutoSegLib.engine.jobs import TrainingJob, list_jobs, remove_abandoned
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels.RetrainState import FINISHED, IDLE, RUNNING, STOPPING, scoreRows, verdict
 from SAMAutoSegPanels.TrainingCurve import TrainingCurve
@@ -110,8 +110,10 @@ def describeJob(job):
 def unfinishedBusiness(root):
     """Jobs in a folder that somebody has still to decide about, the newest first.
 
-    What failed or learned nothing is removed: there is nothing to decide.
+    What failed, learned nothing or was never written to its end is removed: there is nothing to
+    decide.
     """
+    remove_abandoned(root)
     found = []
     for job in list_jobs(root):
         result = job.result

@@ -27,7 +27,8 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,6 +56,10 @@ SPEC_VERSION = 1
 
 # From the start of the process to its lock; importing Python from a cold disk takes a while.
 _SECONDS_TO_LOCK = 30.0
+
+
+# From the making of a folder to its job, or longer; another program may be at it.
+_SECONDS_TO_WRITE = 24 * 3600.0
 
 
 class TrainingJob:
@@ -103,25 +108,29 @@ class TrainingJob:
     def create_in_steps(
         cls, folder: Path, spec: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
     ) -> Generator[float, None, TrainingJob]:
-        """As `create`, yielding the fraction done now and then, see `share_in_steps`."""
+        """As `create`, yielding the fraction done now and then, see `share_in_steps`.
+
+        Where it fails or is closed half way, nothing of the images stays.
+        """
         if (folder / SPEC).exists():
             raise SAMAutoSegError(f"{folder} holds a training job already: choose another folder")
         with write_errors_named(folder):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)  # it holds a patient's images
-        for number, (name, array) in enumerate(arrays.items()):
-            with (
-                replace_when_complete(folder / f"{name}.npy") as temporary,
-                temporary.open("wb") as stream,
-            ):
-                whole = np.ascontiguousarray(array[:0])
-                header = {**np.lib.format.header_data_from_array_1_0(whole), "shape": array.shape}
-                np.lib.format.write_array_header_1_0(stream, header)
-                for fraction in write_in_steps(stream, array):
-                    yield (number + fraction) / len(arrays)
+        files = [folder / f"{name}.npy" for name in arrays]
         content = {"version": SPEC_VERSION, **spec}
-        with replace_when_complete(folder / SPEC) as temporary:
-            temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        try:
+            for number, (path, array) in enumerate(zip(files, arrays.values(), strict=True)):
+                for fraction in _save_in_steps(path, array):
+                    yield (number + fraction) / len(arrays)
+            with replace_when_complete(folder / SPEC) as temporary:
+                temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
+        except BaseException:
+            with suppress(OSError):  # the folder may hold more than this job
+                for path in files:
+                    path.unlink(missing_ok=True)
+                folder.rmdir()
+            raise
         return cls(folder, content)
 
     @classmethod
@@ -264,6 +273,15 @@ def list_jobs(root: Path) -> list[TrainingJob]:
     return [job for _, job in sorted(found, key=lambda pair: pair[0], reverse=True)]
 
 
+def remove_abandoned(root: Path) -> None:
+    """Remove the folders of `root` that hold no job: of programs that died while they wrote one."""
+    long_ago = time.time() - _SECONDS_TO_WRITE
+    for folder in root.glob("*/"):
+        with suppress(OSError):
+            if not (folder / SPEC).exists() and folder.stat().st_mtime < long_ago:
+                shutil.rmtree(folder)
+
+
 def read_spec(folder: Path) -> dict[str, Any]:
     """The content of a job's `job.json`.
 
@@ -294,6 +312,15 @@ def append_event(folder: Path, event: str, **fields: Any) -> None:
         # After a line that was cut short when its process was killed.
         begins = b"" if _ends_whole(path) else b"\n"
         stream.write(begins + line.encode() + b"\n")
+
+
+def _save_in_steps(path: Path, array: np.ndarray) -> Iterator[float]:
+    """Write a `.npy` file, yielding the fraction done now and then."""
+    with replace_when_complete(path) as temporary, temporary.open("wb") as stream:
+        whole = np.ascontiguousarray(array[:0])
+        header = {**np.lib.format.header_data_from_array_1_0(whole), "shape": array.shape}
+        np.lib.format.write_array_header_1_0(stream, header)
+        yield from write_in_steps(stream, array)
 
 
 def _ends_whole(path: Path) -> bool:

@@ -1,12 +1,13 @@
 """Training jobs with their real process on a tiny model."""
 
+import errno
 import json
 import os
 import signal
 import stat
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from SAMAutoSegLib.engine import jobs
 from SAMAutoSegLib.engine.jobs import (
     CHECKPOINT,
     EVENTS,
@@ -22,6 +24,7 @@ from SAMAutoSegLib.engine.jobs import (
     TrainingJob,
     append_event,
     list_jobs,
+    remove_abandoned,
 )
 from SAMAutoSegLib.engine.lock import FileLock
 from SAMAutoSegLib.engine.transport import engine_environment
@@ -308,6 +311,51 @@ def test_a_folder_holds_one_job(tmp_path: Path, spec: dict[str, Any]) -> None:
     (tmp_path / SPEC).write_text(json.dumps({**spec, "version": 99}))
     with pytest.raises(SAMAutoSegError, match="another version"):
         TrainingJob.attach(tmp_path)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_job_that_is_given_up_while_it_is_written_leaves_no_image(
+    tmp_path: Path, spec: dict[str, Any], steps: int
+) -> None:
+    images = {"image": np.zeros((3, 4, 5), np.int16), "labels": np.zeros((3, 4, 5), np.uint8)}
+    writing = TrainingJob.create_in_steps(tmp_path / "job", spec, images)
+    for _ in range(steps):
+        next(writing, None)
+    writing.close()
+    assert (tmp_path / "job").exists() == (steps > 2)
+
+
+def test_a_full_disk_leaves_no_image_and_takes_no_file_of_others(
+    tmp_path: Path, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "other.txt").write_text("kept")
+    images = {"image": np.zeros((3, 4, 5)), "labels": np.zeros((3, 4, 5))}
+    write, written = jobs.write_in_steps, []
+
+    def full(stream: Any, array: np.ndarray) -> Iterator[float]:
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written.append(array)
+        yield from write(stream, array)
+
+    monkeypatch.setattr(jobs, "write_in_steps", full)
+    with pytest.raises(SAMAutoSegError, match="No space left"):
+        TrainingJob.create(tmp_path, spec, images)
+    assert [path.name for path in tmp_path.iterdir()] == ["other.txt"]
+
+
+def test_what_a_crash_left_of_a_job_is_removed_once_nobody_can_be_writing_it(
+    tmp_path: Path, spec: dict[str, Any]
+) -> None:
+    for name in ("job", "abandoned", "written now"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "image.npy").write_bytes(b"patient")
+    TrainingJob.create(tmp_path / "job", spec, {})
+    for name in ("job", "abandoned"):
+        os.utime(tmp_path / name, (1e9, 1e9))
+    remove_abandoned(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["job", "written now"]
+    remove_abandoned(tmp_path / "nowhere")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="other permissions there")
