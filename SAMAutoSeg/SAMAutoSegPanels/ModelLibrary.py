@@ -42,7 +42,10 @@ class ModelEntry:
         created: date, as in 2026-08-24.
         score: mean Dice on held-out slices, None where none was measured.
         slices: how many it was trained on.
-        license: SPDX name where it is known.
+        license: SPDX name where it is known; of a trained model that of its data.
+        data: what it was trained on, or the model that it goes on from.
+        use: what it was made for, where somebody said so.
+        notFor: what it was not made for.
         problem: why it cannot be used, '' if it can.
         writable: it lies in the user's folder and can be removed.
     """
@@ -59,6 +62,9 @@ class ModelEntry:
     slices: int = 0
     method: str = ""
     license: str = ""
+    data: str = ""
+    use: str = ""
+    notFor: str = ""
     problem: str = ""
     writable: bool = True
 
@@ -82,7 +88,12 @@ class ModelEntry:
             parts.append(_("{count} slices").format(count=self.slices))
         if self.score is not None:
             parts.append(_("Dice {score}").format(score=f"{self.score:.2f}"))
-        return " \N{MIDDLE DOT} ".join(part for part in parts if part)
+        lines = [" \N{MIDDLE DOT} ".join(part for part in parts if part)]
+        if self.use:
+            lines.append(_("Made for: {use}.").format(use=self.use))
+        if self.notFor:
+            lines.append(_("Not for: {use}.").format(use=self.notFor))
+        return "\n".join(lines)
 
 
 class ModelLibrary:
@@ -115,7 +126,8 @@ class ModelLibrary:
         return self._sizeOf(self.folder / entry["file_name"]) == entry["bytes"]
 
     def models(self):
-        """The newest version of every model: trained ones first, then SAMs as in the catalogue."""
+        """The newest version of every model: the user's, then those that come with the program,
+        the best first, then SAMs as in the catalogue."""
         newest = {}
         for entry in self._all():
             key = (entry.writable, entry.name)
@@ -124,10 +136,17 @@ class ModelLibrary:
         order = {c["file_name"]: n for n, c in enumerate(self.catalog)}
 
         def place(entry):
-            plain = not entry.structures
-            return (plain, order.get(entry.path.name, len(order)), entry.name.casefold())
+            plain, shipped = not entry.structures, not entry.writable
+            known = order.get(entry.path.name, len(order))
+            score = -(entry.score or 0.0) if shipped else 0.0
+            return (plain, shipped, score, known, entry.name.casefold())
 
         return sorted(newest.values(), key=place)
+
+    def suggested(self, lastUsed=""):
+        """The model to begin with, None where there is none: the one used last, else the first."""
+        wanted = [self.find(lastUsed), *self.models()]
+        return next((entry for entry in wanted if entry and not entry.problem), None)
 
     def versions(self, entry):
         """All versions of a model, the newest first."""
@@ -258,6 +277,7 @@ class ModelLibrary:
 
     def _adapted(self, base, card):
         provenance = card.get("provenance", {})
+        data = _dataOf(provenance)
         known = next((c for c in self.catalog if c["name"] == card["backbone"]), None)
         return ModelEntry(
             base.path,
@@ -271,6 +291,10 @@ class ModelLibrary:
             score=provenance.get("held_out_dice"),
             slices=sum(len(image["slices"]) for image in provenance.get("images", [])),
             method=card["method"],
+            license=data.get("data_license", ""),
+            data=data.get("data", ""),
+            use=provenance.get("use", ""),
+            notFor=provenance.get("not_for", ""),
             writable=base.writable,
         )
 
@@ -305,6 +329,13 @@ def readHeader(path):
     if not isinstance(header, dict):
         raise ValueError("the header is no object")
     return header.get("__metadata__", {})
+
+
+def _dataOf(provenance):
+    """What a model says of its data, or else the model that it goes on from."""
+    while provenance and "data" not in provenance:
+        provenance = (provenance.get("source") or {}).get("provenance")
+    return provenance or {}
 
 
 def readStructures(path):

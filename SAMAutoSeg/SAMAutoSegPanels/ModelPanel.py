@@ -7,6 +7,9 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import sizeWords
 
+# The model to begin with in a new scene.
+_LAST_USED = "SAMAutoSeg/LastModel"
+
 
 class ModelPanel:
     """Shows the library; everything slow runs in a process of its own."""
@@ -38,14 +41,18 @@ class ModelPanel:
             return
         entries = session.library.models()
         chosen = session.model
-        if chosen is None and entries and not session.parameterNode.model:
-            session.chooseModel(entries[0])
-            return
+        if chosen is None and not session.parameterNode.model:
+            first = session.library.suggested(qt.QSettings().value(_LAST_USED, ""))
+            if first is not None:
+                session.chooseModel(first)
+                return
         if chosen is not None and chosen.path not in [entry.path for entry in entries]:
             entries.append(chosen)  # an earlier version, as a scene may ask for
         shown = [(entry.path, entry.title) for entry in entries], session.parameterNode.model
         if shown != self._shown:
             self._shown = shown
+            if chosen is not None:
+                qt.QSettings().setValue(_LAST_USED, chosen.path.name)
             blocked = ui.modelSelector.blockSignals(True)
             ui.modelSelector.clear()
             for entry in entries:
@@ -210,6 +217,9 @@ def detailsText(entry):
         (_("Trained"), entry.created),
         (_("Training slices"), entry.slices or ""),
         (_("Dice on held-out slices"), "" if entry.score is None else f"{entry.score:.3f}"),
+        (_("Made for"), entry.use),
+        (_("Not for"), entry.notFor),
+        (_("Data"), entry.data),
         (_("License"), entry.license),
         (_("File"), entry.path),
     ]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from SAMAutoSegPanels.ModelLibrary import (
+    ModelEntry,
     ModelLibrary,
     checkedName,
     readHeader,
@@ -60,6 +61,59 @@ def test_trained_models_come_before_plain_ones_which_say_what_they_need(
     assert plain.name == "LiteMedSAM" and plain.structures == ()
     assert "knows no structures" in plain.summary and "Retrain" in plain.summary
     assert library.hasDefaultBackbone()
+
+
+def shipped(library: ModelLibrary, path: Path) -> Path:
+    folder = library.folder.parent / "shipped"
+    folder.mkdir(exist_ok=True)
+    return path.rename(folder / path.name)
+
+
+def test_of_the_models_that_come_along_the_best_is_first_after_the_user_s_own(
+    library: ModelLibrary, save_model: Callable[..., Path]
+) -> None:
+    assert library.suggested() is None
+    backbone(library)
+    assert named(library.suggested()) == "LiteMedSAM"
+    for name, score in (("abdomen", 0.34), ("heart", 0.88), ("hippocampus", 0.83), ("new", None)):
+        shipped(library, save_model(f"{name}.safetensors", provenance={"held_out_dice": score}))
+    names = [entry.name for entry in library.models()]
+    assert names == ["heart", "hippocampus", "abdomen", "new", "LiteMedSAM"]
+    assert named(library.suggested()) == "heart"
+    save_model("mine.safetensors")
+    assert library.models()[0].name == named(library.suggested()) == "mine"
+
+
+def test_the_model_used_last_is_suggested_while_it_is_there(
+    library: ModelLibrary, save_model: Callable[..., Path]
+) -> None:
+    save_model("a.safetensors")
+    last = save_model("b.safetensors")
+    assert named(library.suggested(last.name)) == "b"
+    last.unlink()
+    assert named(library.suggested(last.name)) == "a"
+    library.folder.joinpath("a.safetensors").write_bytes(b"damaged")
+    assert library.suggested() is None
+
+
+def named(entry: ModelEntry | None) -> str:
+    assert entry is not None
+    return entry.name
+
+
+def test_what_a_model_was_made_for_and_what_not_is_told(
+    library: ModelLibrary, save_model: Callable[..., Path]
+) -> None:
+    starter = {"data": "Sunnybrook", "data_license": "CC0-1.0", "use": "MRI", "not_for": "CT"}
+    shipped(library, save_model("heart.safetensors", provenance=starter))
+    refined = {"source": {"method": "blo-sam", "provenance": starter}}
+    save_model("mine.safetensors", provenance=refined)
+    mine, heart = library.models()
+    assert heart.summary.endswith("\nMade for: MRI.\nNot for: CT.")
+    # What it goes on from is in it still, but may serve for something else.
+    for entry in (mine, heart):
+        assert (entry.data, entry.license) == ("Sunnybrook", "CC0-1.0")
+    assert (mine.use, mine.notFor) == ("", "") and "Made for" not in mine.summary
 
 
 def test_a_download_that_was_cut_is_told_and_offered_again(library: ModelLibrary) -> None:
@@ -181,10 +235,9 @@ def test_a_file_is_read_again_only_where_it_has_changed(
 
 
 def test_models_that_come_with_the_program_cannot_be_removed(
-    library: ModelLibrary, save_model: Callable[..., Path], tmp_path: Path
+    library: ModelLibrary, save_model: Callable[..., Path]
 ) -> None:
-    (tmp_path / "shipped").mkdir()
-    save_model("Heart.safetensors").rename(tmp_path / "shipped" / "Heart.safetensors")
+    shipped(library, save_model("Heart.safetensors"))
     (entry,) = library.models()
     with pytest.raises(SAMAutoSegError, match="comes with"):
         library.remove(entry)
