@@ -47,12 +47,14 @@ class Evidence:
         clicks: 1 and -1 around points inside and outside, else 0.
         prompted: logits of the frozen SAM given the box; NaN where it was given none.
         outline: 1 in the boxes or paint that it was given, else 0.
+        marked: of each structure whether a weak label is about it.
     """
 
     certain: Tensor
     clicks: Tensor
     prompted: Tensor
     outline: Tensor
+    marked: tuple[bool, ...]
 
     @property
     def confined(self) -> Tensor:
@@ -72,6 +74,7 @@ class Evidence:
             of(self.clicks, [0.0] * count),
             of(self.prompted, [float("nan")] * count),
             of(self.outline, [0.0] * count),
+            self.marked,
         )
 
     def low_res(self, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]) -> Evidence:
@@ -84,6 +87,7 @@ class Evidence:
             of(self.clicks).to(torch.int8),
             of(self.prompted, nothing).half(),
             of(self.outline).to(torch.int8),
+            self.marked,
         )
 
     @property
@@ -91,7 +95,7 @@ class Evidence:
         return self.certain, self.clicks, self.prompted, self.outline
 
     def to(self, device: torch.device) -> Evidence:
-        return Evidence(*(plane.to(device) for plane in self.planes))
+        return Evidence(*(plane.to(device) for plane in self.planes), self.marked)
 
 
 def gather_evidence(
@@ -133,7 +137,10 @@ def gather_evidence(
     for c in range(len(structures)):
         others = np.delete(inside, c, axis=0).any(axis=0)
         certain[c][others & ~inside[c]] = -1
-    return Evidence(*(torch.from_numpy(planes) for planes in (certain, clicks, prompted, outline)))
+    return Evidence(
+        *(torch.from_numpy(planes) for planes in (certain, clicks, prompted, outline)),
+        tuple(structure.label in hints for structure in structures),
+    )
 
 
 def corrected(shares: Tensor, evidence: Sequence[Evidence | None]) -> Tensor:

@@ -208,10 +208,7 @@ class WeSAM:
 
     def notes(self) -> list[str]:
         count = len(self.samples)
-        notes = [
-            f"adapted to {count} slices, {self.samples.hinted} of them with weak labels; agreement "
-            f"of the source with what is known of them: Dice {self.agreement_at_start:.3f}"
-        ]
+        notes = [f"adapted to {count} slices, {self.samples.hinted} of them with weak labels"]
         if count == 1:
             notes.append("one slice only: the model adapts to it alone, give several")
         found = {int(n) for n in self._anchors[0].labels.unique() if n != IGNORED}
@@ -231,41 +228,46 @@ class WeSAM:
         return self._anchors[0].agreement
 
     def concluded(self, model: AdaptedModel) -> list[str]:
-        """Put the source back unless the adapted model is the better one, as far as can be told."""
+        """Put the source back unless the adapted model is the better one, as far as can be told.
+
+        By the weak labels where there are any, else by how alike changed views are segmented; and
+        where no weak label is, it still has to agree with the source. That holds after a drift too:
+        the model that was kept is not the one of the last steps.
+        """
         before, after = self.judged(self.anchor), self.judged(model)
         if self.samples.hinted:
-            gain = after.agreement - before.agreement
-            measure = (
-                f"agreement with the weak labels {before.agreement:.3f} to {after.agreement:.3f}"
-            )
-            good = gain > 0
+            better = after.marked > before.marked
+            measure = f"agreement with the weak labels {before.marked:.3f} to {after.marked:.3f}"
         else:
-            gain = after.consistency - before.consistency
-            measure = (
-                f"Dice between views {before.consistency:.3f} to {after.consistency:.3f}, "
-                f"agreement with the source {after.agreement:.3f}"
-            )
-            good = gain >= _LEAST_GAIN and after.agreement >= self.settings.least_agreement
-        if good:
+            better = after.consistency - before.consistency >= _LEAST_GAIN
+            measure = f"Dice between views {before.consistency:.3f} to {after.consistency:.3f}"
+        astray = after.rest < self.settings.least_agreement * before.rest
+        if after.rest == after.rest:
+            measure += f", agreement with the source where nothing is marked {after.rest:.3f}"
+        if better and not astray:
             return [f"adapted: {measure}"]
         model.load_learned_state(self.anchor_state)
-        return [f"the source model is kept, since nothing speaks for the adapted one: {measure}"]
+        why = "the adapted one departs from it" if better else "nothing speaks for the adapted one"
+        return [f"the source model is kept, since {why}: {measure}"]
 
     @torch.no_grad()
     def judged(self, model: AdaptedModel) -> Judgment:
         """How a model does on the slices as they are, without any contour."""
         view, anchors = self.samples.views[0], self._anchors[0]
-        plain, changed = [], []
-        for n in range(len(self.samples)):
+        marked, rest, changed = [], [], []
+        for n, known in enumerate(view.evidence):
             shares = [
                 self._forward(model, features[n : n + 1])[1]
                 for features in (view.weak, *view.strong)
             ]
-            inside = view.inside[n : n + 1]
-            labels = [_hard(share, inside) for share in shares]
-            plain.append(agreement(shares[0], anchors.labels[n : n + 1]))
+            labels = [_hard(share, view.inside[n : n + 1]) for share in shares]
             changed += [mean_dice(labels[0], other, model.classes) for other in labels[1:]]
-        return Judgment(_mean(plain), _mean(changed))
+            for c, dice in enumerate(agreements(shares[0], anchors.labels[n : n + 1])):
+                if known is not None and known.marked[c]:
+                    marked.append(dice if dice == dice else 1.0)  # rightly nothing
+                else:
+                    rest.append(dice)
+        return Judgment(_mean(marked), _mean(rest), _mean(changed))
 
     def _forward(self, model: AdaptedModel, features: Tensor) -> tuple[Tensor, Tensor]:
         """Image embedding and class probabilities [B, K, m, m]."""
@@ -302,14 +304,17 @@ class WeSAM:
 
 @dataclass(frozen=True)
 class Judgment:
-    """What can be said of a model without contours, each 0 to 1, NaN if it finds nothing.
+    """What can be said of a model without contours, each 0 to 1, NaN where nothing can.
 
     Attributes:
-        agreement: Dice with the anchor's predictions as corrected by the weak labels.
+        marked: Dice with the anchor's predictions as corrected by the weak labels, mean over the
+            structures that these are about, in the slices in which they are.
+        rest: the same of all others, where the anchor agrees with itself.
         consistency: Dice of the predictions for a slice as it is and for its degraded copies.
     """
 
-    agreement: float
+    marked: float
+    rest: float
     consistency: float
 
 
@@ -344,7 +349,13 @@ def drift(history: Sequence[dict[str, float]], least: float) -> str:
 
 def agreement(shares: Tensor, labels: Tensor) -> float:
     """Mean Dice over structures of the winners among probabilities and of hard labels."""
-    return mean_dice(_hard(shares, labels != IGNORED), _hard_known(labels), shares.shape[1])
+    return _mean(agreements(shares, labels))
+
+
+def agreements(shares: Tensor, labels: Tensor) -> list[float]:
+    """The Dice of every structure; NaN of one that is in neither."""
+    found, known = _hard(shares, labels != IGNORED), _hard_known(labels)
+    return [mean_dice(found == c, known == c, 2) for c in range(1, shares.shape[1])]
 
 
 def _hard(shares: Tensor, inside: Tensor) -> Tensor:

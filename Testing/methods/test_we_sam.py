@@ -25,7 +25,7 @@ from SAMAutoSegLib.methods.unlabeled_set import (
     UnlabeledVolume,
     build_unlabeled_set,
 )
-from SAMAutoSegLib.methods.we_sam import WeSAM, WeSAMSettings, agreement
+from SAMAutoSegLib.methods.we_sam import Judgment, WeSAM, WeSAMSettings, agreement, agreements
 from SAMAutoSegLib.sam.backbone import Backbone
 
 DISC, BAR = 3, 7
@@ -119,7 +119,8 @@ def test_before_the_first_step_student_teacher_and_anchor_are_one(
     samples = identical_views(slices(WeakLabels("axial")))
     method = WeSAM(started, samples, replace(SETTINGS, confidence=0.0))
     judged = method.judged(started)
-    assert judged.agreement == judged.consistency == method.agreement_at_start == 1
+    assert judged.rest == judged.consistency == method.agreement_at_start == 1
+    assert judged.marked != judged.marked  # NaN: no weak label
     losses = method.step(0)
     assert losses[AGREEMENT] == 1
     # Both branches are held to the same hard masks, so their mean is what self-training sees too.
@@ -219,6 +220,34 @@ def test_a_model_that_has_gone_astray_gives_way_to_the_source(
         (note,) = method.concluded(started)
         assert "the source model is kept" in note
         assert all(torch.equal(before[n], v) for n, v in started.learned_state().items())
+
+
+def test_weak_labels_of_one_slice_are_what_the_model_is_judged_by(
+    started: AdaptedModel, slices: Slices
+) -> None:
+    boxes = WeakLabels("axial", {0: {DISC: BOXES.hints[0][DISC]}})
+    samples = slices(boxes, tuple(range(8)))
+    method = WeSAM(started, samples, SETTINGS)
+    _, shares = method._forward(method.anchor, samples.views[0].weak[:1])
+    (disc, _) = agreements(shares, method._anchors[0].labels[:1])
+    judged = method.judged(method.anchor)
+    assert judged.marked == disc < 0.9 < judged.rest  # the other slices do not blur it
+
+
+def test_a_model_that_departs_where_nothing_is_marked_gives_way_to_the_source(
+    started: AdaptedModel, slices: Slices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = WeSAM(started, slices(), SETTINGS)
+    before = Judgment(marked=0.4, rest=0.9, consistency=0.5)
+    for after, words in (
+        (replace(before, marked=0.5), "adapted: agreement with the weak labels 0.400 to 0.500"),
+        (replace(before, marked=0.5, rest=0.7), "kept, since the adapted one departs from it"),
+        (replace(before, marked=0.5, rest=float("nan")), "adapted: "),
+        (replace(before, consistency=0.9), "kept, since nothing speaks for the adapted one"),
+    ):
+        judged = {id(method.anchor): before, id(started): after}
+        monkeypatch.setattr(method, "judged", lambda model, told=judged: told[id(model)])
+        assert words in method.concluded(started)[0]
 
 
 def test_agreement_is_dice_over_structures() -> None:
