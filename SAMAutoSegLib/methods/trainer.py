@@ -102,7 +102,6 @@ def train(
     method: Steps = method_type(model, samples, settings)
     if model.pixels is not None and settings.pixel_steps and isinstance(samples, TrainingSet):
         method = WithPixelBranch(method, model, samples, settings)
-    result = TrainingResult(notes=method.notes())
     identity = {
         "method": method_type.name,
         "settings": settings.to_json(),
@@ -113,75 +112,114 @@ def train(
     if resume and checkpoint is not None:
         state = load_state(checkpoint, identity)
         state.restore(model, method)
+    result = TrainingResult(notes=method.notes())
+    run = _Run(model, method, settings, state, result)
     model.train()
-    step = state.step
-    while step < settings.steps:
-        losses = method.step(step)
-        watched = next(iter(losses.values()))
-        if not math.isfinite(watched):
-            if not state.best:
-                raise SAMAutoSegError(
-                    "the loss is no number: lower the setting learning_rate, or look for extreme "
-                    "values in the images"
-                )
-            result.stopped = "the loss is no number any more"
+    while state.step < settings.steps and not result.stopped:
+        entry = run.step()
+        if entry is None:
             break
-        step += 1
-        entry = {"step": float(step), **losses}
-        _watch(state, watched)
-        _average(state, model, settings.average)
-        due = score is not None and (step % score_every == 0 or step == settings.steps)
-        if due and score is not None:
-            before = time.monotonic()
-            entry |= _scored(model, state.averaged, score)
-            result.scoring_seconds += time.monotonic() - before
+        due = state.step % score_every == 0 or state.step == settings.steps
+        if score is not None and due:
+            entry |= run.scored(score)
         state.history.append(entry)
         if on_step is not None:
             on_step(entry)
-        state.step = step
-        if state.smoothed < state.lowest * (1 - _LEAST_GAIN):
-            state.lowest, state.best_step = state.smoothed, step
-            state.best = {name: value.clone() for name, value in state.averaged.items()}
-        if settings.patience and step - state.best_step >= settings.patience:
-            result.stopped = "no more gain"
-            break
-        if isinstance(method, Guarded) and (reason := method.stop_reason(state.history)):
-            result.stopped = reason
+        run.keep_best()
+        result.stopped = run.why_stop()
+        if result.stopped:
             break
         try:
-            progress(step / settings.steps, _line(step, settings.steps, state.smoothed, entry))
+            told = _line(state.step, settings.steps, state.smoothed, entry)
+            progress(state.step / settings.steps, told)
         except Cancelled:
             result.stopped = "cancelled"
-            break
         if checkpoint is not None and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-            _keep(checkpoint, state, model, method, result)
+            run.write(checkpoint)
             saved = time.monotonic()
     if checkpoint is not None:
         if result.stopped == "cancelled":
-            _keep(checkpoint, state, model, method, result)
+            run.write(checkpoint)
         else:
             checkpoint.unlink(missing_ok=True)
-    if state.best:
-        model.load_learned_state(state.best)
-    model.eval()
-    if isinstance(method, Guarded):
-        result.notes += method.concluded(model)
-    result.history = state.history
-    result.steps, result.best_step = state.step, state.best_step
+    run.conclude()
     result.seconds = time.monotonic() - started
     return result
 
 
-def _keep(
-    path: Path, state: TrainingState, model: AdaptedModel, method: Steps, result: TrainingResult
-) -> None:
-    """Write a checkpoint; a full disk costs the chance to resume, not what was learned."""
-    try:
-        save_state(path, state, model, method)
-    except SAMAutoSegError as error:
-        note = f"the training could not be kept for --resume: {error}"
-        if note not in result.notes:
-            result.notes.append(note)
+@dataclass
+class _Run:
+    """One training at work."""
+
+    model: AdaptedModel
+    method: Steps
+    settings: Settings
+    state: TrainingState
+    result: TrainingResult
+
+    def step(self) -> dict[str, float] | None:
+        """Make one; its entry of the history. None if there is no number to go on with.
+
+        Raises:
+            SAMAutoSegError: it was the first one.
+        """
+        losses = self.method.step(self.state.step)
+        watched = next(iter(losses.values()))
+        if not math.isfinite(watched):
+            if not self.state.best:
+                raise SAMAutoSegError(
+                    "the loss is no number: lower the setting learning_rate, or look for extreme "
+                    "values in the images"
+                )
+            self.result.stopped = "the loss is no number any more"
+            return None
+        _watch(self.state, watched)
+        _average(self.state, self.model, self.settings.average)
+        self.state.step += 1
+        return {"step": float(self.state.step), **losses}
+
+    def scored(self, score: Callable[[AdaptedModel], dict[str, float]]) -> dict[str, float]:
+        """The score of the averaged model."""
+        before = time.monotonic()
+        found = _scored(self.model, self.state.averaged, score)
+        self.result.scoring_seconds += time.monotonic() - before
+        return found
+
+    def keep_best(self) -> None:
+        """Keep the averaged weights if the watched loss was never as low."""
+        state = self.state
+        if state.smoothed < state.lowest * (1 - _LEAST_GAIN):
+            state.lowest, state.best_step = state.smoothed, state.step
+            state.best = {name: value.clone() for name, value in state.averaged.items()}
+
+    def why_stop(self) -> str:
+        """Why to stop before the last step; empty to go on."""
+        patience = self.settings.patience
+        if patience and self.state.step - self.state.best_step >= patience:
+            return "no more gain"
+        if isinstance(self.method, Guarded):
+            return self.method.stop_reason(self.state.history)
+        return ""
+
+    def write(self, checkpoint: Path) -> None:
+        """Write a checkpoint; a full disk costs the chance to resume, not what was learned."""
+        try:
+            save_state(checkpoint, self.state, self.model, self.method)
+        except SAMAutoSegError as error:
+            note = f"the training could not be kept for --resume: {error}"
+            if note not in self.result.notes:
+                self.result.notes.append(note)
+
+    def conclude(self) -> None:
+        """Put the best weights into the model, and what happened into the result."""
+        state, result = self.state, self.result
+        if state.best:
+            self.model.load_learned_state(state.best)
+        self.model.eval()
+        if isinstance(self.method, Guarded):
+            result.notes += self.method.concluded(self.model)
+        result.history = state.history
+        result.steps, result.best_step = state.step, state.best_step
 
 
 def _watch(state: TrainingState, loss: float) -> None:
