@@ -1,13 +1,15 @@
 """What a run needs of the scene: one place that knows the adapters."""
 
 import numpy as np
+import slicer
 from SAMAutoSegScene.CorrectedSlices import slicesToFollow
 from SAMAutoSegScene.Provenance import Provenance, writeProvenance
-from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
+from SAMAutoSegScene.SegmentationOutput import misfit, prepareSegmentation
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack, sliceOfBox
 
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegPanels.Translation import _
 
 
 class SceneOutput:
@@ -18,12 +20,14 @@ class SceneOutput:
         editorOf: segmentation node to the editor's node and the function that saves its state for
             undo; both None where no editor shows it.
         onReady: told the segmentation once it has its segments.
+        confirm: asks a question; by default in a dialog of Slicer.
     """
 
-    def __init__(self, ledgerOf, editorOf, onReady):
+    def __init__(self, ledgerOf, editorOf, onReady, confirm=None):
         self._ledgerOf = ledgerOf
         self._editorOf = editorOf
         self._onReady = onReady
+        self._confirm = confirm or slicer.util.confirmOkCancelDisplay
         self._writer = None
         self._output = None
         self._provenance = None
@@ -32,9 +36,11 @@ class SceneOutput:
     def begin(self, volumeNode, structures, segmentationNode, plane, provenance):
         """The output; see `prepareSegmentation` for what is raised.
 
+        A segmentation on other voxels than the volume's is resampled if the user agrees.
         ``provenance`` are the fields of `Provenance`; they are noted with the first slice.
         """
-        output = prepareSegmentation(volumeNode, structures, segmentationNode)
+        resample = segmentationNode is not None and self._mayResample(segmentationNode, volumeNode)
+        output = prepareSegmentation(volumeNode, structures, segmentationNode, resample=resample)
         self._onReady(output.node)
         editorNode, saveUndo = self._editorOf(output.node)
         ledger = self._ledgerOf(output.node, volumeNode, plane)
@@ -45,6 +51,20 @@ class SceneOutput:
         self._output, self._provenance = output, Provenance(**provenance)
         self._writer.begin(output.segmentIds.values())
         return output
+
+    def _mayResample(self, segmentationNode, volumeNode):
+        difference = misfit(segmentationNode, volumeNode)
+        return bool(difference) and self._confirm(
+            _(
+                "{segmentation} does not fit the volume {volume}: {difference}.\n\nResample it to"
+                " the volume? Borders move by up to half a voxel, and which slices were corrected"
+                " or reviewed is not known afterwards. This cannot be undone."
+            ).format(
+                segmentation=segmentationNode.GetName(),
+                volume=volumeNode.GetName(),
+                difference=difference,
+            )
+        )
 
     def corrected(self):
         """The slices that the user corrected or reviewed, as the engine's request takes them."""

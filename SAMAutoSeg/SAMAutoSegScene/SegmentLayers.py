@@ -263,7 +263,8 @@ class SegmentLayers:
         if not isEmpty(labelmap) and self.offset(labelmap) is None:
             raise SAMAutoSegError(
                 f"segment '{self.segmentation.GetSegment(segmentId).GetName()}' is on another "
-                "grid than the volume: resample the segmentation to the volume, or choose a new one"
+                "grid than the volume: press Segment to have the segmentation resampled to the "
+                "volume, or choose a new one"
             )
 
     def _imageOf(self, values: np.ndarray, box: Box):

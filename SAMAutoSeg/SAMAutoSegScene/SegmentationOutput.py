@@ -98,8 +98,8 @@ def prepareSegmentation(
     if difference and not resample:
         raise SAMAutoSegError(
             f"the segmentation '{segmentationNode.GetName()}' does not fit the volume "
-            f"'{volumeNode.GetName()}': {difference}; choose a new output segmentation, or let "
-            "this one be resampled to the volume"
+            f"'{volumeNode.GetName()}': {difference}; choose a new output segmentation, or agree "
+            "to have this one resampled to the volume"
         )
     if difference:
         _resampleTo(segmentationNode, volumeNode)

@@ -33,7 +33,15 @@ class Scene:
         self.volume.SetAndObserveImageData(image)
         self.ledgers = CurrentLedger()
         self.made: list = []
-        self.output = SceneOutput(self.ledgers.choose, lambda node: (None, None), self.made.append)
+        self.agrees = False
+        self.questions: list[str] = []
+        self.output = SceneOutput(
+            self.ledgers.choose, lambda node: (None, None), self.made.append, self.confirm
+        )
+
+    def confirm(self, question: str) -> bool:
+        self.questions.append(question)
+        return self.agrees
 
     def begin(self, node=None):
         structures = standard_structures(["liver", "spleen"])
@@ -84,6 +92,22 @@ def test_only_what_the_user_corrected_goes_along(scene: Scene) -> None:
     assert np.array_equal(given["corrected"], halves()[None])
     assert scene.begin(output.node) is not None
     assert scene.output.corrected()["corrected_slices"] == [3]
+
+
+def test_a_segmentation_on_other_voxels_is_resampled_if_the_user_agrees(scene: Scene) -> None:
+    output = scene.begin()
+    scene.output.write(3, "axial", halves())
+    scene.output.end(None)
+    assert scene.begin(output.node) and scene.questions == []
+    scene.volume.SetSpacing(1, 1, 1.5)
+    with pytest.raises(SAMAutoSegError, match="does not fit the volume"):
+        scene.begin(output.node)
+    assert len(scene.questions) == 1 and "Resample it" in scene.questions[0]
+    scene.agrees = True
+    assert "was resampled" in scene.begin(output.node).notes[0]
+    # Thicker than before, and nobody knows any more who drew it.
+    assert [str(state) for state in scene.ledgers.ledger.states()].count("unchecked") == 1
+    scene.output.end(None)
 
 
 def test_slices_of_a_volume_come_as_the_engine_gives_single_ones(scene: Scene) -> None:
