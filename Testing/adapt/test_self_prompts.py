@@ -1,6 +1,7 @@
 """Prompts made of predictions: where they lie, and which of them a gradient passes."""
 
 from collections.abc import Callable
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.prompted_decoder import FrozenPrompter
-from SAMAutoSegLib.adapt.self_prompts import log_odds, self_prompts
+from SAMAutoSegLib.adapt.self_prompts import PromptKind, log_odds, self_prompts
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
 
@@ -137,11 +138,13 @@ def test_the_frozen_prompter_answers_as_the_click_predictor(
     torch.testing.assert_close(iou, score[:, 0], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", get_args(PromptKind))
 def test_a_learned_prompted_pass_starts_as_sams_own(
-    backbone: Backbone, embedding: torch.Tensor
+    backbone: Backbone, embedding: torch.Tensor, kind: PromptKind
 ) -> None:
-    model = AdaptedModel(backbone, 3, Adaptation(prompted=True))
-    prompts = self_prompts(certain(rectangle(3, 5, 10, 20), rectangle(12, 1, 30, 9)), SIDE)
+    model = AdaptedModel(backbone, 3, Adaptation(prompted=True, prompt=kind))
+    shapes = certain(rectangle(3, 5, 10, 20), rectangle(12, 1, 30, 9))
+    prompts = self_prompts(shapes, SIDE, kind)
     with torch.no_grad():
         found, wanted = (
             model.answer(embedding, prompts),
@@ -149,6 +152,39 @@ def test_a_learned_prompted_pass_starts_as_sams_own(
         )
     for own, theirs in zip(found, wanted, strict=True):
         torch.testing.assert_close(own, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", get_args(PromptKind))
+def test_a_prompted_pass_learns_the_embeddings_of_its_prompts_and_no_others(
+    backbone: Backbone, embedding: torch.Tensor, kind: PromptKind
+) -> None:
+    model = AdaptedModel(backbone, 3, Adaptation(prompted=True, prompt=kind))
+    prompts = self_prompts(certain(rectangle(3, 5, 10, 20)), SIDE, kind)
+    model.answer(embedding, prompts)[0].square().mean().backward()
+    assert model.prompted is not None
+    own = dict(model.prompted.prompt_encoder.named_parameters())
+    reached = {name for name, values in own.items() if values.grad is not None}
+    wanted = {"point_embeddings.2.weight", "point_embeddings.3.weight"}
+    if "point" in kind:
+        wanted.add("point_embeddings.1.weight")
+    if "mask" in kind:
+        wanted |= {name for name in own if name.startswith("mask_downscaling.")}
+    assert reached == wanted == {name for name, values in own.items() if values.requires_grad}
+
+
+def test_a_mask_takes_the_place_of_the_prompt_that_says_there_is_none(
+    backbone: Backbone, embedding: torch.Tensor
+) -> None:
+    model = AdaptedModel(backbone, 2, Adaptation(prompted=True, prompt="box-mask"))
+    shape = certain(rectangle(3, 5, 20, 20))
+    for kind, heeds in (("box", True), ("box-mask", False)):
+        prompts = self_prompts(shape, SIDE, kind)
+        answers = []
+        for value in (0.0, 1.0):
+            with torch.no_grad():
+                model.prompt_embedding.fill_(value)
+                answers.append(model.answer(embedding, prompts)[0])
+        assert torch.equal(*answers) != heeds
 
 
 def test_the_learned_prompted_pass_is_in_the_learned_state(
@@ -167,6 +203,21 @@ def test_the_learned_prompted_pass_is_in_the_learned_state(
     with torch.no_grad():
         one, two = model.answer(embedding, prompts)[0], other.answer(embedding, prompts)[0]
     assert torch.equal(one, two)
+
+
+def test_prompts_of_several_origins_are_joined_in_order() -> None:
+    logits = torch.cat([certain(rectangle(1, 1, 5, 5), rectangle(10, 12, 20, 22))] * 2)
+    prompts = self_prompts(logits, SIDE, "box-point")
+    last, first = (prompts.chosen(torch.tensor(n)) for n in ([3], [0, 2]))
+    both = last.joined(first)
+    assert both.images.tolist() == [1, 0, 1] and both.classes.tolist() == [2, 1, 1]
+    assert both.masks is None and both.points is not None and prompts.points is not None
+    assert torch.equal(both.points, prompts.points[[3, 0, 2]])
+
+
+def test_a_kind_of_prompt_that_does_not_exist_is_named() -> None:
+    with pytest.raises(SAMAutoSegError, match="prompt 'boxes': expected one of box, box-point"):
+        Adaptation(prompted=True, prompt="boxes")  # type: ignore[arg-type]
 
 
 def test_a_prompted_pass_goes_with_class_tokens_only() -> None:

@@ -303,6 +303,15 @@ def test_a_refinement_is_traced_slice_by_slice(
     assert sum(told["refinement"].values()) >= sum(len(steps) for steps in trace.values())
 
 
+def test_what_prompts_a_refinement_can_be_chosen(case: Case) -> None:
+    chosen = Refinement(1, 1, prompt="box-mask")
+    options = ("--refine", "1", "--keep-iteration", "1", "--refine-with", "box-mask")
+    assert main(case.arguments(*options)) == 0
+    assert np.array_equal(case.labels(), case.expected(refinement=chosen))
+    boxes_alone = case.expected(refinement=replace(chosen, prompt="box"))
+    assert not np.array_equal(case.labels(), boxes_alone)
+
+
 def test_the_first_pass_can_be_kept_though_it_was_refined(case: Case) -> None:
     assert main(case.arguments("--refine", "2", "--keep-iteration", "0")) == 0
     assert np.array_equal(case.labels(), case.expected())

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -9,9 +10,13 @@ import torch
 import torch.nn.functional as F
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.self_prompts import PromptKind, log_odds
+from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.sam_sp import SAMSP, SAMSPSettings, distillation_loss, shaken
 from SAMAutoSegLib.methods.training_set import TrainingSet
+
+from .conftest import QUICK, Tune
 
 SETTINGS = SAMSPSettings(steps=10, batch=2, feature_dropout=0.0, prompts=3)
 
@@ -70,6 +75,65 @@ def test_a_structure_that_is_not_found_yet_is_prompted_by_its_label(
         rows, columns = torch.nonzero(training_set.targets[0] == number, as_tuple=True)
         corners = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
         assert box.tolist() == [4 * int(corner) for corner in corners]
+
+
+def test_the_mask_is_the_first_passs_own_even_where_the_labels_box_is_taken(
+    model: AdaptedModel, samples: Callable[..., TrainingSet], asked: list
+) -> None:
+    training_set = samples((4,))
+    # The first pass is sure of background, a little less so of the disc's upper half.
+    logits = torch.zeros(1, 3, 32, 32)
+    logits[0, 0] = 3.0
+    logits[0, 1, :5] = 2.0
+    model.decode = lambda embedding: (  # type: ignore[method-assign]
+        logits + 0 * model.prompt_embedding.square().sum()
+    )
+    settings = replace(SETTINGS, prompt="box-point-mask", box_noise=0.0, views=1)
+    SAMSP(model, training_set, settings).step(0)
+    (prompts,) = asked
+    assert sorted(prompts.classes.tolist()) == [1, 2]
+    for number, point, mask in zip(prompts.classes, prompts.points, prompts.masks, strict=True):
+        column, row = (point / 4).long().tolist()
+        assert training_set.targets[0, row, column] == number
+        torch.testing.assert_close(mask[0], log_odds(logits)[0, number])
+
+
+def test_the_second_pass_teaches_the_first_through_the_mask_and_not_through_the_box(
+    new_model: Callable[..., AdaptedModel], samples: Callable[..., TrainingSet]
+) -> None:
+    training_set = samples((4,))
+    for kind, reached in (("box", False), ("box-mask", True)):
+        model = new_model(prompted=True, prompt=kind)
+        shapes = F.one_hot(training_set.targets.clamp(0, 2).long(), 3).movedim(3, 1) * 4.0
+        first = shapes.requires_grad_(True)
+        method = SAMSP(model, training_set, replace(SETTINGS, prompt=kind))
+        prompts = method._prompts(first, training_set.targets, 0)
+        embedding = model.embed(training_set.features[prompts.images])
+        model.answer(embedding, prompts)[0].square().mean().backward()
+        assert (first.grad is not None and bool(first.grad.abs().sum() > 0)) == reached
+
+
+@pytest.mark.parametrize("kind", get_args(PromptKind))
+def test_a_second_pass_of_each_kind_learns(
+    new_model: Callable[..., AdaptedModel], samples: Callable[..., TrainingSet], kind: PromptKind
+) -> None:
+    settings = replace(SETTINGS, steps=200, batch=1, prompts=2, prompt=kind)
+    method = SAMSP(new_model(prompted=True, prompt=kind), samples((4,)), settings)
+    losses = [method.step(number)["prompted_loss"] for number in range(36)]
+    # One that says "nothing" everywhere has about 0.38.
+    assert np.mean(losses[-6:]) < 0.3 < np.mean(losses[:6])
+
+
+def test_the_model_knows_what_its_second_pass_was_prompted_with(tune: Tune) -> None:
+    tuned = tune(method="sam-sp", settings={**QUICK, "prompt": "box-mask"})
+    assert tuned.card.adaptation.prompted and tuned.card.adaptation.prompt == "box-mask"
+    names = {name for name in tuned.model.learned_state() if "mask_downscaling" in name}
+    assert names and tuned.card.settings["prompt"] == "box-mask"
+
+
+def test_a_kind_of_prompt_that_does_not_exist_is_refused_by_name() -> None:
+    with pytest.raises(SAMAutoSegError, match="setting prompt mask: expected box or box-point"):
+        SAMSPSettings(prompt="mask")  # type: ignore[arg-type]
 
 
 def test_a_step_asks_no_more_than_it_may(

@@ -1,11 +1,19 @@
 """Self-prompted refinement: when it changes what, and that it never makes things up."""
 
+import json
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from SAMAutoSegLib.adapt.adapted_file import FORMAT, load_adapted, save_adapted
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.self_prompts import PromptKind, SelfPrompts, log_odds
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.segment import refinement
 from SAMAutoSegLib.segment.refinement import Refinement, refine
 from SAMAutoSegLib.segment.volume import segment_volume
@@ -174,6 +182,8 @@ def test_settings_that_cannot_be_are_named() -> None:
         Refinement(2, keep=3)
     with pytest.raises(SAMAutoSegError, match="refinement weight 2: expected 0 to 1"):
         Refinement(weight=2)
+    with pytest.raises(SAMAutoSegError, match="refinement with 'mask': expected one of box, box-"):
+        Refinement(prompt="mask")  # type: ignore[arg-type]
 
 
 def test_on_average_iterations_gain_and_do_not_lose_it_where_the_decoder_knows_the_shape() -> None:
@@ -240,6 +250,80 @@ def test_no_iteration_gives_the_logits_of_the_pass_without_a_prompt_bit_for_bit(
         segment_volume(volume, tiny.model, tiny.card, tiny.backbone, refinement=how)
     assert len(seen[True]) == 5
     assert all(torch.equal(a, b) for a, b in zip(seen[False], seen[True], strict=True))
+
+
+def test_the_prompts_are_of_the_kind_that_is_known_unless_another_is_asked_for() -> None:
+    first = logits_of(disc(16, 14, 6), sure=1.0)
+    for known, asked_for, points, masks in (
+        ("box", None, False, False),
+        ("box-mask", None, False, True),
+        ("box-mask", "box-point", True, False),
+        ("box", "box-point-mask", True, True),
+    ):
+        prompter = Answering(disc(13, 13, 7))
+        prompter.kind = known
+        run(first, prompter, iterations=1, prompt=asked_for)
+        (prompts,) = prompter.asked
+        assert (prompts.points is not None, prompts.masks is not None) == (points, masks)
+
+
+def test_the_same_box_with_another_mask_is_asked_again() -> None:
+    ring = disc(14, 14, 8) & ~disc(14, 14, 5)
+    prompter = Answering(disc(14, 14, 8))
+    run(logits_of(ring, sure=1.0), prompter, iterations=2, prompt="box-mask")
+    one, two = prompter.asked
+    assert torch.equal(one.boxes, two.boxes) and not torch.equal(one.masks, two.masks)
+
+
+@pytest.mark.parametrize("kind", get_args(PromptKind))
+def test_a_model_read_back_is_refined_as_it_was_trained_bit_for_bit(
+    segmenter, scan, tiny_file, tmp_path, kind: PromptKind
+) -> None:
+    base = load_backbone(tiny_file, device="cpu", precision=torch.float32)
+    adaptation = Adaptation(prompted=True, prompt=kind)
+    torch.manual_seed(3)
+    model = AdaptedModel(base, 3, adaptation).eval()
+    with torch.no_grad():
+        for values in model.learned():
+            values += 0.03 * torch.randn(values.shape)
+    card = replace(
+        segmenter().card,
+        backbone_sha256=base.sha256,
+        input=base.spec,
+        adaptation=adaptation,
+    )
+    save_adapted(tmp_path / "model.safetensors", model, card)
+    again = load_adapted(
+        tmp_path / "model.safetensors", base=tiny_file, device="cpu", precision=torch.float32
+    )
+    assert again[1].adaptation.prompt == kind
+    embedding = torch.randn(1, 256, 8, 8)
+    first = logits_of(disc(10, 10, 6), disc(22, 20, 5), sure=1.0)
+    found = []
+    with torch.no_grad():
+        for one, backbone in ((model, base), (again[0], again[2])):
+            prompter = refinement.prompter_of(one, backbone)
+            assert prompter.kind == kind
+            found.append(refine(first, embedding, prompter, SIDE, Refinement(2, keep=2))[0])
+    assert torch.equal(*found) and not torch.equal(found[0], first)
+
+
+def test_a_model_file_from_before_there_were_kinds_is_refined_with_boxes(
+    segmenter, tiny_file, tmp_path
+) -> None:
+    base = load_backbone(tiny_file, device="cpu", precision=torch.float32)
+    model = AdaptedModel(base, 3, Adaptation(prompted=True)).eval()
+    card = replace(
+        segmenter().card, backbone_sha256=base.sha256, input=base.spec, adaptation=model.adaptation
+    )
+    entries = card.to_json()
+    del entries["adaptation"]["prompt"]
+    header = {"format": FORMAT, "format_version": "1", "card": json.dumps(entries)}
+    file = tmp_path / "former.safetensors"
+    save_file(model.learned_state(), file, header)
+    again, its_card, its_base = load_adapted(file, base=tiny_file, device="cpu")
+    assert its_card == card
+    assert refinement.prompter_of(again, its_base).kind == "box"
 
 
 def test_a_model_with_a_prompted_pass_of_its_own_asks_that(segmenter, monkeypatch) -> None:
