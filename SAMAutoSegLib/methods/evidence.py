@@ -95,7 +95,8 @@ class Evidence:
         return self.certain, self.clicks, self.prompted, self.outline
 
     def to(self, device: torch.device) -> Evidence:
-        return Evidence(*(plane.to(device) for plane in self.planes), self.marked)
+        certain, clicks, prompted, outline = (plane.to(device) for plane in self.planes)
+        return Evidence(certain, clicks, prompted, outline, self.marked)
 
 
 def gather_evidence(
@@ -138,7 +139,10 @@ def gather_evidence(
         others = np.delete(inside, c, axis=0).any(axis=0)
         certain[c][others & ~inside[c]] = -1
     return Evidence(
-        *(torch.from_numpy(planes) for planes in (certain, clicks, prompted, outline)),
+        torch.from_numpy(certain),
+        torch.from_numpy(clicks),
+        torch.from_numpy(prompted),
+        torch.from_numpy(outline),
         tuple(structure.label in hints for structure in structures),
     )
 
