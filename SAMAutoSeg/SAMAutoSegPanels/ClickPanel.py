@@ -25,7 +25,6 @@ class ClickPanel:
         self._ledgers = ledgers
         self._editor = editor
         self._clicks = ClickSession()
-        self._opening = None
         self._tools = ClickTools(self._onPoint, self._onBox)
         self._buttons = {
             ui.addPointButton: POINT,
@@ -151,7 +150,11 @@ class ClickPanel:
         def onVolume(key):
             params["volume"] = key
             session.client.send(
-                "click", params, on_result=onResult, on_error=lambda message, d: self._say(message)
+                "click",
+                params,
+                on_result=onResult,
+                on_error=lambda message, details: self._say(asSentence(message)),
+                on_cancelled=lambda result: self._say(""),
             )
 
         def onResult(result):
@@ -160,7 +163,7 @@ class ClickPanel:
             except SAMAutoSegError as error:
                 self._say(asSentence(error))
 
-        self._opening = session.volumes.open(volume, onVolume, self._say)
+        session.volumes.open(volume, onVolume, lambda message: self._say(asSentence(message)))
 
     def _write(self, segmentation, volume, place, prompt, answer):
         from SAMAutoSegScene.SegmentWriter import SegmentWriter

@@ -11,6 +11,10 @@ from SAMAutoSegPanels.EmbeddedEditor import EmbeddedEditor
 from SAMAutoSegPanels.SliceStrip import SliceStrip
 from SAMAutoSegPanels.Translation import _
 
+# Effects take keys of their own: with Draw, A ends the outline and X takes back a point. N and M
+# are no effect's.
+_KEYS_BESIDE_EFFECTS = "MN"
+
 # At a time, of looking through the slices for what was corrected.
 _SECONDS_PER_LOOK = 0.015
 
@@ -33,13 +37,13 @@ class CorrectPanel:
         self._ledgers = ledgers
         self._planeOf = planeOf
         self._entered = False
-        self._shortcuts = []
+        self._shortcuts = {}
         self._observed = []
         self._current = None
         self._preparedFor = None
         self._shownPlane = None
         self.editor = EmbeddedEditor(
-            ui.editorFrame, lambda: (self.segmentationNode, self.volumeNode)
+            ui.editorFrame, lambda: (self.segmentationNode, self.volumeNode), self._onEffect
         )
         self.clicks = ClickPanel(ui, session, ledgers, self.editor)
         self.strip = SliceStrip(self.goTo)
@@ -238,10 +242,10 @@ class CorrectPanel:
         self._entered = False
         self.clicks.letGo()
         self._unobserveViews()
-        for shortcut in self._shortcuts:
+        for shortcut in self._shortcuts.values():
             shortcut.enabled = False
             shortcut.deleteLater()
-        self._shortcuts = []
+        self._shortcuts = {}
         self.editor.exit()
 
     def onSceneStartClose(self):
@@ -286,17 +290,28 @@ class CorrectPanel:
         if window is None:
             return
         ui = self._ui
-        for key, do in (
-            ("A", ui.addPointButton.click),
-            ("S", ui.removePointButton.click),
-            ("D", ui.boxButton.click),
-            ("N", self.nextToCheck),
-            ("M", self.markReviewed),
-            ("X", ui.excludeSliceButton.click),
+        for key, button in (
+            ("A", ui.addPointButton),
+            ("S", ui.removePointButton),
+            ("D", ui.boxButton),
+            ("N", ui.nextToCheckButton),
+            ("M", ui.markReviewedButton),
+            ("X", ui.excludeSliceButton),
         ):
             shortcut = qt.QShortcut(qt.QKeySequence(key), window)
-            shortcut.connect("activated()", do)
-            self._shortcuts.append(shortcut)
+            shortcut.connect("activated()", button.click)
+            self._shortcuts[key] = shortcut
+        self._refreshShortcuts()
+
+    def _refreshShortcuts(self):
+        for key, shortcut in self._shortcuts.items():
+            shortcut.enabled = key in _KEYS_BESIDE_EFFECTS or not self.editor.hasEffect
+
+    def _onEffect(self, active):
+        """Mouse and keys are for the effect, or for clicks and boxes, never for both."""
+        if active:
+            self.clicks.letGo()
+        self._refreshShortcuts()
 
 
 def _sliceNodes():

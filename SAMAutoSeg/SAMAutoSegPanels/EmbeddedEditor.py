@@ -25,16 +25,20 @@ class EmbeddedEditor:
     Args:
         frame: the widget that it is laid into.
         nodesOf: the segmentation and the volume that it shows.
+        onEffect: told True when an effect has become active, False when none is any more.
 
     Attributes:
         widget, node: the editor and its node; None until it is made, and the node while a scene is
             closed.
     """
 
-    def __init__(self, frame, nodesOf):
+    def __init__(self, frame, nodesOf, onEffect):
         self._frame = frame
         self._nodesOf = nodesOf
+        self._onEffect = onEffect
         self._entered = False
+        self._observed = None
+        self._hadEffect = False
         self.widget = None
         self.node = None
 
@@ -81,6 +85,11 @@ class EmbeddedEditor:
         self.widget.setCurrentSegmentID(first)
         return first
 
+    @property
+    def hasEffect(self):
+        """Whether an effect is active: clicks and keys in the views are meant for it."""
+        return self.node is not None and self.node.GetActiveEffectName() not in (None, "", "None")
+
     def letGoOfEffect(self):
         if self.widget is not None:
             self.widget.setActiveEffect(None)
@@ -98,8 +107,8 @@ class EmbeddedEditor:
             self.widget.removeViewObservations()
 
     def onSceneStartClose(self):
-        self.node = None
         self.letGoOfEffect()
+        self._follow(None)
         if self.widget is not None:
             self.widget.setSegmentationNode(None)
             self.widget.removeViewObservations()
@@ -120,7 +129,8 @@ class EmbeddedEditor:
         self.widget.setMRMLScene(None)
         self.widget.setParent(None)
         self.widget.deleteLater()
-        self.widget = self.node = None
+        self.widget = None
+        self._follow(None)
 
     def _watchViews(self):
         self._selectNode()
@@ -137,5 +147,19 @@ class EmbeddedEditor:
             node.SetSingletonTag(EDITOR_TAG)
             node = slicer.mrmlScene.AddNode(node)
         if node is not self.node:
-            self.node = node
+            node.SetActiveEffectName("")  # the scene may have been saved in the middle of one
+            self._follow(node)
             self.widget.setMRMLSegmentEditorNode(node)
+
+    def _follow(self, node):
+        if self.node is not None:
+            self.node.RemoveObserver(self._observed)
+        self.node = node
+        if node is not None:
+            self._observed = node.AddObserver("ModifiedEvent", self._onNodeModified)
+        self._onNodeModified()
+
+    def _onNodeModified(self, caller=None, event=None):
+        if self.hasEffect != self._hadEffect:
+            self._hadEffect = self.hasEffect
+            self._onEffect(self._hadEffect)
