@@ -82,6 +82,7 @@ def adapt_sam(arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.images.slices import plane_along
     from SAMAutoSegLib.images.structure import standard_structures
+    from SAMAutoSegLib.methods.settings import settings_for
     from SAMAutoSegLib.methods.we_sam_prompted import adapt_prompted
     from SAMAutoSegLib.progress import console_progress
     from SAMAutoSegLib.sam.checkpoint import load_backbone
@@ -92,6 +93,9 @@ def adapt_sam(arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
     plane = plane_along(images[0].grid, arguments.axis)
     names = [name.strip() for name in arguments.structures.split(",")]
     volumes, notes = _unlabeled(arguments, images, plane, standard_structures(names))
+    # What a budget says of views is for models without prompts: prompts cannot move.
+    if "recipe" not in settings and settings["views"] == settings_for(arguments.budget)["views"]:
+        del settings["views"]
     if arguments.encoder_blocks is not None:
         settings = {"encoder_blocks": arguments.encoder_blocks} | settings
     with console_progress() as progress:
@@ -125,12 +129,14 @@ def _check(arguments: argparse.Namespace) -> None:
         raise SAMAutoSegError(
             "we-sam learns from no --labels: give --weak; or --held-out too, for a score"
         )
-    alien = arguments.structures or arguments.axis != "auto" or arguments.lora_rank is not None
-    if arguments.start and alien:
+    if arguments.start and (arguments.structures or arguments.axis != "auto"):
         raise SAMAutoSegError(
-            "--structures, --axis and --lora-rank are those of the model given by --start: "
-            "leave them out"
+            "--structures and --axis are those of the model given by --start: leave them out"
         )
+    if arguments.calibrate:
+        raise SAMAutoSegError("--calibrate needs --labels, from which we-sam does not learn")
+    if arguments.lora_rank is not None:
+        raise SAMAutoSegError("we-sam chooses the rank of its updates itself: no --lora-rank")
     for name in ("labels", "weak", "slices"):
         given = getattr(arguments, name) or []
         if given and len(given) != len(arguments.image):

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import islice
 from typing import Any, ClassVar, Literal, get_args
 
@@ -40,6 +40,7 @@ from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.encoder_tail import tunable_blocks
 
 Learned = Literal["encoder", "all"]
+Schedule = Literal["polynomial", "constant"]
 
 _VIEWS = 3
 
@@ -52,9 +53,15 @@ _WINDOW = 10
 
 @dataclass(frozen=True)
 class WeSAMSettings(Settings):
-    """Settings of the adaptation; `ce_weight` and `count_absent` have no part in its losses.
+    """Settings of the adaptation; those of `Settings` that it makes no use of are refused.
+
+    Those are of other losses, of labeled slices, and of the pixel branch, which learns from
+    contours: a branch that the source model has is kept as it is. Views are moved as mildly as
+    slices of one volume.
 
     Attributes:
+        schedule: of the learning rate, 'polynomial' as elsewhere; 'constant', as published, after
+            the warm-up.
         learned: 'encoder', as published, the low-rank updates of the encoder's blocks alone; 'all'
             also what the source model learned.
         encoder_blocks: how many of the encoder's last blocks are adapted; 0: all that can be, as
@@ -83,10 +90,21 @@ class WeSAMSettings(Settings):
     temperature: float = 0.3
     confidence: float = 0.5
     least_agreement: float = 0.8
+    schedule: Schedule = "polynomial"
+
+    unused: ClassVar[tuple[str, ...]] = (
+        "ce_weight",
+        "count_absent",
+        "feature_dropout",
+        "pixel_steps",
+        "pixel_weight",
+        "view_strength",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_one_of("learned", self.learned, get_args(Learned))
+        require_one_of("schedule", self.schedule, get_args(Schedule))
         require_between("encoder_blocks", self.encoder_blocks, 0, 1000)
         require_between("strong", self.strong, 1, 100)
         for name in ("focal_weight", "anchor_weight", "contrast_weight"):
@@ -94,14 +112,22 @@ class WeSAMSettings(Settings):
         require_between("temperature", self.temperature, 0.01, 100.0)
         require_between("confidence", self.confidence, 0.0, 0.999)
         require_between("least_agreement", self.least_agreement, 0.0, 1.0)
-        if self.pixel_steps:
-            raise SAMAutoSegError(
-                f"setting pixel_steps {self.pixel_steps}: expected 0, since the pixel branch "
-                "learns from contours; a branch that the source model has is kept as it is"
-            )
+        usual = {field.name: field.default for field in fields(self)}
+        for name in self.unused:
+            if getattr(self, name) != usual[name]:
+                raise SAMAutoSegError(
+                    f"setting {name} {getattr(self, name)}: expected {usual[name]}, since this "
+                    "adaptation makes no use of it"
+                )
+
+    def rate_at(self, step: int, peak: float) -> float:
+        if self.schedule == "constant":
+            return peak * min(1.0, (step + 1) / (self.warmup + 1))
+        return super().rate_at(step, peak)
 
     @classmethod
     def recipes(cls, slices: int) -> dict[str, dict[str, Any]]:
+        """As published but for AdamW in place of Adam, no flips, and strong views drawn once."""
         return {
             "published": {
                 "steps": 40_000,
@@ -112,6 +138,9 @@ class WeSAMSettings(Settings):
                 "encoder_blocks": 0,
                 "confidence": 0.0,
                 "average": 0.0,
+                "views": 1,
+                "gradient_clip": 0.0,
+                "schedule": "constant",
             }
         }
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.training_set import check_slices, low_res_planes
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
-from SAMAutoSegLib.methods.we_sam import WeSAMSettings, blocks_to_adapt, drift
+from SAMAutoSegLib.methods.we_sam import Learned, WeSAMSettings, blocks_to_adapt, drift
 from SAMAutoSegLib.methods.we_sam_losses import (
     contrastive_loss,
     dice_loss,
@@ -44,6 +44,27 @@ from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images
 _MOST_INSTANCES = 40
 
 _ENCODING_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class PromptedWeSAMSettings(WeSAMSettings):
+    """A step takes a slice as it is; the last weights are the model, of the encoder's updates."""
+
+    batch: int = 1
+    views: int = 1
+    average: float = 0.0
+    confidence: float = 0.0
+    learned: Learned = "encoder"
+
+    unused: ClassVar[tuple[str, ...]] = (
+        *WeSAMSettings.unused,
+        "average",
+        "batch",
+        "confidence",
+        "learned",
+        "patience",
+        "views",
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +94,7 @@ class PromptedWeSAM:
         model: PromptedModel,
         backbone: Backbone,
         slices: Sequence[PromptedSlice],
-        settings: WeSAMSettings,
+        settings: PromptedWeSAMSettings,
     ) -> None:
         self.model = model
         self.backbone = backbone
@@ -83,7 +104,7 @@ class PromptedWeSAM:
 
     def step(self, number: int) -> dict[str, float]:
         settings = self.settings
-        (n,) = draw(number, list(range(len(self.slices))), replace(settings, batch=1))
+        (n,) = draw(number, list(range(len(self.slices))), settings)
         seen = self.slices[n]
         rng = np.random.default_rng([settings.seed, number])
         strong = seen.strong[int(rng.integers(len(seen.strong)))]
@@ -141,16 +162,15 @@ def adapt_prompted(
     """Adapt a SAM to slices with prompts; where the masks drift away it stays as it was.
 
     Args:
-        settings: where they differ from the defaults of `WeSAMSettings`; `batch`, `views`,
-            `confidence` and `learned` have no part in it.
+        settings: where they differ from the defaults of `PromptedWeSAMSettings`.
         intensity: by default that of the first image.
         progress: a `Cancelled` it raises while training ends it, and the last weights are kept.
 
     Raises:
         SAMAutoSegError: no slice with a prompt, slices that the image lacks.
     """
-    chosen = make_settings(WeSAMSettings, settings or {}, len(volumes))
-    assert isinstance(chosen, WeSAMSettings)
+    chosen = make_settings(PromptedWeSAMSettings, settings or {}, len(volumes))
+    assert isinstance(chosen, PromptedWeSAMSettings)
     torch.manual_seed(chosen.seed)
     model = PromptedModel(backbone, blocks_to_adapt(chosen, backbone))
     slices = _prompted_slices(
@@ -195,7 +215,7 @@ def _prompted_slices(
     backbone: Backbone,
     plane: Plane,
     intensity: Intensity,
-    settings: WeSAMSettings,
+    settings: PromptedWeSAMSettings,
     cache: EmbeddingCache | None,
     progress: Progress,
 ) -> list[PromptedSlice]:

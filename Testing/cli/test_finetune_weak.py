@@ -43,7 +43,8 @@ class Case:
 
     def arguments(self, *more: str, start: bool = True) -> list[str]:
         model = ["--start", str(self.folder / "source.safetensors")] if start else []
-        how = ["--base", str(self.base), "--device", "cpu", "--set", "steps=2", "--set", "views=1"]
+        how = ["--base", str(self.base), "--device", "cpu", "--set", "steps=2"]
+        how += ["--set", "views=1"] if start else []
         return [
             *("finetune", "--method", "we-sam", "--image", str(self.folder / "scan.nii.gz")),
             *(*model, *how, "--encoder-blocks", "1", "-o", str(self.output), *more),
@@ -132,6 +133,9 @@ def test_a_plain_sam_adapts_with_prompts_and_stays_a_sam(case: Case, capsys: Cap
         (("--labels", "x.nii.gz"), "learns from no --labels"),
         (("--held-out", "1"), "--held-out needs --labels"),
         (("--axis", "axial"), "those of the model given by --start"),
+        (("--calibrate",), "--calibrate needs --labels"),
+        (("--lora-rank", "8"), "no --lora-rank"),
+        (("--set", "view_strength=2"), "setting view_strength 2: expected 0.0"),
         (("--slices", "1", "--slices", "2"), "2 --slices for 1 images"),
         (("--slices", "9"), "slice 9 is out of range"),
         (("--set", "learned=decoder"), "setting learned decoder"),
@@ -148,6 +152,23 @@ def test_arguments_that_do_not_fit_are_refused(
 def test_a_prompted_sam_needs_prompts_with_names(case: Case, capsys: Capture) -> None:
     error = fails(case.arguments(start=False), capsys)
     assert "name it with --start" in error and "--structures" in error
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--lora-rank", "8"), "no --lora-rank"),
+        (("--set", "views=4"), "setting views 4: expected 1"),
+        (("--set", "patience=4"), "setting patience 4: expected 0"),
+        (("--set", "average=0.5"), "setting average 0.5: expected 0.0"),
+    ],
+)
+def test_what_a_prompted_sam_makes_no_use_of_is_refused(
+    case: Case, capsys: Capture, more: tuple[str, ...], words: str
+) -> None:
+    weak = ("--weak", case.weak({"2": {"liver": {"boxes": [[4, 4, 16, 16]]}}}))
+    arguments = case.arguments(*weak, "--structures", "liver,spleen", *more, start=False)
+    assert words in fails(arguments, capsys)
 
 
 def test_a_weak_label_outside_of_the_image_is_refused(case: Case, capsys: Capture) -> None:

@@ -26,6 +26,7 @@ from SAMAutoSegLib.methods.unlabeled_set import (
     build_unlabeled_set,
 )
 from SAMAutoSegLib.methods.we_sam import Judgment, WeSAM, WeSAMSettings, agreement, agreements
+from SAMAutoSegLib.methods.we_sam_prompted import PromptedWeSAMSettings
 from SAMAutoSegLib.sam.backbone import Backbone
 
 DISC, BAR = 3, 7
@@ -300,7 +301,13 @@ def test_a_single_slice_can_be_adapted_to_and_is_told(
         ({"strong": 0}, "setting strong 0"),
         ({"confidence": 1.0}, "setting confidence"),
         ({"temperature": 0.0}, "setting temperature"),
+        ({"schedule": "cosine"}, "setting schedule cosine: expected polynomial or constant"),
         ({"pixel_steps": 1}, "setting pixel_steps 1: expected 0"),
+        ({"pixel_weight": 0.5}, "setting pixel_weight 0.5: expected 0.0, since this adaptation"),
+        ({"feature_dropout": 0.2}, "setting feature_dropout 0.2: expected 0.0"),
+        ({"view_strength": 2.0}, "setting view_strength 2.0: expected 0.0"),
+        ({"ce_weight": 0.5}, "setting ce_weight 0.5: expected 0.2"),
+        ({"count_absent": True}, "setting count_absent True: expected False"),
         ({"recipe": "mine"}, "mine"),
     ],
 )
@@ -313,6 +320,16 @@ def test_the_published_recipe_adapts_the_encoder_alone() -> None:
     settings = make_settings(WeSAMSettings, {"recipe": "published"})
     assert isinstance(settings, WeSAMSettings)
     assert (settings.learned, settings.encoder_blocks, settings.steps) == ("encoder", 0, 40_000)
+    assert (settings.views, settings.gradient_clip, settings.average) == (1, 0, 0)
+    rates = [settings.rate_at(step, settings.learning_rate) for step in (0, 250, 39_999)]
+    assert rates == [pytest.approx(1e-4 / 251), 1e-4, 1e-4]
+
+
+def test_the_published_recipe_is_all_that_a_prompted_sam_does() -> None:
+    published = make_settings(PromptedWeSAMSettings, {"recipe": "published"})
+    own = {"batch", "views", "average", "confidence", "learned"}
+    values, usual = published.to_json(), PromptedWeSAMSettings().to_json()
+    assert all(values[name] == usual[name] for name in own)
 
 
 class TestAsAWhole:
