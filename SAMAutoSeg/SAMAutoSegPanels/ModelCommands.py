@@ -39,10 +39,6 @@ class ModelCommands:
         """Copy a weights file; ``onDone`` is told '' or why it failed, and the reply."""
         self._run(["add", str(path), "--json"], onDone)
 
-    def inspect(self, path, onDone):
-        """Find out what a weights file is; ``onDone`` as for `add`."""
-        self._run(["inspect", str(path), "--json"], onDone)
-
     def cancel(self):
         transport, self._transport = self._transport, None
         if transport is not None:

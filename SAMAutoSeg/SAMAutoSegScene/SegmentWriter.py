@@ -44,8 +44,8 @@ class SegmentWriter:
     slice costs about as much as a slice, however large the volume is.
 
     What the model writes never takes voxels from segments that the model does not write itself,
-    and never changes slices that the user corrected or reviewed, unless `overCorrected`. That
-    holds for slices that were corrected in another plane, too.
+    and never changes slices that the user corrected or reviewed. That holds for slices that were
+    corrected in another plane, too.
     """
 
     def __init__(
@@ -91,8 +91,6 @@ class SegmentWriter:
         number: int,
         labels: np.ndarray,
         segmentIds: Mapping[int, str],
-        *,
-        overCorrected: bool = False,
     ) -> bool:
         """Write a slice of a run into all its segments.
 
@@ -100,7 +98,6 @@ class SegmentWriter:
             axis, number: of the slice.
             labels: [rows, columns] as `SliceStack` orients them, 0 for the background.
             segmentIds: the segment for each label value; labels of removed segments are left out.
-            overCorrected: write it even if the user corrected or reviewed it.
 
         Returns:
             False if the slice was left alone.
@@ -111,11 +108,7 @@ class SegmentWriter:
         ledger = self.ledger
         if ledger is not None and ledger.plane != stack.plane:
             ledger = None
-        if (
-            ledger is not None
-            and not overCorrected
-            and ledger.isProtected(number, targets.values())
-        ):
+        if ledger is not None and ledger.isProtected(number, targets.values()):
             self.result.protected.append(number)
             return False
         box = boxOfSlice(stack, number)
@@ -128,21 +121,6 @@ class SegmentWriter:
             self._writeLabels(voxels, box, targets)
         self.result.written.append(number)
         return True
-
-    def writeVolume(
-        self,
-        axis: Axis,
-        labels: np.ndarray,
-        segmentIds: Mapping[int, str],
-        *,
-        numbers: Iterable[int] | None = None,
-        overCorrected: bool = False,
-    ) -> None:
-        """Write these slices of labels [K, J, I], by default all, as `writeSlice` does."""
-        stack = emptyStack(self.layers.grid, axis)
-        for number in range(len(stack)) if numbers is None else numbers:
-            values = sliceOfBox(labels[boxOfSlice(stack, number)], stack)
-            self.writeSlice(axis, number, values, segmentIds, overCorrected=overCorrected)
 
     def end(self) -> WrittenSlices:
         """End a run, also one that was cancelled: what is written stays."""

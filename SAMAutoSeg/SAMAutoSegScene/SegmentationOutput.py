@@ -171,17 +171,6 @@ def structureSegments(segmentationNode) -> list[StructureSegment]:
     return found
 
 
-def describeChanges(segmentationNode) -> list[str]:
-    """What the user renamed or removed among the segments of a model, one sentence each."""
-    sentences = []
-    for one in structureSegments(segmentationNode):
-        if one.removed:
-            sentences.append(f"the segment of '{one.structure}' was removed")
-        elif one.renamed:
-            sentences.append(f"'{one.structure}' was renamed to '{one.segmentName}'")
-    return sentences
-
-
 def _segmentsFor(
     segmentationNode, structures: Sequence[Structure], notes: list[str]
 ) -> dict[int, str]:

@@ -30,15 +30,6 @@ class SlicePoint(NamedTuple):
     column: float
 
 
-class Click(NamedTuple):
-    """A click on a voxel of a slice: `sign` is +1 for inside the structure, -1 for outside."""
-
-    number: int
-    row: int
-    column: int
-    sign: int
-
-
 @dataclass(frozen=True)
 class ViewedSlice:
     """What a slice view shows of a volume.
@@ -87,23 +78,6 @@ class SliceGeometry:
         if not (0 <= number < len(self.stack) and 0 <= row < rows and 0 <= column < columns):
             return None
         return number, row, column
-
-    def clicksOfMarkups(self, markupsNode, sign: int = +1) -> list[Click]:
-        """The placed points of a markups node, in order; those outside of the volume are left out.
-
-        `sign` is +1 for points inside the structure, -1 for points outside of it.
-        """
-        clicks = []
-        for index in range(markupsNode.GetNumberOfControlPoints()):
-            status = markupsNode.GetNthControlPointPositionStatus(index)
-            if status != slicer.vtkMRMLMarkupsNode.PositionDefined:
-                continue
-            ras = [0.0, 0.0, 0.0]
-            markupsNode.GetNthControlPointPositionWorld(index, ras)
-            voxel = self.voxelFromRAS(ras)
-            if voxel is not None:
-                clicks.append(Click(*voxel, sign))
-        return clicks
 
 
 def emptyStack(grid: Grid, axis: Axis) -> SliceStack:

@@ -272,12 +272,6 @@ class SliceLedger:
         """How uncertain the model is of a slice; None if it was not asked."""
         return self._uncertainty.get(number)
 
-    def nextToCheck(self) -> int | None:
-        """The most uncertain slice that nobody corrected, reviewed or excluded; None if none."""
-        open_ = self.slicesIn(SliceState.MODEL, SliceState.UNTOUCHED)
-        ranked = [number for number in open_ if number in self._uncertainty]
-        return max(ranked, key=lambda number: (self._uncertainty[number], -number), default=None)
-
     # Digests
 
     def _digestsNow(self, number: int) -> dict[str, str]:

@@ -93,6 +93,16 @@ class Scene:
         return node
 
 
+def write_volume(writer, axis: str, labels: np.ndarray, segment_ids, numbers=None) -> None:
+    """Write these slices of labels [K, J, I] as a run does, by default all."""
+    from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack, sliceOfBox
+
+    stack = emptyStack(writer.layers.grid, axis)
+    for number in range(len(stack)) if numbers is None else numbers:
+        values = sliceOfBox(labels[boxOfSlice(stack, number)], stack)
+        writer.writeSlice(axis, number, values, segment_ids)
+
+
 @pytest.fixture
 def scene() -> Scene:
     return Scene()

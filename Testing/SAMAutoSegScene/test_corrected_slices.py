@@ -10,6 +10,8 @@ from SAMAutoSegScene.SliceLedger import SliceLedger
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.slices import SliceStack
 
+from .conftest import write_volume
+
 
 @pytest.fixture
 def segmented(scene, grid, plane, structures, labels_for):
@@ -20,7 +22,7 @@ def segmented(scene, grid, plane, structures, labels_for):
     ledger = SliceLedger(output.node, volume_node, plane)
     writer = SegmentWriter(output.node, volume_node, ledger=ledger)
     writer.begin(output.segmentIds.values())
-    writer.writeVolume(plane, labels, output.segmentIds)
+    write_volume(writer, plane, labels, output.segmentIds)
     writer.end()
     return volume_node, output, ledger, labels
 

@@ -15,6 +15,8 @@ from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid
 
+from .conftest import write_volume
+
 
 def written(scene, grid, structures, labels, plane="axial", **options):
     """A volume and its segmentation with these labels."""
@@ -22,7 +24,7 @@ def written(scene, grid, structures, labels, plane="axial", **options):
     output = prepareSegmentation(volume_node, structures)
     writer = SegmentWriter(output.node, volume_node, **options)
     writer.begin(output.segmentIds.values())
-    writer.writeVolume(plane, labels, output.segmentIds)
+    write_volume(writer, plane, labels, output.segmentIds)
     writer.end()
     return volume_node, output
 
@@ -111,7 +113,7 @@ def test_undo_takes_back_a_whole_run_and_redo_brings_it_again(
 
     writer = SegmentWriter(output.node, volume_node, saveUndo=save)
     writer.begin(output.segmentIds.values())
-    writer.writeVolume("axial", labels[::-1], output.segmentIds)
+    write_volume(writer, "axial", labels[::-1], output.segmentIds)
     writer.end()
     assert saved == [True]
     states.RestorePreviousState()
@@ -247,7 +249,7 @@ def test_completed_segments_are_neither_written_nor_overwritten(
     writer = SegmentWriter(output.node, volume_node, editorNode=editor)
     writer.writeMask("axial", 3, np.ones((8, 9), bool), output.segmentIds[1])
     writer.begin(output.segmentIds.values())
-    writer.writeVolume("axial", labels_for(plain_grid), output.segmentIds)
+    write_volume(writer, "axial", labels_for(plain_grid), output.segmentIds)
     assert writer.end().locked == ["b"]
     np.testing.assert_array_equal(mask_of(output.node, output.segmentIds[2], plain_grid), before)
     with pytest.raises(SAMAutoSegError, match="'b' is marked as completed"):
@@ -260,7 +262,7 @@ def test_the_model_takes_nothing_from_segments_that_it_does_not_write(scene, pla
     before = {one: mask_of(output.node, one, plain_grid) for one in output.segmentIds.values()}
     writer = SegmentWriter(output.node, volume_node)
     writer.begin(mine.values())
-    writer.writeVolume("axial", np.ones(plain_grid.size[::-1], np.uint8), mine)
+    write_volume(writer, "axial", np.ones(plain_grid.size[::-1], np.uint8), mine)
     writer.end()
     others = np.zeros(plain_grid.size[::-1], bool)
     for label, one in itertools.islice(output.segmentIds.items(), 1, None):
@@ -278,7 +280,7 @@ def test_segments_may_overlap_where_the_editor_allows_it(scene, plain_grid, mask
     before = {one: mask_of(output.node, one, plain_grid) for one in output.segmentIds.values()}
     writer = SegmentWriter(output.node, volume_node, editorNode=editor)
     writer.begin(mine.values())
-    writer.writeVolume("axial", np.ones(plain_grid.size[::-1], np.uint8), mine)
+    write_volume(writer, "axial", np.ones(plain_grid.size[::-1], np.uint8), mine)
     writer.end()
     assert mask_of(output.node, mine[1], plain_grid).all()
     for one in list(output.segmentIds.values())[1:]:
@@ -317,7 +319,7 @@ def test_surfaces_stay_and_follow_the_voxels(scene, plain_grid, structures):
     labels[2:6, 2:6, 2:6] = 1
     writer = SegmentWriter(output.node, volume_node)
     writer.begin(output.segmentIds.values())
-    writer.writeVolume("axial", labels, output.segmentIds)
+    write_volume(writer, "axial", labels, output.segmentIds)
     writer.end()
     segment = output.node.GetSegmentation().GetSegment(output.segmentIds[1])
     bounds = segment.GetRepresentation("Closed surface").GetBounds()

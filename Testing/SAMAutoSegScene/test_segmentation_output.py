@@ -8,7 +8,6 @@ import slicer
 import vtk
 from SAMAutoSegScene.Provenance import Provenance, readProvenance, writeProvenance
 from SAMAutoSegScene.SegmentationOutput import (
-    describeChanges,
     differenceFromVolume,
     misfit,
     prepareSegmentation,
@@ -19,6 +18,8 @@ from SAMAutoSegScene.SliceLedger import SliceLedger, SliceState
 from SAMAutoSegScene.VolumeReader import gridOfVolume
 
 from SAMAutoSegLib.errors import SAMAutoSegError
+
+from .conftest import write_volume
 
 
 def test_segments_have_the_names_colors_and_codes_of_the_structures(scene, plain_grid, structures):
@@ -64,7 +65,7 @@ def test_the_mask_lands_where_the_anatomy_is_under_a_transform(
     writer = SegmentWriter(output.node, volume_node)
     labels = labels_for(grid)
     writer.begin(output.segmentIds.values())
-    writer.writeVolume("axial", labels, output.segmentIds)
+    write_volume(writer, "axial", labels, output.segmentIds)
     writer.end()
     assert output.node.GetParentTransformNode() is transform
     # Both hardened by Slicer itself, the segment covers the voxels that have the structure's value.
@@ -112,7 +113,6 @@ def test_a_segmentation_is_used_again_with_its_own_names_and_colors(scene, plain
     assert again.segmentIds == first.segmentIds
     assert segment.GetName() == "Milz" and segment.GetColor() == (1, 0, 0)
     assert again.notes == ["'spleen' goes into the segment 'Milz'"]
-    assert describeChanges(first.node) == ["'spleen' was renamed to 'Milz'"]
 
 
 def test_a_removed_segment_is_told_and_made_again(scene, plain_grid, structures):
@@ -120,12 +120,10 @@ def test_a_removed_segment_is_told_and_made_again(scene, plain_grid, structures)
     first = prepareSegmentation(volume_node, structures)
     first.node.GetSegmentation().RemoveSegment(first.segmentIds[2])
     assert [one.removed for one in structureSegments(first.node)] == [False, True]
-    assert describeChanges(first.node) == ["the segment of 'liver' was removed"]
     again = prepareSegmentation(volume_node, structures, first.node)
     assert again.segmentIds[1] == first.segmentIds[1]
     assert again.segmentIds[2] != first.segmentIds[2]
     assert again.notes == ["the segment of 'liver' was removed; it is made again"]
-    assert describeChanges(first.node) == []
 
 
 def test_a_segment_of_the_same_name_is_taken_and_no_other(scene, plain_grid, structures):

@@ -59,16 +59,6 @@ def test_points_outside_of_the_volume_are_in_no_voxel(volume_node, plane):
     assert geometry.voxelFromRAS(rasFromIJK(volume_node, (2, 2, 6.7))) is None
 
 
-def test_placed_points_become_clicks_and_others_are_left_out(scene, volume_node, plane):
-    geometry = SliceGeometry(volume_node, plane)
-    points = scene.add("vtkMRMLMarkupsFiducialNode")
-    for ijk in [(1, 2, 3), (40, 2, 3), (4, 5, 6)]:
-        points.AddControlPointWorld(rasFromIJK(volume_node, ijk))
-    points.UnsetNthControlPointPosition(2)
-    expected = geometry.voxelFromRAS(rasFromIJK(volume_node, (1, 2, 3)))
-    assert [tuple(click) for click in geometry.clicksOfMarkups(points, -1)] == [(*expected, -1)]
-
-
 def test_a_slice_cut_out_of_an_array_looks_as_the_stack_shows_it(grid, plane, labels_for):
     array = labels_for(grid)
     stack = SliceStack(array, grid, plane)

@@ -13,6 +13,8 @@ from SAMAutoSegScene.VolumeReader import gridOfVolume
 
 from SAMAutoSegLib.images.slices import SliceStack
 
+from .conftest import write_volume
+
 
 class Case:
     """A volume that a model segmented, with Slicer's undo and a ledger."""
@@ -35,7 +37,7 @@ class Case:
         )
         writer.begin(self.ids.values())
         labels = self.labels if labels is None else labels
-        writer.writeVolume(plane or self.plane, labels, self.ids, **options)
+        write_volume(writer, plane or self.plane, labels, self.ids, **options)
         return writer.end()
 
     def flipped_voxel(self, number: int) -> np.ndarray:
@@ -139,7 +141,7 @@ def test_what_the_user_drew_without_a_model_is_a_correction(plain, paint):
     assert plain.ledger.slicesIn(SliceState.CORRECTED) == [3, 5]
 
 
-def test_corrected_and_reviewed_slices_are_not_overwritten_unless_asked(plain, paint, mask_of):
+def test_corrected_and_reviewed_slices_are_not_overwritten(plain, paint, mask_of):
     plain.run()
     correct(plain, paint, 2)
     plain.ledger.markReviewed([4])
@@ -149,9 +151,6 @@ def test_corrected_and_reviewed_slices_are_not_overwritten_unless_asked(plain, p
     after = mask_of(plain.node, plain.ids[1], plain.grid)
     np.testing.assert_array_equal(after[[2, 4]], before[[2, 4]])
     np.testing.assert_array_equal(after[[0, 1, 3]], new[[0, 1, 3]] == 1)
-    assert plain.run(new, overCorrected=True).protected == []
-    np.testing.assert_array_equal(mask_of(plain.node, plain.ids[1], plain.grid), new == 1)
-    assert set(plain.ledger.states()) == {SliceState.MODEL}
 
 
 def test_a_segment_of_the_user_does_not_keep_the_model_from_a_slice(plain, paint):
@@ -217,23 +216,6 @@ def test_what_was_learned_from_is_held_out_no_more(plain):
     plain.ledger.noteTraining([2, 5], [4])
     again = SliceLedger(plain.node, plain.volume_node)
     assert (again.learned, again.heldOut) == ([1, 2, 3, 5], [4])
-
-
-def test_the_most_uncertain_open_slice_is_next(plain, paint):
-    plain.run()
-    assert plain.ledger.nextToCheck() is None
-    plain.ledger.setUncertainty({0: 0.1, 1: 0.5, 2: 0.9, 3: 0.8, 4: 0.7, 5: 0.5})
-    assert plain.ledger.uncertaintyOf(4) == 0.7
-    assert plain.ledger.uncertaintyOf(6) is None
-    order = []
-    for mark in (plain.ledger.markReviewed, plain.ledger.exclude, None, plain.ledger.exclude):
-        order.append(plain.ledger.nextToCheck())
-        if mark is None:
-            correct(plain, paint, order[-1])
-        else:
-            mark([order[-1]])
-    assert order == [2, 3, 4, 1]
-    assert plain.ledger.nextToCheck() == 5
 
 
 def test_listeners_hear_of_strokes_undo_and_marks_until_closed(plain, paint):
@@ -325,7 +307,8 @@ def test_states_are_saved_with_the_scene_and_restored(
     assert ledger.states() == (states[::-1] if turned else states)
     assert ledger.learned == ([4, 5] if turned else [1, 2])
     assert ledger.heldOut == ([6] if turned else [0])
-    assert ledger.nextToCheck() == (1 if turned else 5)
+    places = (1, 2, 6) if turned else (5, 4, 0)
+    assert [ledger.uncertaintyOf(number) for number in places] == [0.75, None, 0.25]
     output = prepareSegmentation(volume_node, [], node)
     assert output.notes == []
     assert ledger.states() == (states[::-1] if turned else states)
