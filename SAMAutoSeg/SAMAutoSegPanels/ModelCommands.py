@@ -6,6 +6,21 @@ from SAMAutoSegPanels.SlicerPython import pythonExecutable
 from SAMAutoSegPanels.Translation import _
 
 
+# Slicer's Python is started by a launcher, and killing that leaves it running. So it ends itself
+# when nobody holds the other end of its standard input any more.
+_UNTIL_LET_GO = """
+import os, runpy, threading
+
+def end():
+    while os.read(0, 1024):
+        pass
+    os._exit(1)
+
+threading.Thread(target=end, daemon=True).start()
+runpy.run_module("SAMAutoSegLib", run_name="__main__", alter_sys=True)
+"""
+
+
 class ModelCommands:
     """Runs ``samautoseg models ...``, one command at a time.
 
@@ -50,7 +65,7 @@ class ModelCommands:
             onDone(_("Another download or copy is under way: wait, or cancel it."), {})
             return
         lines = []
-        command = [pythonExecutable(), "-u", "-m", "SAMAutoSegLib", "models", *given]
+        command = [pythonExecutable(), "-u", "-c", _UNTIL_LET_GO, "models", *given]
         transport = self._transport = self._makeTransport(command)
 
         def onLine(line):

@@ -1,5 +1,8 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,3 +91,31 @@ def test_a_cancel_ends_the_command_and_frees_the_way(
     commands.fetch(ENTRY, lambda failure: None)
     commands.cancel()
     assert started[0].killed and not commands.running
+
+
+LAUNCHER = """
+import subprocess, sys
+subprocess.Popen(sys.argv[1:]).wait()
+"""
+
+
+def test_a_command_ends_with_the_launcher_that_started_it(
+    commands: ModelCommands, started: list[Transport], tmp_path: Path
+) -> None:
+    package = tmp_path / "SAMAutoSegLib"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    endless = "import sys, time\nprint(sys.argv[1:], flush=True)\ntime.sleep(600)\n"
+    (package / "__main__.py").write_text(endless)
+    commands.fetch(ENTRY, lambda failure: None)
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, *started[0].command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+    )
+    assert launcher.stdout is not None
+    assert launcher.stdout.readline().strip() == b"['models', 'fetch', 'lite-medsam', '--json']"
+    launcher.kill()
+    # Its output has an end only once the command has ended too.
+    assert launcher.communicate(timeout=30)[0] == b""
