@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
@@ -89,6 +92,7 @@ def adapt_source(
         views=chosen.views,
         strong=chosen.strong,
         seed=chosen.seed,
+        source=_identity(source, card),
         cache=cache,
         progress=part_of(progress, 0.0, _ENCODING_SHARE),
     )
@@ -130,6 +134,13 @@ def adapt_source(
         | {"weak_labels": _kinds(volumes)},
     )
     return FineTuned(model, adapted_card, result, seconds_of(result, encoded - started, scoring))
+
+
+def _identity(source: AdaptedModel, card: ModelCard) -> str:
+    """What tells a source from others: its backbone, its structures and its weights, as SHA-256."""
+    names = [structure.name for structure in card.structures]
+    weights = hashlib.sha256(save(source.learned_state())).hexdigest()
+    return json.dumps([card.backbone_sha256, names, weights])
 
 
 def _kinds(volumes: Sequence[UnlabeledVolume]) -> list[str]:

@@ -59,10 +59,12 @@ class UnlabeledSet:
     Attributes:
         views: at least one.
         structures: what weak labels and classes are about.
+        source: tells apart the models that are adapted to the slices.
     """
 
     views: tuple[View, ...]
     structures: tuple[Structure, ...]
+    source: str = ""
 
     @property
     def hinted(self) -> int:
@@ -78,8 +80,8 @@ class UnlabeledSet:
         return len(self.features)
 
     def fingerprint(self) -> str:
-        """SHA-256 of features and evidence: tells whether a training can go on with this set."""
-        digest = hashlib.sha256()
+        """SHA-256 of features, evidence and source: whether a training can go on with this set."""
+        digest = hashlib.sha256(self.source.encode())
         for view in self.views:
             digest.update(bytes(known is not None for known in view.evidence))
             planes = [plane for known in view.evidence if known for plane in known.planes]
@@ -99,6 +101,7 @@ def build_unlabeled_set(
     views: int = 2,
     strong: int = 1,
     seed: int = 0,
+    source: str = "",
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
 ) -> UnlabeledSet:
@@ -108,6 +111,7 @@ def build_unlabeled_set(
         structures: the model's, in the order of its classes.
         encoder_blocks: features from before so many last blocks of the encoder.
         seed: of motions and degradations.
+        source: see `UnlabeledSet`.
 
     Raises:
         SAMAutoSegError: no slice, slices out of range, and what `check_weak_labels` refuses.
@@ -155,7 +159,7 @@ def build_unlabeled_set(
             progress(len(shown) / total, f"encoding slices and views: {len(shown)} of {total}")
     together = zip(*shown, strict=True)
     return UnlabeledSet(
-        tuple(_stacked(view, backbone.device) for view in together), tuple(structures)
+        tuple(_stacked(view, backbone.device) for view in together), tuple(structures), source
     )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -12,9 +13,9 @@ from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.heads import HeadName
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
-from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
-from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels
 from SAMAutoSegLib.methods.adapt_source import adapt_source
 from SAMAutoSegLib.methods.method import AGREEMENT, Guarded
@@ -398,6 +399,28 @@ class TestAsAWhole:
         # Without the blocks that were tried, whose path rounds otherwise.
         assert tuned.model is source.model
         assert tuned.card.adaptation == source.model.adaptation
+
+    def test_an_interrupted_adaptation_goes_on_with_the_same_source_only(
+        self,
+        source: Source,
+        labeled: Callable[..., LabeledVolume],
+        new_model: Callable[..., AdaptedModel],
+        tmp_path: Path,
+    ) -> None:
+        def cancel(fraction: float, message: str) -> None:
+            if "step 2 " in message:
+                raise Cancelled
+
+        kept = {"checkpoint": tmp_path / "kept"}
+        assert self.adapt(source, labeled(), progress=cancel, **kept).result.steps == 2
+        other = replace(source, model=new_model(seed=2).eval())
+        renamed = replace(
+            source.card, structures=(structure_named("liver", DISC), structure_named("bar", BAR))
+        )
+        for begun in (other, replace(source, card=renamed)):
+            with pytest.raises(SAMAutoSegError, match="belongs to a training with other samples"):
+                self.adapt(begun, labeled(), resume=True, **kept)
+        assert self.adapt(source, labeled(), resume=True, **kept).result.steps == 4
 
     def test_slices_that_cannot_be_are_refused(
         self,
