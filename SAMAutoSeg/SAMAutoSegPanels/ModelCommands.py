@@ -5,7 +5,6 @@ import json
 from SAMAutoSegPanels.SlicerPython import pythonExecutable
 from SAMAutoSegPanels.Translation import _
 
-
 # Slicer's Python is started by a launcher, and killing that leaves it running. So it ends itself
 # when nobody holds the other end of its standard input any more.
 _UNTIL_LET_GO = """

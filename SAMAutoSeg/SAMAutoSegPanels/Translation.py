@@ -1,11 +1,5 @@
 """Text in the user's language."""
 
-try:
-    from slicer.i18n import tr as _
-except ModuleNotFoundError:  # the logic of the panels also runs where there is no Slicer
-
-    def _(text):
-        return text
-
+from SAMAutoSegScene.Translation import _
 
 __all__ = ["_"]

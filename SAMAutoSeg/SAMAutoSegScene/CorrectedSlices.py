@@ -16,6 +16,7 @@ from SAMAutoSegScene.SegmentationOutput import structureSegments
 from SAMAutoSegScene.SegmentLayers import SegmentLayers, shapeOf
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, sliceOfBox
 from SAMAutoSegScene.SliceLedger import SliceLedger
+from SAMAutoSegScene.Translation import _
 from SAMAutoSegScene.VolumeReader import readVolume
 
 
@@ -64,14 +65,18 @@ def readCorrectedSlices(
     wanted = [one for one in present if segmentIds is None or one in segmentIds]
     if not wanted:
         raise SAMAutoSegError(
-            f"'{segmentationNode.GetName()}' has none of the segments to learn: add a segment and "
-            "draw it in a few slices"
+            _(
+                "'{segmentation}' has none of the segments to learn: add a segment and draw it in a"
+                " few slices"
+            ).format(segmentation=segmentationNode.GetName())
         )
     slices = ledger.toLearnFrom()
     if not slices:
         raise SAMAutoSegError(
-            "no slice is corrected or reviewed yet: correct a few slices, or mark slices that are "
-            "right as reviewed"
+            _(
+                "no slice is corrected or reviewed yet: correct a few slices, or mark slices that"
+                " are right as reviewed"
+            )
         )
     labels = np.zeros(layers.grid.size[::-1], _kindFor(len(wanted)))
     boxes = [boxOfSlice(ledger.stack, number) for number in slices]
@@ -89,18 +94,24 @@ def readCorrectedSlices(
     )
     if twice:
         result.notes.append(
-            f"{twice} voxels belong to several segments: they count for the one that is lowest in "
-            "the list"
+            _(
+                "{count} voxels belong to several segments: they count for the one that is lowest"
+                " in the list"
+            ).format(count=twice)
         )
     found = {int(value) for box in boxes for value in np.unique(labels[box])}
     for structure in result.structures:
         if structure.label not in found:
-            result.notes.append(f"'{structure.name}' is in none of the corrected slices")
+            result.notes.append(
+                _("'{name}' is in none of the corrected slices").format(name=structure.name)
+            )
     renamed = {one.segmentId: one for one in structureSegments(segmentationNode) if one.renamed}
     for one in wanted:
         if one in renamed:
             result.notes.append(
-                f"'{renamed[one].structure}' is learned as '{renamed[one].segmentName}'"
+                _("'{structure}' is learned as '{segment}'").format(
+                    structure=renamed[one].structure, segment=renamed[one].segmentName
+                )
             )
     return result
 
@@ -124,7 +135,7 @@ def slicesToFollow(
     slices = ledger.toLearnFrom()
     found = np.zeros((len(slices), *ledger.stack.slice_shape), values.dtype)
     for place, number in enumerate(slices):
-        labels, _ = _labels(layers, wanted, boxOfSlice(ledger.stack, number))
+        labels, __ = _labels(layers, wanted, boxOfSlice(ledger.stack, number))
         found[place] = values[sliceOfBox(labels, ledger.stack)]
     return slices, found
 

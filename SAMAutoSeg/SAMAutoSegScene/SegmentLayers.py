@@ -12,6 +12,7 @@ from vtk.util.numpy_support import get_vtk_array_type, vtk_to_numpy
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.volume import GRID_TOLERANCE, Grid
+from SAMAutoSegScene.Translation import _
 from SAMAutoSegScene.VolumeReader import arrayFromMatrix, matrixFromArray
 
 BINARY = "Binary labelmap"
@@ -254,17 +255,20 @@ class SegmentLayers:
 
     def _requireOnGrid(self, segmentId: str) -> None:
         labelmap = self.labelmap(segmentId)
+        name = self.segmentation.GetSegment(segmentId).GetName()
         if labelmap is None:
             raise SAMAutoSegError(
-                f"segment '{self.segmentation.GetSegment(segmentId).GetName()}' has no voxels "
-                "(its source is a surface): make Binary labelmap the source representation in the "
-                "Segmentations module"
+                _(
+                    "segment '{name}' has no voxels (its source is a surface): make Binary labelmap"
+                    " the source representation in the Segmentations module"
+                ).format(name=name)
             )
         if not isEmpty(labelmap) and self.offset(labelmap) is None:
             raise SAMAutoSegError(
-                f"segment '{self.segmentation.GetSegment(segmentId).GetName()}' is on another "
-                "grid than the volume: press Segment to have the segmentation resampled to the "
-                "volume, or choose a new one"
+                _(
+                    "segment '{name}' is on another grid than the volume: press Segment to have the"
+                    " segmentation resampled to the volume, or choose a new one"
+                ).format(name=name)
             )
 
     def _imageOf(self, values: np.ndarray, box: Box):

@@ -16,6 +16,7 @@ from SAMAutoSegScene.EditRules import EditRules
 from SAMAutoSegScene.SegmentLayers import Box, SegmentLayers, SegmentsInBox, wholeBox
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack, sliceOfBox
 from SAMAutoSegScene.SliceLedger import PLANES, SliceLedger, hasLedger
+from SAMAutoSegScene.Translation import _
 from SAMAutoSegScene.VolumeReader import gridOfVolume, requireReadable
 
 Mode = Literal["replace", "add", "remove"]
@@ -82,7 +83,7 @@ class SegmentWriter:
         self._touched = set()
         if self.ledger is not None:
             self._others = self._ledgersOfOtherPlanes(segmentIds)
-            for ledger in (self.ledger, *(ledger for ledger, _ in self._others)):
+            for ledger in (self.ledger, *(ledger for ledger, __ in self._others)):
                 ledger.beginRun(segmentIds)
 
     def writeSlice(
@@ -156,12 +157,14 @@ class SegmentWriter:
         self._requireSamePlace()
         segment = self.layers.segmentation.GetSegment(segmentId)
         if segment is None:
-            raise SAMAutoSegError("the selected segment was removed: select another one")
+            raise SAMAutoSegError(_("the selected segment was removed: select another one"))
         rules = EditRules(self.layers, self.editorNode)
         if rules.isLocked(segmentId):
             raise SAMAutoSegError(
-                f"segment '{segment.GetName()}' is marked as completed: set its status back to "
-                "'In progress' to change it"
+                _(
+                    "segment '{name}' is marked as completed: set its status back to 'In progress'"
+                    " to change it"
+                ).format(name=segment.GetName())
             )
         stack = emptyStack(self.layers.grid, axis)
         box = boxOfSlice(stack, number)
@@ -272,21 +275,25 @@ class SegmentWriter:
                 logic.SetSegmentStatus(segment, logic.InProgress)
 
     def _requireSamePlace(self) -> None:
+        segmentation, volume = self.segmentationNode.GetName(), self.volumeNode.GetName()
         if self.segmentationNode.GetScene() is None:
             raise SAMAutoSegError(
-                f"the segmentation '{self.segmentationNode.GetName()}' was removed: choose another"
+                _("the segmentation '{name}' was removed: choose another").format(name=segmentation)
             )
         if self.volumeNode.GetScene() is None:
             raise SAMAutoSegError(
-                f"the volume '{self.volumeNode.GetName()}' was removed: what is segmented so far "
-                "stays in the segmentation"
+                _(
+                    "the volume '{name}' was removed: what is segmented so far stays in the"
+                    " segmentation"
+                ).format(name=volume)
             )
         if (
             self.segmentationNode.GetParentTransformNode()
             is not self.volumeNode.GetParentTransformNode()
         ):
             raise SAMAutoSegError(
-                f"the segmentation '{self.segmentationNode.GetName()}' and the volume "
-                f"'{self.volumeNode.GetName()}' are under different transforms: put both under "
-                "the same one in the Data module"
+                _(
+                    "the segmentation '{segmentation}' and the volume '{volume}' are under"
+                    " different transforms: put both under the same one in the Data module"
+                ).format(segmentation=segmentation, volume=volume)
             )

@@ -16,6 +16,7 @@ from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid
 from SAMAutoSegScene.SegmentLayers import BINARY, SegmentLayers, isEmpty, viewOf
 from SAMAutoSegScene.SliceLedger import forgetLedgers, hasLedgerOfOtherSize
+from SAMAutoSegScene.Translation import _
 from SAMAutoSegScene.VolumeReader import arrayFromMatrix, gridOfVolume, requireReadable
 
 ATTRIBUTE = "SAMAutoSeg.Structures"
@@ -89,23 +90,28 @@ def prepareSegmentation(
     notes: list[str] = []
     if segmentationNode is None:
         segmentationNode = scene.AddNewNodeByClass(
-            "vtkMRMLSegmentationNode", name or f"{volumeNode.GetName()} segmentation"
+            "vtkMRMLSegmentationNode",
+            name or _("{volume} segmentation").format(volume=volumeNode.GetName()),
         )
+    named = {"segmentation": segmentationNode.GetName(), "volume": volumeNode.GetName()}
     difference = misfit(segmentationNode, volumeNode)
     if not difference and differenceFromVolume(segmentationNode, volumeNode):
         # The same voxels in another order: nothing is lost, and nobody needs to know.
         _resampleTo(segmentationNode, volumeNode, sameVoxels=True)
     if difference and not resample:
         raise SAMAutoSegError(
-            f"the segmentation '{segmentationNode.GetName()}' does not fit the volume "
-            f"'{volumeNode.GetName()}': {difference}; choose a new output segmentation, or agree "
-            "to have this one resampled to the volume"
+            _(
+                "the segmentation '{segmentation}' does not fit the volume '{volume}':"
+                " {difference}; choose a new output segmentation, or agree to have this one"
+                " resampled to the volume"
+            ).format(difference=difference, **named)
         )
     if difference:
         _resampleTo(segmentationNode, volumeNode)
         notes.append(
-            f"'{segmentationNode.GetName()}' was resampled to the grid of "
-            f"'{volumeNode.GetName()}': {difference}"
+            _("'{segmentation}' was resampled to the grid of '{volume}': {difference}").format(
+                difference=difference, **named
+            )
         )
     _placeWith(segmentationNode, volumeNode)
     segmentIds = _segmentsFor(segmentationNode, structures, notes)
@@ -118,7 +124,7 @@ def misfit(segmentationNode, volumeNode) -> str:
     if difference and _isReordered(segmentationNode, volumeNode):
         difference = ""
     if not difference and hasLedgerOfOtherSize(segmentationNode, volumeNode):
-        difference = "it was made on a volume of another size"
+        difference = _("it was made on a volume of another size")
     return difference
 
 
@@ -129,15 +135,19 @@ def differenceFromVolume(segmentationNode, volumeNode) -> str:
         labelmap = layers.labelmap(one)
         segment = layers.segmentation.GetSegment(one)
         if labelmap is None or layers.segmentation.GetSourceRepresentationName() != BINARY:
-            return f"segment '{segment.GetName()}' is a surface, not voxels"
+            return _("segment '{name}' is a surface, not voxels").format(name=segment.GetName())
         if isEmpty(labelmap):
             continue
         if segmentationNode.GetParentTransformNode() is not volumeNode.GetParentTransformNode():
-            return "it is under another transform"
+            return _("it is under another transform")
         if layers.offset(labelmap) is None:
-            return (
-                f"segment '{segment.GetName()}' has voxels of {_spacing(labelmap)} mm in another "
-                f"place or direction than the volume's of {_listed(layers.grid.spacing)} mm"
+            return _(
+                "segment '{name}' has voxels of {spacing} mm in another place or direction than the"
+                " volume's of {other} mm"
+            ).format(
+                name=segment.GetName(),
+                spacing=_listed(labelmap.GetSpacing()),
+                other=_listed(layers.grid.spacing),
             )
     return ""
 
@@ -195,9 +205,17 @@ def _segmentsFor(
         if segmentId is None:
             segmentId = _addSegment(segmentation, structure)
             if one is not None:
-                notes.append(f"the segment of '{structure.name}' was removed; it is made again")
+                notes.append(
+                    _("the segment of '{name}' was removed; it is made again").format(
+                        name=structure.name
+                    )
+                )
         elif one is not None and one.renamed:
-            notes.append(f"'{structure.name}' goes into the segment '{one.segmentName}'")
+            notes.append(
+                _("'{structure}' goes into the segment '{segment}'").format(
+                    structure=structure.name, segment=one.segmentName
+                )
+            )
         taken.add(segmentId)
         segmentIds[structure.label] = segmentId
     stored = {name: one.segmentId for name, one in known.items()}
@@ -248,9 +266,14 @@ def _resampleTo(segmentationNode, volumeNode, sameVoxels: bool = False) -> None:
         outside = _outside(labelmap, between, grid)
         if outside:
             raise SAMAutoSegError(
-                f"{outside} voxels of the segmentation '{segmentationNode.GetName()}' lie outside "
-                f"of the volume '{volumeNode.GetName()}' and would be lost: choose a new output "
-                "segmentation"
+                _(
+                    "{count} voxels of the segmentation '{segmentation}' lie outside of the volume"
+                    " '{volume}' and would be lost: choose a new output segmentation"
+                ).format(
+                    count=outside,
+                    segmentation=segmentationNode.GetName(),
+                    volume=volumeNode.GetName(),
+                )
             )
     if not sameVoxels:
         forgetLedgers(segmentationNode)
@@ -290,10 +313,6 @@ def _outside(labelmap, transform, grid: Grid) -> int:
         ijk = toIJK[:3, :3] @ ras.T + toIJK[:3, 3:]
         count += int(((ijk < -0.5) | (ijk > np.array(grid.size)[:, None] - 0.5)).any(0).sum())
     return count
-
-
-def _spacing(labelmap) -> str:
-    return _listed(labelmap.GetSpacing())
 
 
 def _listed(spacing) -> str:

@@ -13,6 +13,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import Axis, Plane, SliceStack, plane_along
 from SAMAutoSegLib.images.volume import Grid
+from SAMAutoSegScene.Translation import _
 from SAMAutoSegScene.VolumeReader import gridOfVolume
 
 # Points of a region box along each of its edges. A curved transform is followed between corners.
@@ -106,7 +107,7 @@ def ijkFromRAS(volumeNode, ras) -> np.ndarray:
 
 def rasFromIJK(volumeNode, ijk) -> np.ndarray:
     """Voxels I, J, K of a volume to world RAS in mm, through its transform."""
-    x, y, z, _ = (float(value) for value in _ijkToRAS(volumeNode) @ [*ijk, 1.0])
+    x, y, z, __ = (float(value) for value in _ijkToRAS(volumeNode) @ [*ijk, 1.0])
     world = _between(volumeNode.GetParentTransformNode(), None)
     return np.array(world.TransformPoint(x, y, z))
 
@@ -142,7 +143,9 @@ def roiOfNode(roiNode, volumeNode) -> Roi:
     """
     size = np.array(roiNode.GetSize())
     if size.min() <= 0:
-        raise SAMAutoSegError(f"the region '{roiNode.GetName()}' is empty: draw it in a view")
+        raise SAMAutoSegError(
+            _("the region '{name}' is empty: draw it in a view").format(name=roiNode.GetName())
+        )
     matrix = vtk.vtkMatrix4x4()
     matrix.DeepCopy(roiNode.GetObjectToNodeMatrix())
     world = _between(roiNode.GetParentTransformNode(), None)
@@ -159,8 +162,9 @@ def roiOfNode(roiNode, volumeNode) -> Roi:
     end = np.clip(np.ceil(highest + 0.5 - _ROUNDING), 0, length).astype(int)
     if (first >= end).any():
         raise SAMAutoSegError(
-            f"the region '{roiNode.GetName()}' lies outside of the volume "
-            f"'{volumeNode.GetName()}': move it onto the image"
+            _(
+                "the region '{name}' lies outside of the volume '{volume}': move it onto the image"
+            ).format(name=roiNode.GetName(), volume=volumeNode.GetName())
         )
     return Roi(*((int(a), int(b)) for a, b in zip(first, end, strict=True)))
 

@@ -9,6 +9,7 @@ from vtk.util.numpy_support import vtk_to_numpy
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.volume import Grid, Modality, Volume
+from SAMAutoSegScene.Translation import _
 
 _MODALITIES: tuple[Modality, ...] = ("CT", "MR")
 
@@ -32,34 +33,44 @@ def readVolume(volumeNode) -> Volume:
 def requireReadable(volumeNode) -> None:
     """Raise `SAMAutoSegError` unless the node holds one gray value a voxel."""
     if volumeNode is None:
-        raise SAMAutoSegError("no volume is chosen: load an image and choose it as input volume")
-    name = volumeNode.GetName()
-    if volumeNode.GetScene() is None:
-        raise SAMAutoSegError(f"the volume '{name}' was removed: choose another input volume")
-    if not volumeNode.IsA("vtkMRMLScalarVolumeNode"):
-        raise SAMAutoSegError(f"'{name}' is not an image volume: choose a CT or MR volume")
-    if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
+        raise SAMAutoSegError(_("no volume is chosen: load an image and choose it as input volume"))
+    problem = _problemOf(volumeNode)
+    if problem:
         raise SAMAutoSegError(
-            f"'{name}' is a label map, not an image: choose the volume that it was drawn on"
+            problem.format(name=volumeNode.GetName(), components=_componentsOf(volumeNode))
         )
+
+
+def _problemOf(volumeNode) -> str:
+    if volumeNode.GetScene() is None:
+        return _("the volume '{name}' was removed: choose another input volume")
+    if not volumeNode.IsA("vtkMRMLScalarVolumeNode"):
+        return _("'{name}' is not an image volume: choose a CT or MR volume")
+    if volumeNode.IsA("vtkMRMLLabelMapVolumeNode"):
+        return _("'{name}' is a label map, not an image: choose the volume that it was drawn on")
     if volumeNode.IsA("vtkMRMLDiffusionTensorVolumeNode"):
-        raise SAMAutoSegError(
-            f"'{name}' holds tensors, not gray values: choose a volume with one value per voxel"
+        return _(
+            "'{name}' holds tensors, not gray values: choose a volume with one value per voxel"
+        )
+    if _componentsOf(volumeNode) > 1:
+        return _(
+            "'{name}' has {components} values per voxel (a color, vector or 4D image): choose a"
+            " volume with one gray value per voxel, such as one frame or one color channel"
         )
     image = volumeNode.GetImageData()
-    components = image.GetNumberOfScalarComponents() if image is not None else 0
-    if components > 1:
-        raise SAMAutoSegError(
-            f"'{name}' has {components} values per voxel (a color, vector or 4D image): choose a "
-            "volume with one gray value per voxel, such as one frame or one color channel"
-        )
     if (
         image is None
         or min(image.GetDimensions()) < 1
         or image.GetPointData().GetScalars() is None
         or image.GetPointData().GetScalars().GetNumberOfTuples() == 0
     ):
-        raise SAMAutoSegError(f"the volume '{name}' is empty: load its image again")
+        return _("the volume '{name}' is empty: load its image again")
+    return ""
+
+
+def _componentsOf(volumeNode) -> int:
+    image = volumeNode.GetImageData() if volumeNode.IsA("vtkMRMLVolumeNode") else None
+    return 0 if image is None else image.GetNumberOfScalarComponents()
 
 
 def gridOfVolume(volumeNode) -> Grid:
@@ -76,8 +87,10 @@ def gridFromMatrix(ijkToRAS: np.ndarray, extent) -> Grid:
     spacing = np.linalg.norm(ijkToLPS[:3, :3], axis=0)
     if not (spacing > 0).all():
         raise SAMAutoSegError(
-            f"the voxel spacing is {', '.join(f'{s:g}' for s in spacing)} mm: give the volume "
-            "a spacing above zero in the Volumes module"
+            _(
+                "the voxel spacing is {spacing} mm: give the volume a spacing above zero in the"
+                " Volumes module"
+            ).format(spacing=", ".join(f"{value:g}" for value in spacing))
         )
     size = tuple(extent[2 * axis + 1] - extent[2 * axis] + 1 for axis in range(3))
     x, y, z = (float(value) for value in first[:3])
