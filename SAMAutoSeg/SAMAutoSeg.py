@@ -164,6 +164,8 @@ class SAMAutoSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
                 "layoutChanged(int)", self.correctPanel.onLayoutChanged
             )
         self.initializeParameterNode()
+        if self.parent.isEntered:
+            self.enter()  # reloaded while it is shown: nobody else says so
 
     def cleanup(self):
         """The module is unloaded or reloaded, or the application ends."""

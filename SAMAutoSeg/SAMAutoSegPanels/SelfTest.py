@@ -38,12 +38,16 @@ class SelfTest:
         try:
             self._say("Boxes in six slices, undo and review")
             self.correct()
+            self._say("Keys and mouse are for one tool at a time")
+            self.tools()
             self._say("A model learns from them")
             self.retrain()
             self._say("The model segments; what was corrected stays")
             self.segment()
             self._say("Cancel keeps slices, deleted nodes and a closed scene do no harm")
             self.breakOff()
+            self._say("Reloaded, the module is as it was when it was opened")
+            self.reload()
         finally:
             for entry in self.session.library.models():
                 if entry.name == _MODEL:
@@ -96,6 +100,20 @@ class SelfTest:
         self.wait(lambda: self.ui.markReviewedButton.enabled, 5, "the slice in view")
         self.ui.markReviewedButton.click()
         case.assertEqual(str(ledger.stateOf(_SLICES[0])), "reviewed")
+
+    def tools(self):
+        case, ui, panel = self.case, self.ui, self.widget.correctPanel
+        editor = panel.editor.widget
+        ui.boxButton.click()
+        editor.setActiveEffectByName("Draw")
+        self.turn()
+        case.assertFalse(ui.boxButton.checked)
+        case.assertEqual(self.keys(), "MN")
+        ui.boxButton.click()
+        self.turn()
+        case.assertIsNone(editor.activeEffect())
+        case.assertEqual(self.keys(), "ADMNSX")
+        ui.boxButton.click()
 
     def retrain(self):
         case, panel, ui = self.case, self.widget.retrainPanel, self.ui
@@ -158,7 +176,20 @@ class SelfTest:
         case.assertFalse(panel.running)
         case.assertFalse(ui.segmentButton.enabled)
 
+    def reload(self):
+        self.widget.onReload()
+        self.widget = slicer.util.getModuleWidget("SAMAutoSeg")
+        self.session = self.widget.session
+        self.wait(lambda: self.session.found, 10, "a look at what is installed")
+        self.wait(lambda: self.session.client.state == "ready", 120, "the engine")
+        self.case.assertEqual(self.keys(), "ADMNSX")
+
     # Help
+
+    def keys(self):
+        """Keys of the Correct section that do something now."""
+        shortcuts = self.widget.correctPanel._shortcuts
+        return "".join(sorted(key for key, one in shortcuts.items() if one.enabled))
 
     @property
     def node(self):
