@@ -314,8 +314,8 @@ def _report(tuned: "FineTuned", arguments: argparse.Namespace) -> None:
         print(json.dumps(report, indent=2))
         return
     names = ", ".join(structure.name for structure in card.structures)
-    count = card.slices_learned
-    print(f"{arguments.output}: {names}, learned from {count} slices by {card.method}")
+    how = f"learned from {card.slices_learned} slices" if card.slices_learned else "adapted"
+    print(f"{arguments.output}: {names}, {how} by {card.method}")
     spent = ", ".join(f"{name} {value:.1f} s" for name, value in tuned.seconds.items() if value)
     print(f"{result.steps} steps ({result.stopped or 'all'}), {spent}")
     if score is not None:

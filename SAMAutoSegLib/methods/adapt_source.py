@@ -19,6 +19,7 @@ from SAMAutoSegLib.adapt.heatmap_decoder import HeatmapDecoder
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.methods.calibration import CALIBRATION
 from SAMAutoSegLib.methods.held_out import held_out_neighbors, held_out_scorer, refuse_overlap
 from SAMAutoSegLib.methods.outcome import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.settings import make_settings
@@ -121,8 +122,12 @@ def adapt_source(
         progress=part_of(progress, _ENCODING_SHARE, 1.0),
     )
     require_a_step(result)
+    provenance = provenance_of(volumes, held_out, result, card)
+    provenance["images"] = [_without_labels(image) for image in provenance["images"]]
+    provenance["weak_labels"] = _kinds(volumes)
     if all(torch.equal(value, before[name]) for name, value in model.learned_state().items()):
         model = source  # by its own path through the encoder: not even rounding differs
+        provenance[CALIBRATION] = card.provenance.get(CALIBRATION)
     result.notes += held_out_neighbors(volumes, held_out)
     adapted_card = replace(
         card,
@@ -130,8 +135,7 @@ def adapt_source(
         adaptation=model.adaptation,
         method=WeSAM.name,
         settings=chosen.to_json(),
-        provenance=provenance_of(volumes, held_out, result, card)
-        | {"weak_labels": _kinds(volumes)},
+        provenance=provenance,
     )
     return FineTuned(model, adapted_card, result, seconds_of(result, encoded - started, scoring))
 
@@ -141,6 +145,11 @@ def _identity(source: AdaptedModel, card: ModelCard) -> str:
     names = [structure.name for structure in card.structures]
     weights = hashlib.sha256(save(source.learned_state())).hexdigest()
     return json.dumps([card.backbone_sha256, names, weights])
+
+
+def _without_labels(image: dict[str, Any]) -> dict[str, Any]:
+    """An image of a card's provenance: `slices` are those that labels were learned from."""
+    return image | {"slices": [], "unlabeled": image["slices"]}
 
 
 def _kinds(volumes: Sequence[UnlabeledVolume]) -> list[str]:

@@ -68,7 +68,12 @@ def unseen(
     kept, notes = [], []
     for volume in held_out:
         origin = origin_of(volume)
-        seen = {n for image in learned if _same_image(image, origin) for n in image["slices"]}
+        seen = {
+            n
+            for image in learned
+            if _same_image(image, origin)
+            for n in (*image["slices"], *image.get("unlabeled", ()))
+        }
         known = sorted(seen & set(volume.slices))
         if known:
             notes.append(

@@ -95,13 +95,14 @@ def test_a_model_adapts_to_an_image_with_boxes(case: Case, capsys: Capture) -> N
     assert report["held_out_dice"] is not None
     card = read_card(case.output)
     assert card.provenance["weak_labels"] == ["boxes"]
-    assert card.provenance["images"][0]["slices"] == [2]  # the one of which something is said
+    assert card.provenance["images"][0]["unlabeled"] == [2]  # the one of which something is said
 
 
 def test_without_weak_labels_all_slices_are_adapted_to(case: Case, capsys: Capture) -> None:
     assert main(case.arguments()) == 0
-    assert read_card(case.output).provenance["images"][0]["slices"] == list(range(6))
-    assert "agreement" in capsys.readouterr().out
+    assert read_card(case.output).provenance["images"][0]["unlabeled"] == list(range(6))
+    told = capsys.readouterr().out
+    assert "liver, spleen, adapted by we-sam" in told and "agreement" in told
 
 
 def test_of_many_slices_of_which_nothing_is_said_some_are_adapted_to(
@@ -109,10 +110,10 @@ def test_of_many_slices_of_which_nothing_is_said_some_are_adapted_to(
 ) -> None:
     monkeypatch.setattr(finetune_weak, "_MOST_UNNAMED", 3)
     assert main(case.arguments()) == 0
-    assert read_card(case.output).provenance["images"][0]["slices"] == [1, 3, 5]
+    assert read_card(case.output).provenance["images"][0]["unlabeled"] == [1, 3, 5]
     assert "3 of the 6 slices of scan" in capsys.readouterr().out
     assert main(case.arguments("--slices", "0-4")) == 0
-    assert read_card(case.output).provenance["images"][0]["slices"] == [0, 1, 2, 3, 4]
+    assert read_card(case.output).provenance["images"][0]["unlabeled"] == [0, 1, 2, 3, 4]
 
 
 def test_a_plain_sam_adapts_with_prompts_and_stays_a_sam(case: Case, capsys: Capture) -> None:

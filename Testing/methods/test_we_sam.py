@@ -18,6 +18,8 @@ from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels
 from SAMAutoSegLib.methods.adapt_source import adapt_source
+from SAMAutoSegLib.methods.calibration import CALIBRATION
+from SAMAutoSegLib.methods.held_out import unseen
 from SAMAutoSegLib.methods.method import AGREEMENT, Guarded
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
@@ -360,6 +362,11 @@ class TestAsAWhole:
         assert card.method == "we-sam" and card.structures == source.card.structures
         assert card.provenance["weak_labels"] == ["boxes"]
         assert card.provenance["source"]["method"] == "joint"
+        assert card.slices_learned == 0 and CALIBRATION not in card.provenance
+        (image,) = card.provenance["images"]
+        assert (image["slices"], image["unlabeled"]) == ([], [0, 2, 4, 6])
+        kept, notes = unseen([labeled((1, 2))], card)
+        assert [volume.slices for volume in kept] == [(1,)] and "slice 2 of scan0" in notes[0]
         assert card.adaptation.encoder_blocks == 1 == tuned.model.adaptation.encoder_blocks
         assert card.provenance["held_out_dice"] is not None
         assert all(AGREEMENT in entry for entry in tuned.result.history)
@@ -392,6 +399,8 @@ class TestAsAWhole:
         source: Source,
         labeled: Callable[..., LabeledVolume],
     ) -> None:
+        calibrated = replace(source.card, provenance={CALIBRATION: {"temperature": 3.0}})
+        source = replace(source, card=calibrated)
         wild = {"learning_rate": 0.5, "steps": 40, "warmup": 0}
         tuned = self.adapt(source, labeled(), weak=WeakLabels("axial"), settings=wild)
         assert tuned.result.stopped.startswith("drift") and tuned.result.steps < 40
@@ -399,6 +408,7 @@ class TestAsAWhole:
         # Without the blocks that were tried, whose path rounds otherwise.
         assert tuned.model is source.model
         assert tuned.card.adaptation == source.model.adaptation
+        assert tuned.card.provenance[CALIBRATION] == {"temperature": 3.0}
 
     def test_an_interrupted_adaptation_goes_on_with_the_same_source_only(
         self,
