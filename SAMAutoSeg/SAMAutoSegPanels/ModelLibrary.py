@@ -107,7 +107,7 @@ class ModelLibrary:
 
     def __init__(self, folder, shipped=(), catalogFile=None):
         self.folder = Path(folder)
-        self._shipped = [Path(path) for path in shipped]
+        self._folders = [(self.folder, True), *((Path(path), False) for path in shipped)]
         self._entries = {}
         self.catalog = []
         if catalogFile is not None:
@@ -155,7 +155,12 @@ class ModelLibrary:
 
     def find(self, fileName):
         """The model with this file name, None where there is none."""
-        return next((e for e in self._all() if e.path.name == fileName), None)
+        if Path(fileName).name != fileName:  # scenes of others may ask for anything
+            return None
+        for folder, writable in self._folders:
+            if self._isModel(folder / fileName):
+                return self._entry(folder / fileName, writable)
+        return None
 
     def offers(self):
         """Models of the catalogue that are not here yet, with a line for each."""
@@ -236,13 +241,14 @@ class ModelLibrary:
         return True
 
     def _all(self):
-        for folder, writable in [(self.folder, True), *((path, False) for path in self._shipped)]:
-            if not folder.is_dir():
-                continue
-            for path in sorted(folder.iterdir()):
-                hidden = path.name.startswith(".")
-                if path.suffix in SUFFIXES and not hidden and self._sizeOf(path) > 0:
+        for folder, writable in self._folders:
+            for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+                if self._isModel(path):
                     yield self._entry(path, writable)
+
+    def _isModel(self, path):
+        hidden = path.name.startswith(".")
+        return path.suffix in SUFFIXES and not hidden and self._sizeOf(path) > 0
 
     def _entry(self, path, writable):
         """What a file is; it is read again only where it has changed."""

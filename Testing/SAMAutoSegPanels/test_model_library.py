@@ -234,6 +234,15 @@ def test_a_file_is_read_again_only_where_it_has_changed(
     assert len(read) == 3
 
 
+def test_a_model_is_found_in_the_folders_of_models_only(
+    library: ModelLibrary, save_model: Callable[..., Path]
+) -> None:
+    path = save_model("Liver.safetensors")
+    assert library.find("Liver.safetensors") is not None
+    for name in ("", ".", "Spleen.safetensors", f"../models/{path.name}", str(path)):
+        assert library.find(name) is None
+
+
 def test_models_that_come_with_the_program_cannot_be_removed(
     library: ModelLibrary, save_model: Callable[..., Path]
 ) -> None:
