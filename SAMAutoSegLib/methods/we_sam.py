@@ -60,8 +60,6 @@ class WeSAMSettings(Settings):
     slices of one volume.
 
     Attributes:
-        schedule: of the learning rate, 'polynomial' as elsewhere; 'constant', as published, after
-            the warm-up.
         learned: 'encoder', as published, the low-rank updates of the encoder's blocks alone; 'all'
             also what the source model learned.
         encoder_blocks: how many of the encoder's last blocks are adapted; 0: all that can be, as
@@ -74,6 +72,8 @@ class WeSAMSettings(Settings):
         least_agreement: the share of the agreement with the anchor that has to remain. The
             training stops where it falls below; what it had found until then is not taken for bad
             because of that, but judged as after any training, see `WeSAM.concluded`.
+        schedule: of the learning rate, 'polynomial' as elsewhere; 'constant', as published, after
+            the warm-up.
     """
 
     steps: int = 150
