@@ -66,12 +66,15 @@ def require_writable(path: str | os.PathLike[str]) -> None:
         probe.unlink()
 
 
-def refuse_inputs(written: Path, inputs: Iterable[Path]) -> None:
-    """`SAMAutoSegError` if what is to be written is one of the files that are read."""
-    if written.resolve() in [path.resolve() for path in inputs]:
-        raise SAMAutoSegError(
-            f"cannot write {written}: it is read by this very command; name another"
-        )
+def require_apart(written: Iterable[Path | None], read: Iterable[Path | None]) -> None:
+    """`SAMAutoSegError` if a file would be written over one that is read or written too."""
+    taken = {path.resolve(): "read" for path in read if path is not None}
+    for path in (path for path in written if path is not None):
+        if use := taken.get(path.resolve()):
+            raise SAMAutoSegError(
+                f"cannot write {path}: it is {use} by this very command; name another"
+            )
+        taken[path.resolve()] = "written"
 
 
 @contextmanager

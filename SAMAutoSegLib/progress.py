@@ -31,6 +31,34 @@ def part_of(progress: Progress, start: float, stop: float) -> Progress:
 
 
 @contextmanager
+def remembered_interrupts() -> Iterator[threading.Event]:
+    """Ctrl-C raises KeyboardInterrupt, as without this, and is remembered by the event.
+
+    Modules that are being imported may make another error of it, or swallow it: then the next
+    `console_progress` raises it again.
+    """
+    seen = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield seen  # only the main thread may handle signals
+        return
+
+    def on_interrupt(_number: int, _frame: object) -> None:
+        seen.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    _remembered.append(seen)
+    try:
+        yield seen
+    finally:
+        _remembered.pop()
+        signal.signal(signal.SIGINT, before)
+
+
+_remembered: list[threading.Event] = []
+
+
+@contextmanager
 def console_progress(stream: TextIO | None = None) -> Iterator[Progress]:
     """Show progress on a console (standard error by default).
 
@@ -89,6 +117,8 @@ def _lines(console: TextIO) -> tuple[Progress, Callable[[], None]]:
 
 @contextmanager
 def _interrupt_as_request(console: TextIO) -> Iterator[threading.Event]:
+    if any(seen.is_set() for seen in _remembered):
+        raise KeyboardInterrupt
     requested = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield requested  # only the main thread may handle signals

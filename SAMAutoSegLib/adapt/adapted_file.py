@@ -201,18 +201,26 @@ def shipped_models() -> list[Path]:
 
 
 def located(model: str | Path) -> Path:
-    """The file of a path, or of the name of a model in the user's folder or a starter model."""
-    if not Path(model).exists():
-        for known in (*sorted((user_data_dir() / "models").glob(f"*{SUFFIX}")), *shipped_models()):
+    """The file of a path, or of the name of a starter model or one in the user's folder."""
+    if not Path(model).is_file():
+        for known in known_models():
             if str(model) in (known.stem, known.name):
                 return known
     return Path(model)
+
+
+def known_models() -> list[Path]:
+    """The files of starter models, then those in the user's folder."""
+    return [*shipped_models(), *sorted((user_data_dir() / "models").glob(f"*{SUFFIX}"))]
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     path = located(path)
     if not path.exists() and catalog.find(str(path)):
         raise _knows_no_structure(path, "a plain SAM")
+    if not path.exists():
+        names = ", ".join(known.stem for known in known_models())
+        raise SAMAutoSegError(f"no file and no model is named {path}; models: {names}")
     checkpoint = read_checkpoint(path)
     header = checkpoint.header
     if header.get("format") != FORMAT:

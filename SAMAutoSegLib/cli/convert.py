@@ -36,10 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, write, tell what was found."""
     from SAMAutoSegLib.adapt.adapted_file import save_adapted
     from SAMAutoSegLib.adapt.imported import import_adapted
-    from SAMAutoSegLib.files import refuse_inputs, require_writable
+    from SAMAutoSegLib.files import require_apart, require_writable
     from SAMAutoSegLib.images.intensity import Intensity
 
-    refuse_inputs(arguments.output, [arguments.file, Path(arguments.base)])
+    require_apart([arguments.output], [arguments.file, Path(arguments.base)])
     require_writable(arguments.output)
     names = [name.strip() for name in (arguments.structures or "").split(",") if name.strip()]
     model, card, report = import_adapted(

@@ -38,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slices",
         action="append",
         metavar="LIST",
-        help="its labeled slices, as in 3,9,15-20 (default: those that hold a label)",
+        help="its labeled slices, as in 3,9,15-20 (default: those that hold a label and are not"
+        " held out)",
     )
     data.add_argument(
         "--structures",
@@ -127,14 +128,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train, write the model, report."""
-    from SAMAutoSegLib.files import refuse_inputs, require_writable
+    from SAMAutoSegLib.adapt.adapted_file import located
+    from SAMAutoSegLib.files import require_apart, require_writable
+    from SAMAutoSegLib.sam import catalog
 
     weak = [path for paths in arguments.weak or [] for path in paths]
-    inputs = [*arguments.image, *arguments.labels, Path(arguments.base), *weak]
-    inputs += [arguments.start] if arguments.start else []
-    for written in filter(None, (arguments.output, arguments.curve)):
-        refuse_inputs(written, inputs)
-        require_writable(written)
+    former = located(arguments.start) if arguments.start else None
+    inputs = [*arguments.image, *arguments.labels, Path(arguments.base), *weak, former]
+    written = [arguments.output, checkpoint_of(arguments), arguments.curve]
+    require_apart(written, [*inputs, *(entry.local_path for entry in catalog.entries())])
+    for path in filter(None, (arguments.output, arguments.curve)):
+        require_writable(path)
     settings = settings_of(arguments)
     if weak or arguments.method == "we-sam":
         from SAMAutoSegLib.cli.finetune_weak import adapt_sam, adapted_by
@@ -155,12 +159,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     method_named(arguments.method)
     known = None if arguments.start is None else read_card(arguments.start)
-    pairs, structures = _read(arguments)
+    pairs, structures, notes = _read(arguments)
     axis = known.plane if known and arguments.axis == "auto" else arguments.axis
     plane = plane_along(pairs[0][0].grid, axis)
-    volumes = labeled(pairs, arguments.slices, plane, structures)
     held_out = labeled(pairs, arguments.held_out, plane, structures) if arguments.held_out else []
-    intensity = Intensity.parse(arguments.intensity) if arguments.intensity else None
+    volumes = labeled(pairs, arguments.slices, plane, structures, held_out)
+    intensity = None if arguments.intensity is None else Intensity.parse(arguments.intensity)
     checkpoint = checkpoint_of(arguments)
     with console_progress() as progress:
         start = None
@@ -187,6 +191,7 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume,
             progress=progress,
         )
+    tuned.result.notes[:0] = notes
     return _finish(tuned, checkpoint, arguments)
 
 
@@ -252,8 +257,8 @@ def _adaptation(arguments: argparse.Namespace) -> dict[str, int]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure]]":
-    """The images with their labels, all numbered as in the first, and the structures to learn."""
+def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure], list[str]]":
+    """The images with labels, all numbered as in the first, what to learn of them, and notes."""
     from SAMAutoSegLib.cli.given_labels import labels_of
     from SAMAutoSegLib.images.read import read_image
 
@@ -264,12 +269,14 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure]]"
         )
     pairs = []
     structures: list[Structure] = []
+    notes: list[str] = []
     for image_path, labels_path in zip(arguments.image, arguments.labels, strict=True):
         image = read_image(image_path)
-        labels, found = labels_of(image, labels_path, structures)
+        labels, found, told = labels_of(image, labels_path, structures)
+        notes += told
         pairs.append((image, labels))
         structures = structures or found
-    return pairs, _chosen(arguments.structures, structures)
+    return pairs, _chosen(arguments.structures, structures), notes
 
 
 def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":

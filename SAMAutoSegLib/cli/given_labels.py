@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def labels_of(
     image: "Volume", path: Path, structures: "Sequence[Structure]"
-) -> "tuple[Volume, list[Structure]]":
-    """Labels on the image's grid, and the structures that the file holds.
+) -> "tuple[Volume, list[Structure], list[str]]":
+    """Labels on the image's grid, the structures that the file holds, and notes.
 
     Where `structures` are given, voxels have their label values, whatever the file's are, and those
-    of other structures are 0.
+    of other structures are 0, which a note tells.
     """
     import numpy as np
 
@@ -31,12 +31,16 @@ def labels_of(
     labels, found = read_labels(path)
     require_same_grid(image, labels)
     if not structures:
-        return labels, found
+        return labels, found, []
     pairs = [(one, other) for one, other in matched(structures, found) if other is not None]
     values = np.zeros(max(int(labels.array.max()), *(o.label for _, o in pairs), 0) + 1, np.uint16)
     for structure, partner in pairs:
         values[partner.label] = structure.label
-    return replace(labels, array=values[labels.array]), found
+    known = [other for _, other in pairs]
+    strange = ", ".join(f"{one.label} ({one.name})" for one in found if one not in known)
+    expected = ", ".join(f"{one.label} ({one.name})" for one in structures)
+    notes = [f"{path}: {strange} counts as background; known are {expected}"] if strange else []
+    return replace(labels, array=values[labels.array]), found, notes
 
 
 def labeled(
@@ -44,8 +48,9 @@ def labeled(
     slices: list[str] | None,
     plane: "Plane",
     structures: "Sequence[Structure]",
+    apart: "Sequence[LabeledVolume]" = (),
 ) -> "list[LabeledVolume]":
-    """The chosen slices of every volume, by default those that hold a label."""
+    """The chosen slices of every volume, by default those that hold a label and are not `apart`."""
     from SAMAutoSegLib.images.selection import parse_slices
     from SAMAutoSegLib.images.slices import SliceStack
     from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
@@ -58,7 +63,8 @@ def labeled(
     for number, (image, labels) in enumerate(pairs):
         stack = SliceStack(as_classes(labels.array, structures), labels.grid, plane)
         if slices is None:
-            chosen = [n for n in range(len(stack)) if stack.slice_at(n).any()]
+            taken = {n for other in apart if other.image is image for n in other.slices}
+            chosen = [n for n in range(len(stack)) if stack.slice_at(n).any() and n not in taken]
         else:
             chosen = parse_slices(slices[number], len(stack))
         volumes.append(LabeledVolume(image, labels, tuple(chosen)))

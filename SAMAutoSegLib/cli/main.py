@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from SAMAutoSegLib import __version__
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.progress import remembered_interrupts
 
 _COMMANDS = {
     "segment": "segment an image with an adapted model",
@@ -21,6 +22,8 @@ _COMMANDS = {
 }
 
 _DEBUG = "--debug"
+
+_NOTHING_HALF = "interrupted; nothing half-written was kept, files completed before stay"
 
 _FAILED = 1
 _USER_ERROR = 2
@@ -44,28 +47,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")
     debug = _DEBUG in given  # anywhere, also behind a command
     given = [argument for argument in given if argument != _DEBUG]
-    try:
+    with remembered_interrupts() as interrupted:
         try:
-            parsed = _parser(given).parse_args(given)
-            return int(parsed.run(parsed))
-        finally:
-            sys.stdout.flush()
-    except Cancelled as error:
-        return _tell(str(error), _INTERRUPTED, debug)
-    except SAMAutoSegError as error:
-        return _tell(f"error: {error}", _USER_ERROR, debug)
-    except KeyboardInterrupt:
-        kept = "interrupted; nothing half-written was kept, files completed before stay"
-        return _tell(kept, _INTERRUPTED, debug)
-    except BrokenPipeError:
-        # The reader of the output has gone, as in "samautoseg ... | head". What is still in the
-        # buffer must not fail once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return _FAILED
-    except Exception as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        what = f"error: unexpected {type(error).__name__}: {first_line}"
-        return _tell(f"{what} (run again with --debug to see where)", _FAILED, debug)
+            try:
+                parsed = _parser(given).parse_args(given)
+                return int(parsed.run(parsed))
+            finally:
+                sys.stdout.flush()
+        except Cancelled as error:
+            return _tell(str(error), _INTERRUPTED, debug)
+        except SAMAutoSegError as error:
+            return _tell(f"error: {error}", _USER_ERROR, debug)
+        except KeyboardInterrupt:
+            return _tell(_NOTHING_HALF, _INTERRUPTED, debug)
+        except BrokenPipeError:
+            # The reader of the output has gone, as in "samautoseg ... | head". What is still in the
+            # buffer must not fail once more when Python ends.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return _FAILED
+        except Exception as error:
+            if interrupted.is_set():  # modules that are being imported make other errors of it
+                return _tell(_NOTHING_HALF, _INTERRUPTED, debug)
+            first_line = (str(error).splitlines() or [""])[0]
+            what = f"error: unexpected {type(error).__name__}: {first_line}"
+            return _tell(f"{what} (run again with --debug to see where)", _FAILED, debug)
 
 
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:

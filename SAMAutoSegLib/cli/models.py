@@ -13,6 +13,7 @@ from SAMAutoSegLib.progress import Progress, console_progress
 
 _BLOCK_BYTES = 1 << 20
 _TOLD_EVERY = 0.005
+_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -94,7 +95,7 @@ def _models() -> list[dict[str, Any]]:
     own = sorted(folder.iterdir()) if folder.is_dir() else []
     shipped = shipped_models()
     for path in (*shipped, *own):
-        if path.suffix in (".safetensors", ".pth", ".pt") and str(path) not in known:
+        if path.suffix in _SUFFIXES and str(path) not in known:
             models.append(
                 {
                     "name": path.stem if path in shipped else path.name,
@@ -137,7 +138,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
     print(f"license    {about['license'] or 'unknown'}")
     if about["family"]:
         sides = ", ".join(map(str, about["sides"]))
-        print(f"family     {about['family']}, input side {about['side']} (possible: {sides})")
+        possible = f" (possible: {sides})" if sides else ""
+        print(f"family     {about['family']}, input side {about['side']}{possible}")
     print(f"tensors    {about['tensors']} with {about['values'] / 1e6:.1f} million values")
     for label in ("missing", "unexpected"):
         names = about[label]
@@ -172,7 +174,7 @@ def _add(arguments: argparse.Namespace) -> None:
     # A model of the catalogue is known by its content, whatever its file is called.
     entry = catalog.find_by_sha256(about["sha256"])
     folder = user_data_dir() / "models"
-    target = folder / (entry.file_name if entry else arguments.file.name)
+    target = folder / (entry.file_name if entry else _name_in_folder(arguments.file, about))
     if target.exists() and sha256_of_file(target) != about["sha256"]:
         raise SAMAutoSegError(
             f"the model folder has another {target.name}: rename {arguments.file} first"
@@ -184,6 +186,21 @@ def _add(arguments: argparse.Namespace) -> None:
         print(json.dumps({**about, "path": str(target)}))
     else:
         print(f"{target}: {about['words']}")
+
+
+def _name_in_folder(file: Path, about: dict[str, Any]) -> str:
+    """With a suffix by which it is found; `SAMAutoSegError` for the name of another model."""
+    from SAMAutoSegLib.adapt.adapted_file import SUFFIX, shipped_models
+    from SAMAutoSegLib.files import sha256_of_file
+
+    suffix = file.suffix if file.suffix in _SUFFIXES else ".pth"
+    name = f"{file.stem}{SUFFIX if about['adapted'] and about['header'] else suffix}"
+    for other in shipped_models():
+        if name == other.name and sha256_of_file(other) != about["sha256"]:
+            raise SAMAutoSegError(
+                f"{other.stem} is a model that comes with the program: rename {file} first"
+            )
+    return name
 
 
 def _copy(source: Path, target: Path, progress: Progress) -> None:

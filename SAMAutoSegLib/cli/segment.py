@@ -28,7 +28,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("image", type=Path, help="image file, or folder with one DICOM series")
     parser.add_argument(
-        "-m", "--model", required=True, help="file that 'samautoseg finetune' wrote"
+        "-m",
+        "--model",
+        required=True,
+        help="a name of 'samautoseg models list', or a file that 'samautoseg finetune' wrote",
     )
     parser.add_argument(
         "-o",
@@ -130,15 +133,18 @@ def run(arguments: argparse.Namespace) -> int:
     """Segment, write and report."""
     if arguments.batch is not None and arguments.batch < 1:
         raise SAMAutoSegError(f"--batch {arguments.batch}: expected 1 or more slices")
-    _refuse_overwriting(arguments)
-
     from SAMAutoSegLib.adapt.adapted_file import load_adapted, located
     from SAMAutoSegLib.device import choose_device
-    from SAMAutoSegLib.files import replace_when_complete, require_writable, sha256_of_file
+    from SAMAutoSegLib.files import (
+        replace_when_complete,
+        require_apart,
+        require_writable,
+        sha256_of_file,
+    )
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.images.selection import Roi, parse_slices
-    from SAMAutoSegLib.images.slices import SliceStack, plane_along
+    from SAMAutoSegLib.images.slices import SliceStack, plane_along, plane_for
     from SAMAutoSegLib.images.volume import Volume
     from SAMAutoSegLib.images.write import (
         require_known_format,
@@ -146,6 +152,7 @@ def run(arguments: argparse.Namespace) -> int:
         write_volume,
     )
     from SAMAutoSegLib.progress import console_progress
+    from SAMAutoSegLib.sam import catalog
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
     from SAMAutoSegLib.segment.cleanup import CleanUp
     from SAMAutoSegLib.segment.refinement import Refinement
@@ -153,6 +160,13 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.segment.volume import segment_volume
 
     started = time.monotonic()
+    model_file = located(arguments.model)
+    base = Path(arguments.base) if arguments.base else None
+    require_apart(
+        [arguments.output, arguments.uncertainty, arguments.trace],
+        [arguments.image, arguments.corrected, model_file, base]
+        + [entry.local_path for entry in catalog.entries()],
+    )
     require_known_format(arguments.output)
     require_writable(arguments.output)
     if arguments.uncertainty:
@@ -169,16 +183,15 @@ def run(arguments: argparse.Namespace) -> int:
         )
     if arguments.trace:
         require_writable(arguments.trace)
-    intensity = Intensity.parse(arguments.intensity) if arguments.intensity else None
+    intensity = None if arguments.intensity is None else Intensity.parse(arguments.intensity)
     device = choose_device(arguments.device)
     volume = read_image(arguments.image)
-    roi = Roi.parse(arguments.roi, volume.grid.size) if arguments.roi else None
-    model_file = located(arguments.model)
+    roi = None if arguments.roi is None else Roi.parse(arguments.roi, volume.grid.size)
     model, card, backbone = load_adapted(model_file, base=arguments.base, device=device)
-    axis = arguments.axis or card.plane
+    axis = arguments.axis or plane_for(volume.grid, card.plane)
     count = len(SliceStack(volume.array, volume.grid, axis))
-    slices = parse_slices(arguments.slices, count) if arguments.slices else None
-    corrected = _corrected(arguments, volume, plane_along(volume.grid, axis), card)
+    slices = None if arguments.slices is None else parse_slices(arguments.slices, count)
+    corrected, notes = _corrected(arguments, volume, plane_along(volume.grid, axis), card)
 
     loaded = time.monotonic()
     with console_progress() as progress:
@@ -199,6 +212,7 @@ def run(arguments: argparse.Namespace) -> int:
             batch=arguments.batch,
             progress=progress,
         )
+    result.notes[:0] = notes
     if not result.slices_done:
         raise Cancelled("stopped before the first slice was done: nothing was written")
     segmented = time.monotonic()
@@ -258,44 +272,26 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _refuse_overwriting(arguments: argparse.Namespace) -> None:
-    """`SAMAutoSegError` if a file would be written over one that is read or written too."""
-    taken = [(arguments.image, "the image")]
-    if arguments.corrected is not None:
-        taken.append((arguments.corrected, "the corrected labels"))
-    for written, words in (
-        (arguments.output, "the segmentation"),
-        (arguments.uncertainty, "the uncertainty"),
-        (arguments.trace, "the trace"),
-    ):
-        if written is None:
-            continue
-        for other, what in taken:
-            if written.resolve() == other.resolve():
-                raise SAMAutoSegError(f"cannot write {written}: it is {what}; name another")
-        taken.append((written, words))
-
-
 def _corrected(
     arguments: argparse.Namespace, volume: "Volume", plane: "Plane", card: "ModelCard"
-) -> "CorrectedSlices | None":
-    """The corrected slices, numbered along the plane that is segmented."""
+) -> "tuple[CorrectedSlices | None, list[str]]":
+    """The corrected slices, numbered along the plane that is segmented, and notes on them."""
     from SAMAutoSegLib.cli.given_labels import labeled, labels_of
     from SAMAutoSegLib.segment.corrected import CorrectedSlices
 
     if arguments.corrected is None:
         if arguments.corrected_slices is not None:
             raise SAMAutoSegError("--corrected-slices needs --corrected LABELS")
-        return None
-    labels, found = labels_of(volume, arguments.corrected, card.structures)
+        return None, []
+    labels, found, notes = labels_of(volume, arguments.corrected, card.structures)
     if not labels.array.any():
         raise SAMAutoSegError(
             f"{arguments.corrected} has none of the structures that the model knows "
             f"({_names(card.structures)}); there: {_names(found) or 'nothing but background'}"
         )
     given = arguments.corrected_slices
-    chosen = labeled([(volume, labels)], given and [given], plane, card.structures)
-    return CorrectedSlices(labels.array, chosen[0].slices)
+    chosen = labeled([(volume, labels)], None if given is None else [given], plane, card.structures)
+    return CorrectedSlices(labels.array, chosen[0].slices), notes
 
 
 def _names(structures: "Sequence[Structure]") -> str:

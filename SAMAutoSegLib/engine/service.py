@@ -35,7 +35,7 @@ from SAMAutoSegLib.engine.work_queue import WorkQueue
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
-from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along
+from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along, plane_for
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.segment.cleanup import CleanUp
@@ -181,7 +181,8 @@ class Service:
                 f"{loaded.backbone.name} is a plain SAM, which knows no structures: click, draw "
                 "boxes, or train it first"
             )
-        axis = plane_along(volume.grid, cast(Axis, params.get("axis") or loaded.card.plane))
+        axis = cast(Axis, params.get("axis") or plane_for(volume.grid, loaded.card.plane))
+        axis = plane_along(volume.grid, axis)
         corrected = _corrected(params, volume, axis)
         shape, reserved = volume.array.shape, {}
         reserved["labels"] = reserve_array(self._folder(), _label_type(loaded.card), shape)

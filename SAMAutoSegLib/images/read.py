@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -129,6 +129,7 @@ def _read_series(folder: Path) -> tuple[sitk.Image, Modality | None]:
             "a folder of its own"
         )
     names = files[series[0]]
+    _refuse_damaged(folder, names)
     reader.SetFileNames(names)
     reader.MetaDataDictionaryArrayUpdateOn()
     try:
@@ -140,6 +141,20 @@ def _read_series(folder: Path) -> tuple[sitk.Image, Modality | None]:
         ) from error
     _check_positions(reader, len(names), folder)
     return image, _modality(_tag(reader, 0, _MODALITY))
+
+
+def _refuse_damaged(folder: Path, names: Sequence[str]) -> None:
+    """`SAMAutoSegError` if a DICOM file could not be read, so that it is in no series."""
+    listed = {Path(name).name for name in names}
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name not in listed and _is_dicom(path):
+            raise SAMAutoSegError(f"{path} is damaged or cut off: copy it again, or remove it")
+
+
+def _is_dicom(path: Path) -> bool:
+    """Whether a file says that it is DICOM; not the index of a medium, which is no image."""
+    with path.open("rb") as stream:
+        return stream.read(132)[128:] == b"DICM" and path.name.upper() != "DICOMDIR"
 
 
 @contextmanager

@@ -127,6 +127,13 @@ def plane_along(grid: Grid, axis: Axis) -> Plane:
     return next(plane for plane in _PLANES if _NORMAL[plane] == patient_axis)
 
 
+def plane_for(grid: Grid, usual: Plane) -> Plane:
+    """The usual plane, but for an image that is one slice of another plane: then that."""
+    only = plane_along(grid, "auto") if 1 in grid.size else usual
+    across = _nearest_axes(grid.direction)[0][_NORMAL[usual]]
+    return usual if grid.size[across] == 1 else only
+
+
 def _nearest_axes(direction: np.ndarray) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """For the patient axes L, P, S the I/J/K axis closest to each, and its sense (+1 or -1)."""
 

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import replace_when_complete
-from SAMAutoSegLib.images import nifti, segment_header
+from SAMAutoSegLib.images import segment_header
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid, Volume
 
@@ -76,7 +76,8 @@ def _write(path: Path, array: np.ndarray, grid: Grid, fields: Mapping[str, str])
     try:
         with replace_when_complete(path) as temporary:
             sitk.WriteImage(image, str(temporary), useCompression=True)
-            if nifti.is_cut_off(temporary):
+            # ITK writes to a full disk without an error.
+            if not _holds(temporary, array):
                 raise SAMAutoSegError(
                     f"cannot write {path}: the disk took only a part of it; free some space or "
                     "choose another folder"
@@ -85,3 +86,14 @@ def _write(path: Path, array: np.ndarray, grid: Grid, fields: Mapping[str, str])
         raise SAMAutoSegError(
             f"cannot write {path}: {str(error).strip().splitlines()[-1].strip()}"
         ) from error
+
+
+def _holds(path: Path, array: np.ndarray) -> bool:
+    """Whether a file can be read and holds these voxels."""
+    try:
+        written = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    except RuntimeError:
+        return False
+    if array.dtype.kind == "f":  # of what is not finite ITK makes 0 when it reads NIfTI
+        written, array = (np.where(np.isfinite(one), one, 0) for one in (written, array))
+    return np.array_equal(written, array)

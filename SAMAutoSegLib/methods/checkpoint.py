@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +72,9 @@ def load_state(path: Path, identity: dict[str, Any]) -> TrainingState:
             f"nothing to resume: {path} does not exist; leave out --resume to start anew"
         )
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a file is told in one error
+            values = torch.load(path, map_location="cpu", weights_only=True)
         if values.pop("version") != _VERSION:
             raise SAMAutoSegError(f"{path} was written by another version: start anew")
         state = TrainingState(**values)

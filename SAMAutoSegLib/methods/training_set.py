@@ -189,6 +189,11 @@ def _stacks(
     classes = SliceStack(as_classes(volume.labels.array, structures), grid, plane)
     check_slices(volume.image, volume.slices, classes)
     gray = (intensity or default_intensity(volume.image)).apply(volume.image.array)
+    if gray.min() == gray.max():
+        raise SAMAutoSegError(
+            f"all of {volume.image.source or volume.image.name} is shown in one gray level, so "
+            "nothing can be learned from it: check the file, or choose other intensity limits"
+        )
     return classes, SliceStack(gray, grid, plane)
 
 

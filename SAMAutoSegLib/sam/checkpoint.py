@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,7 +98,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             "expected a PyTorch .pth or a .safetensors file"
         )
     try:
-        content = torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is wrong with a file is told in one error
+            content = torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise SAMAutoSegError(
@@ -235,7 +238,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "bytes": source.stat().st_size,
         "sha256": digest,
         "name": entry.name if entry else None,
-        "license": entry.license if entry else None,
+        "license": entry.license if entry else _data_license(card),
         "words": found.words,
         "family": found.family,
         "side": found.side,
@@ -252,6 +255,14 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
+def _data_license(card: dict[str, Any]) -> str | None:
+    """The license of what a model was learned from, or of what the model before it was."""
+    provenance = card.get("provenance") or {}
+    while provenance and "data_license" not in provenance:
+        provenance = (provenance.get("source") or {}).get("provenance") or {}
+    return provenance.get("data_license")
+
+
 def _first_bytes(source: Path) -> bytes:
     if source.is_dir():
         raise SAMAutoSegError(f"{source} is a folder: name the checkpoint file in it")
@@ -259,7 +270,10 @@ def _first_bytes(source: Path) -> bytes:
         with source.open("rb") as stream:
             start = stream.read(16)
     except FileNotFoundError as error:
-        raise SAMAutoSegError(f"no checkpoint at {source}: check the path") from error
+        names = ", ".join(entry.name for entry in catalog.entries())
+        raise SAMAutoSegError(
+            f"no checkpoint at {source}: check the path, or name one of {names}"
+        ) from error
     except OSError as error:
         raise SAMAutoSegError(f"cannot read {source}: {error.strerror}") from error
     if not start:

@@ -15,7 +15,7 @@ from SAMAutoSegLib.device import choose_precision, is_out_of_memory
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
-from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along
+from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along, plane_for
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.calibration import temperature_of
 from SAMAutoSegLib.methods.training_set import as_classes
@@ -108,7 +108,7 @@ def segment_volume(
             corrected labels of another size, or not enough memory for a single slice on the CPU.
     """
     cleanup = cleanup or CleanUp()
-    plane = plane_along(volume.grid, axis or card.plane)
+    plane = plane_along(volume.grid, axis) if axis else plane_for(volume.grid, card.plane)
     gray = (intensity or card.intensity).apply(volume.array)
     whole = SliceStack(gray, volume.grid, plane)
     roi = roi or Roi(*((0, length) for length in volume.grid.size))
@@ -123,6 +123,11 @@ def segment_volume(
     values = np.array([0, *(structure.label for structure in card.structures)])
     values = values.astype(np.uint8 if highest < 256 else np.uint16)
     result = SegmentationResult(np.zeros(volume.array.shape, values.dtype))
+    if gray.min() == gray.max():
+        result.notes.append(
+            "all of the image is shown in one gray level, so nothing can be seen in it: check the "
+            "file, or choose other intensity limits"
+        )
     if plane != card.plane:
         result.notes.append(f"{plane} slices, though the model was trained on {card.plane} ones")
 

@@ -7,8 +7,8 @@ The volume (a body-like ellipsoid with noise) is written to a NIfTI file first. 
 `samautoseg segment` does is done in this process: read the file, load a model of six structures
 with the pixel branch (untrained, which takes the same memory), segment, write the labels. Printed
 is the largest resident memory of the whole process, Python and torch included, and on a GPU the
-most that torch allocated there. `--slices N` segments the N middle slices of the same volume, where a ViT
-without a GPU would take an hour: memory does not grow with the slices.
+most that torch allocated there. `--slices N` segments the N middle slices of the same volume, where
+a ViT without a GPU would take an hour: memory does not grow with the slices.
 """
 
 import argparse

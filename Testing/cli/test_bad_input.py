@@ -120,6 +120,7 @@ class Harm:
         return Path.touch, (self.path,)
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("kind", ["pickle", "torch"])
 def test_weights_that_run_code_are_refused_unexecuted(
     files: Path, capfd: Capture, kind: str

@@ -412,6 +412,34 @@ def test_no_input_is_ever_overwritten(case: Case, capsys: Capture, what: str) ->
     assert path.read_bytes() == before
 
 
+def test_the_curve_never_takes_the_place_of_the_model(case: Case, capsys: Capture) -> None:
+    for path in (case.output, case.checkpoint):
+        told = error(case.arguments("--curve", str(path)), capsys)
+        assert "it is written by this very command" in told and not path.exists()
+
+
+def test_held_out_slices_are_not_among_those_that_are_learned_by_default(
+    case: Case, capsys: Capture
+) -> None:
+    pair = ["--image", case.image(), "--labels", case.labels(), "--held-out", "2,5"]
+    told = report(case.arguments(*pair, pair=False), capsys)
+    assert told["held_out_dice"] is not None
+    card = read_card(case.output)
+    assert card.provenance["images"][0]["slices"] == [1, 3, 4]
+
+
+def test_labels_that_the_first_file_has_not_are_told(case: Case, capsys: Capture) -> None:
+    second = ["--image", case.image(1), "--labels", case.labels(3, 9), "--slices", "2"]
+    notes = report(case.arguments(*second), capsys)["notes"]
+    assert any("9 (label 9) counts as background; known are 3 (label 3), 7" in n for n in notes)
+
+
+def test_an_image_that_shows_nothing_is_not_learned_from(case: Case, capsys: Capture) -> None:
+    path = Path(case.image())
+    write_volume(path, Volume(np.zeros((6, 30, 40), np.int16), GRID, "black"))
+    assert "scan0.nii.gz is shown in one gray level" in error(case.arguments(), capsys)
+
+
 def test_an_output_that_cannot_be_written_is_noticed_before_anything_is_read(
     case: Case, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -12,6 +13,7 @@ from SAMAutoSegLib import __version__
 from SAMAutoSegLib.cli import main as main_module
 from SAMAutoSegLib.cli.main import main
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.progress import console_progress
 
 ROOT = Path(__file__).parents[2]
 
@@ -82,6 +84,28 @@ def test_an_interrupt_is_one_line(command: Command, capsys: pytest.CaptureFixtur
     told = capsys.readouterr().err
     assert told.startswith("samautoseg: interrupted; nothing half-written was kept")
     assert told.count("\n") == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a signal to this process")
+@pytest.mark.parametrize("then", ["another error", "nothing"])
+def test_an_interrupt_that_an_import_swallows_ends_the_command_all_the_same(
+    command: Command, capsys: pytest.CaptureFixture[str], then: str
+) -> None:
+    def action() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        except KeyboardInterrupt:
+            if then == "another error":
+                raise AttributeError("half imported") from None
+        with console_progress():
+            return 0
+
+    before = signal.getsignal(signal.SIGINT)
+    command(action)
+    assert main(["try"]) == 130
+    told = capsys.readouterr().err
+    assert told.startswith("samautoseg: interrupted") and told.count("\n") == 1
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_a_fault_of_the_program_is_one_line_that_asks_for_debug(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from SAMAutoSegLib.adapt.adapted_file import located
 from SAMAutoSegLib.cli.main import main
 from SAMAutoSegLib.sam import catalog
 
@@ -142,6 +143,31 @@ def test_a_file_is_copied_to_the_models_whatever_its_name(
     assert main(["models", "add", str(tmp_path / "mine.safetensors")]) == 0
     save_file({"prompt": torch.ones(9)}, tmp_path / "mine.safetensors", {"format": "other"})
     assert main(["models", "add", str(tmp_path / "mine.safetensors")]) != 0
+
+
+def test_an_added_model_is_found_whatever_its_suffix(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapted(tmp_path / "mine.bin")
+    assert main(["models", "add", str(tmp_path / "mine.bin")]) == 0
+    assert (folder / "mine.safetensors").is_file() and located(
+        "mine"
+    ) == folder / "mine.safetensors"
+    assert main(["models", "remove", "mine.safetensors"]) == 0
+
+
+def test_an_added_model_does_not_take_the_name_of_one_that_comes_with_the_program(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapted(tmp_path / "hippocampus.safetensors")
+    assert main(["models", "add", str(tmp_path / "hippocampus.safetensors")]) == 2
+    assert "hippocampus is a model that comes with the program" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+def test_inspect_tells_the_license_of_a_starter_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "inspect", "hippocampus"]) == 0
+    assert "license    CC-BY-SA-4.0\n" in capsys.readouterr().out
 
 
 def test_a_file_that_is_no_model_is_not_added(

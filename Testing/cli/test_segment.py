@@ -240,7 +240,7 @@ def test_the_image_itself_is_never_overwritten(
     case.output = case.image.parent / "." / case.image.name
     capsys.readouterr()
     assert main(case.arguments()) == 2
-    assert "it is the image" in capsys.readouterr().err
+    assert "it is read by this very command" in capsys.readouterr().err
     assert case.image.read_bytes() == before
 
 
@@ -270,7 +270,8 @@ def test_a_missing_image_or_model_is_one_line(
     image, case.image = case.image, Path("none.nii.gz")
     assert "none.nii.gz does not exist" in error(case, capsys)
     case.image, case.model = image, Path("none.safetensors")
-    assert "no checkpoint at none.safetensors" in error(case, capsys)
+    told = error(case, capsys)
+    assert "no file and no model is named none.safetensors; models: abdomen-ct, hippocamp" in told
 
 
 def test_a_model_cut_in_half_is_one_line(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
@@ -362,8 +363,8 @@ def test_uncertainty_never_overwrites_image_or_segmentation(
     case: Case, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = case.image.read_bytes()
-    assert "it is the image" in error(case, capsys, "--uncertainty", str(case.image))
-    assert "it is the segmentation" in error(case, capsys, "--uncertainty", str(case.output))
+    assert "it is read by" in error(case, capsys, "--uncertainty", str(case.image))
+    assert "it is written by" in error(case, capsys, "--uncertainty", str(case.output))
     assert "unknown file type" in error(case, capsys, "--uncertainty", "doubt.jpg")
     assert case.image.read_bytes() == before and not case.output.exists()
 
@@ -424,8 +425,65 @@ def test_corrected_labels_are_never_overwritten(
     case.output = corrected(case)
     before = case.output.read_bytes()
     assert main(case.arguments("--corrected", str(case.output))) == 2
-    assert "it is the corrected labels" in capsys.readouterr().err
+    assert "it is read by this very command" in capsys.readouterr().err
     assert case.output.read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["model", "base"])
+def test_weights_are_never_overwritten(
+    case: Case, capsys: pytest.CaptureFixture[str], what: str
+) -> None:
+    path: Path = getattr(case, what)
+    before = path.read_bytes()
+    told = error(case, capsys, "--refine", "1", "--trace", str(path))
+    assert "it is read by this very command" in told and path.read_bytes() == before
+
+
+def test_corrected_labels_of_no_structure_are_told(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = corrected(case, ".nii.gz", liver=1, spleen=7)
+    (note,) = report(case, capsys, "--corrected", str(file))["notes"]
+    assert "7 (label 7) counts as background; known are 1 (liver), 2 (spleen)" in note
+
+
+def test_an_empty_list_of_slices_is_not_taken_for_all(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "cannot read slice ''" in error(case, capsys, "--slices", "")
+
+
+def test_an_image_of_one_slice_is_segmented_as_that_slice(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = read_image(case.image)
+    flat = Volume(volume.array[:, 7:8], replace(GRID, size=(40, 1, 5)), "flat")
+    write_volume(case.image, flat)
+    told = report(case, capsys)
+    assert told["axis"] == "coronal" and told["slices"] == [0]
+    assert any("trained on axial ones" in note for note in told["notes"])
+    assert report(case, capsys, "--axis", "axial")["slices"] == [0, 1, 2, 3, 4]
+
+
+def test_an_image_that_shows_nothing_is_told(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume = read_image(case.image)
+    write_volume(case.image, replace(volume, array=np.full((5, 30, 40), np.nan, np.float32)))
+    (note,) = report(case, capsys)["notes"]
+    assert "nothing can be seen in it" in note
+
+
+def test_a_folder_of_a_models_name_does_not_hide_it(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data" / "models"
+    folder.mkdir(parents=True)
+    case.model.rename(folder / "organs.safetensors")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "organs").mkdir()
+    case.model = Path("organs")
+    assert main(case.arguments()) == 0
 
 
 def test_a_model_of_the_users_folder_is_found_by_its_name(case: Case, tmp_path: Path) -> None:

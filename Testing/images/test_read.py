@@ -177,6 +177,16 @@ def test_a_series_with_a_missing_slice_is_refused(tmp_path, write_series):
         read_image(tmp_path)
 
 
+@pytest.mark.parametrize("number", [2, 4], ids=["in the middle", "the last"])
+def test_a_damaged_file_of_a_series_is_named(tmp_path, write_series, number):
+    write_series(tmp_path, [0.0, 2.0, 4.0, 6.0, 8.0])
+    path = sorted(tmp_path.iterdir())[number]
+    path.write_bytes(path.read_bytes()[:200])
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM")  # the index of a disc
+    with pytest.raises(SAMAutoSegError, match=f"{path.name} is damaged or cut off"):
+        read_image(tmp_path)
+
+
 def test_a_series_with_two_slices_in_one_place_is_refused(tmp_path, write_series):
     write_series(tmp_path, [0.0, 2.0, 2.0, 4.0])
     with pytest.raises(SAMAutoSegError, match="several slices at one position"):

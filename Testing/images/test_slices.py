@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.images.slices import SliceStack, plane_along
+from SAMAutoSegLib.images.slices import SliceStack, plane_along, plane_for
 from SAMAutoSegLib.images.volume import Grid
 
 # A patient of 4 x 5 x 6 voxels in the order L, P, S, with a different spacing along each axis.
@@ -125,6 +125,13 @@ def test_auto_takes_axial_slices_of_an_isotropic_volume_despite_rounding():
 
 def test_auto_takes_the_only_slice_whatever_its_thickness():
     assert plane_along(grid_with((9, 1, 9), (1.0, 0.2, 1.0)), "auto") == "coronal"
+
+
+def test_the_usual_plane_gives_way_to_that_of_an_image_of_one_slice():
+    assert plane_for(grid_with((9, 9, 9), (1.0, 1.0, 5.0)), "sagittal") == "sagittal"
+    assert plane_for(grid_with((9, 9, 1), (1.0, 1.0, 5.0)), "sagittal") == "axial"
+    assert plane_for(grid_with((1, 9, 9), (1.0, 1.0, 5.0)), "sagittal") == "sagittal"
+    assert plane_for(grid_with((1, 9, 1), (1.0, 1.0, 5.0)), "sagittal") == "sagittal"
 
 
 def test_an_unknown_axis_is_refused_with_the_choices():

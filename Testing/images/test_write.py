@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,26 @@ def test_a_writer_that_fails_leaves_the_file_of_before(tmp_path, plain_grid, mon
 
     monkeypatch.setattr(sitk, "WriteImage", fail)
     with pytest.raises(SAMAutoSegError, match="x.seg.nrrd: ITK ERROR: it broke"):
+        write_segmentation(path, 0 * labels_on(plain_grid), plain_grid, STRUCTURES)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".seg.nrrd", ".nii.gz", ".nii", ".mha"])
+@pytest.mark.parametrize("content", [b"", b"other"], ids=["empty", "other voxels"])
+def test_a_writer_that_fails_without_an_error_leaves_the_file_of_before(
+    tmp_path, plain_grid, monkeypatch, suffix, content
+):
+    """As ITK does on a full disk."""
+    path = tmp_path / f"x{suffix}"
+    write_segmentation(path, labels_on(plain_grid), plain_grid, STRUCTURES)
+    before = path.read_bytes()
+    monkeypatch.setattr(
+        sitk,
+        "WriteImage",
+        lambda image, name, useCompression: Path(name).write_bytes(content and before),  # noqa: N803
+    )
+    with pytest.raises(SAMAutoSegError, match="the disk took only a part of it"):
         write_segmentation(path, 0 * labels_on(plain_grid), plain_grid, STRUCTURES)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
