@@ -36,8 +36,10 @@ class Backbones:
 
     def problemOf(self, entry):
         """Why the SAM of a model cannot be used, '' if it can."""
-        if entry is None or self.fileOf(entry) is not None:
+        if self.fileOf(entry) is not None:
             return ""
+        if entry is None:
+            return _("A SAM is needed: download LiteMedSAM under Model.")
         if self._inCatalog(entry):
             return _("{model} needs {backbone}: download that too, under Model.").format(
                 model=entry.title, backbone=entry.backbone

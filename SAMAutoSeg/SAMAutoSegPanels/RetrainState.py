@@ -46,8 +46,7 @@ class RetrainFacts:
     structures: tuple = ()
     roughly: bool = False
     known: tuple = ()
-    hasBackbone: bool = True
-    backboneWords: str = ""
+    backboneProblem: str = ""
     holdOut: bool = True
     nameProblem: str = ""
     job: str = IDLE
@@ -116,11 +115,7 @@ def whyNot(facts):
         return _("WeSAM adapts all that the model knows. Check these, no others: {names}.").format(
             names=listWords(facts.known, len(facts.known))  # all, or they cannot be checked
         )
-    if not facts.hasBackbone:
-        return _("The training needs {backbone}: download it under Model.").format(
-            backbone=facts.backboneWords
-        )
-    return facts.nameProblem
+    return facts.backboneProblem or facts.nameProblem
 
 
 def summaryText(facts):

@@ -154,15 +154,16 @@ class SegmentPanel:
         """
         from SAMAutoSegScene.VolumeReader import gridOfVolume, requireReadable
 
-        from SAMAutoSegLib.images.slices import plane_along
+        from SAMAutoSegLib.images.slices import plane_along, plane_for
 
         node, model = self._session.parameterNode, self._session.model
         requireReadable(node.inputVolume)
         if node.axis != SliceAxis.MODEL:
             return node.axis.value
+        grid = gridOfVolume(node.inputVolume)
         if model is not None and model.plane:
-            return model.plane
-        return plane_along(gridOfVolume(node.inputVolume), "auto")
+            return plane_for(grid, model.plane)
+        return plane_along(grid, "auto")
 
     def abandon(self):
         """The scene is being closed, or the module goes away."""

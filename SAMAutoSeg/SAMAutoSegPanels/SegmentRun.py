@@ -231,7 +231,7 @@ def _writtenNotes(written):
     notes = []
     if written.protected:
         notes.append(
-            _("your own work in slices {numbers} was left as it is").format(
+            _("slices {numbers} were left as they are: yours, or not checked yet").format(
                 numbers=sliceWords(written.protected)
             )
         )

@@ -131,7 +131,7 @@ def _readyWords(facts):
     if device is None:
         return _("Ready.")
     if facts.secondsForVolume is not None:
-        return _("{device}: {duration} for this volume").format(
+        return _("{device}: {duration} to segment").format(
             device=_deviceWords(device), duration=durationWords(facts.secondsForVolume)
         )
     return _deviceWords(device)

@@ -149,13 +149,15 @@ def roiOfNode(roiNode, volumeNode) -> Roi:
     matrix = vtk.vtkMatrix4x4()
     matrix.DeepCopy(roiNode.GetObjectToNodeMatrix())
     world = _between(roiNode.GetParentTransformNode(), None)
-    ijk = []
+    local = _between(None, volumeNode.GetParentTransformNode())
+    points = []
     for place in np.ndindex(_BOX_POINTS, _BOX_POINTS, _BOX_POINTS):
         if not any(index in (0, _BOX_POINTS - 1) for index in place):
             continue  # inside of the box
         corner = (np.array(place) / (_BOX_POINTS - 1) - 0.5) * size
         node = matrix.MultiplyPoint([*corner, 1.0])
-        ijk.append(ijkFromRAS(volumeNode, world.TransformPoint(*node[:3])))
+        points.append([*local.TransformPoint(world.TransformPoint(*node[:3])), 1.0])
+    ijk = (np.array(points) @ np.linalg.inv(_ijkToRAS(volumeNode)).T)[:, :3]
     lowest, highest = np.min(ijk, axis=0), np.max(ijk, axis=0)
     length = np.array(gridOfVolume(volumeNode).size)
     first = np.clip(np.floor(lowest + 0.5 + _ROUNDING), 0, length).astype(int)

@@ -37,7 +37,7 @@ def test_with_corrected_slices_the_button_trains() -> None:
         ({"ready": False}, "set-up"),
         ({"corrected": ()}, "Correct or review"),
         ({"structures": ()}, "at least one structure"),
-        ({"hasBackbone": False, "backboneWords": "LiteMedSAM"}, "LiteMedSAM"),
+        ({"backboneProblem": "A SAM is needed"}, "A SAM is needed"),
         ({"nameProblem": "Give the model a name"}, "Give the model a name"),
         ({"roughly": True}, "select one under Model"),
         ({"roughly": True, "known": ("liver", "spleen")}, "Check these, no others: liver, spleen"),

@@ -64,7 +64,7 @@ def test_ready_means_that_models_can_run_even_without_the_default_one() -> None:
 def test_ready_names_the_device_with_free_memory_and_the_time_for_the_volume() -> None:
     assert setUpView(DONE).text == "CPU, 8 cores"
     timed = replace(DONE, secondsForVolume=130.0)
-    assert setUpView(timed).text == "CPU, 8 cores: about 2 min for this volume"
+    assert setUpView(timed).text == "CPU, 8 cores: about 2 min to segment"
     on_gpu = replace(timed, devices=(CPU, GPU), chosenDevice="cuda:0")
     assert setUpView(on_gpu).text.startswith("NVIDIA RTX A4000, 11.2 GB free: ")
 
