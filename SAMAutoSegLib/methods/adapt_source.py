@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
@@ -93,7 +90,6 @@ def adapt_source(
         views=chosen.views,
         strong=chosen.strong,
         seed=chosen.seed,
-        source=_identity(source, card),
         cache=cache,
         progress=part_of(progress, 0.0, _ENCODING_SHARE),
     )
@@ -138,13 +134,6 @@ def adapt_source(
         provenance=provenance,
     )
     return FineTuned(model, adapted_card, result, seconds_of(result, encoded - started, scoring))
-
-
-def _identity(source: AdaptedModel, card: ModelCard) -> str:
-    """What tells a source from others: its backbone, its structures and its weights, as SHA-256."""
-    names = [structure.name for structure in card.structures]
-    weights = hashlib.sha256(save(source.learned_state())).hexdigest()
-    return json.dumps([card.backbone_sha256, names, weights])
 
 
 def _without_labels(image: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,8 @@ class TrainingState:
     """All that a training carries from step to step, besides model and optimizers.
 
     Attributes:
-        identity: method, settings, adaptation and samples; a training goes on only with the same.
+        identity: method, settings, adaptation, samples and starting model; a training goes on only
+            with the same.
         step: steps made.
         smoothed, lowest: the watched loss, smoothed, now and at its best.
         best_step: the step of `lowest`.

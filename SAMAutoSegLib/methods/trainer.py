@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
@@ -107,6 +109,7 @@ def train(
         "settings": settings.to_json(),
         "adaptation": model.adaptation.to_json(),
         "samples": samples.fingerprint(),
+        "starting model": _fingerprint(model),
     }
     state = TrainingState(identity=identity)
     if resume and checkpoint is not None:
@@ -220,6 +223,11 @@ class _Run:
             result.notes += self.method.concluded(self.model)
         result.history = state.history
         result.steps, result.best_step = state.step, state.best_step
+
+
+def _fingerprint(model: AdaptedModel) -> str:
+    """SHA-256 of what is learned, as it was before the first step."""
+    return hashlib.sha256(save(model.learned_state())).hexdigest()
 
 
 def _watch(state: TrainingState, loss: float) -> None:

@@ -81,8 +81,8 @@ class TrainingSet:
         return len(self.targets)
 
     def fingerprint(self) -> str:
-        """SHA-256 of features and targets: tells whether a training can go on with this set."""
-        digest = hashlib.sha256()
+        """SHA-256 of names, features and targets: whether a training can go on with this set."""
+        digest = hashlib.sha256("\n".join(self.structures).encode())
         for tensor in (tensor for view in self.views for tensor in view):
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()

@@ -59,12 +59,10 @@ class UnlabeledSet:
     Attributes:
         views: at least one.
         structures: what weak labels and classes are about.
-        source: tells apart the models that are adapted to the slices.
     """
 
     views: tuple[View, ...]
     structures: tuple[Structure, ...]
-    source: str = ""
 
     @property
     def hinted(self) -> int:
@@ -80,8 +78,8 @@ class UnlabeledSet:
         return len(self.features)
 
     def fingerprint(self) -> str:
-        """SHA-256 of features, evidence and source: whether a training can go on with this set."""
-        digest = hashlib.sha256(self.source.encode())
+        """SHA-256 of names, features and evidence: whether a training can go on with this set."""
+        digest = hashlib.sha256("\n".join(one.name for one in self.structures).encode())
         for view in self.views:
             digest.update(bytes(known is not None for known in view.evidence))
             planes = [plane for known in view.evidence if known for plane in known.planes]
@@ -101,7 +99,6 @@ def build_unlabeled_set(
     views: int = 2,
     strong: int = 1,
     seed: int = 0,
-    source: str = "",
     cache: EmbeddingCache | None = None,
     progress: Progress = silent,
 ) -> UnlabeledSet:
@@ -111,7 +108,6 @@ def build_unlabeled_set(
         structures: the model's, in the order of its classes.
         encoder_blocks: features from before so many last blocks of the encoder.
         seed: of motions and degradations.
-        source: see `UnlabeledSet`.
 
     Raises:
         SAMAutoSegError: no slice, slices out of range, and what `check_weak_labels` refuses.
@@ -159,7 +155,7 @@ def build_unlabeled_set(
             progress(len(shown) / total, f"encoding slices and views: {len(shown)} of {total}")
     together = zip(*shown, strict=True)
     return UnlabeledSet(
-        tuple(_stacked(view, backbone.device) for view in together), tuple(structures), source
+        tuple(_stacked(view, backbone.device) for view in together), tuple(structures)
     )
 
 

@@ -1,14 +1,17 @@
 """A training goes on from a former model, also where the structures change."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
 
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 
 from .conftest import BAR, DISC
@@ -32,6 +35,9 @@ def learn(labeled: Callable[..., LabeledVolume], tiny_backbone: Callable[..., Ba
         backbone: Backbone | None = None,
         slices: tuple[int, ...] = (2, 5),
         held_out: Sequence[LabeledVolume] = (),
+        checkpoint: Path | None = None,
+        resume: bool = False,
+        progress: Progress = silent,
         **settings: object,
     ) -> FineTuned:
         return finetune(
@@ -43,6 +49,9 @@ def learn(labeled: Callable[..., LabeledVolume], tiny_backbone: Callable[..., Ba
             settings={"steps": 4, "batch": 2, "views": 1, "warmup": 1, **settings},
             start=start,
             held_out=held_out,
+            checkpoint=checkpoint,
+            resume=resume,
+            progress=progress,
         )
 
     return run
@@ -97,6 +106,21 @@ def test_fewer_structures_go_on_too(learn: Learn) -> None:
     assert onward.model.classes == 2
     assert close(tokens(onward), tokens(former)[[0, 2]])
     assert onward.result.notes[0] == "the training went on from the former model for bar"
+
+
+def test_an_interrupted_training_goes_on_from_the_same_model_only(
+    learn: Learn, tmp_path: Path
+) -> None:
+    def cancel(fraction: float, message: str) -> None:
+        if "step 2 " in message:
+            raise Cancelled
+
+    first, other = learn(named("disc")), learn(named("disc"), seed=5)
+    kept = {"start": first, "checkpoint": tmp_path / "kept"}
+    assert learn(named("disc"), progress=cancel, **kept).result.steps == 2
+    with pytest.raises(SAMAutoSegError, match="to a training with other starting model"):
+        learn(named("disc"), resume=True, **{**kept, "start": other})
+    assert learn(named("disc"), resume=True, **kept).result.steps == 4
 
 
 def test_the_card_tells_what_a_training_went_on_from(learn: Learn) -> None:

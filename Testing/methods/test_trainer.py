@@ -72,7 +72,7 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     progress = cancel_after(cancelled_at)
     cut = train(kind, parted, training_set, settings, progress=progress, **resumable)
     assert cut.stopped == "cancelled" and cut.steps == cancelled_at and checkpoint.exists()
-    another = new_model(seed=9)
+    another = new_model()
     found = train(kind, another, training_set, settings, resume=True, **resumable)
     assert same(another, whole)
     assert found.history == wanted.history
@@ -95,7 +95,7 @@ def test_a_crash_loses_only_what_came_after_the_last_checkpoint(
     checkpoint = tmp_path / "state"
     with pytest.raises(RuntimeError):
         train(Joint, new_model(), training_set, settings, checkpoint=checkpoint, progress=crash)
-    another = new_model(seed=9)
+    another = new_model()
     found = train(Joint, another, training_set, settings, checkpoint=checkpoint, resume=True)
     assert same(another, whole) and found.history == wanted.history
 

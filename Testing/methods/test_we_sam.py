@@ -427,8 +427,8 @@ class TestAsAWhole:
         renamed = replace(
             source.card, structures=(structure_named("liver", DISC), structure_named("bar", BAR))
         )
-        for begun in (other, replace(source, card=renamed)):
-            with pytest.raises(SAMAutoSegError, match="belongs to a training with other samples"):
+        for begun, what in ((other, "starting model"), (replace(source, card=renamed), "samples")):
+            with pytest.raises(SAMAutoSegError, match=f"to a training with other {what}"):
                 self.adapt(begun, labeled(), resume=True, **kept)
         assert self.adapt(source, labeled(), resume=True, **kept).result.steps == 4
 
