@@ -144,8 +144,11 @@ class ModelLibrary:
         return sorted(newest.values(), key=place)
 
     def suggested(self, lastUsed=""):
-        """The model to begin with, None where there is none: the one used last, else the first."""
-        wanted = [self.find(lastUsed), *self.models()]
+        """The model to begin with: the one used last, else the first of the user's own, or None.
+
+        One that comes with the program is for one kind of image: that is for the user to choose.
+        """
+        wanted = [self.find(lastUsed), *(entry for entry in self.models() if entry.writable)]
         return next((entry for entry in wanted if entry and not entry.problem), None)
 
     def versions(self, entry):

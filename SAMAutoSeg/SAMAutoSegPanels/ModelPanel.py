@@ -75,6 +75,11 @@ class ModelPanel:
             return chosen.summary
         if asked:
             return _("{name} was deleted or moved. Choose another model.").format(name=asked)
+        if entries:
+            return _(
+                "Select a model that was made for such images, or download LiteMedSAM, which learns"
+                " from a few slices that you draw."
+            )
         return _("No model yet. Download LiteMedSAM to begin: it is small and fast.")
 
     def select(self, entry):
