@@ -59,9 +59,12 @@ def starting_model(
     adaptation, learned_from = start.model.adaptation, start.card.most_slices_learned
     if not adaptation.pixel_side and learned_from is not None and learned_from <= slices:
         adaptation = wanted
+    more = same and learned_from is not None and learned_from > slices
+    if not more:  # its branch learns on, so it has as much to say as a new one
+        weight = max(adaptation.pixel_weight, wanted.pixel_weight)
+        adaptation = replace(adaptation, pixel_weight=weight)
     model = AdaptedModel(backbone, classes, adaptation)
     take_over(model, start.model, known)
-    more = same and learned_from is not None and learned_from > slices
     notes = [] if same else [_what_goes_on(structures, known)]
     return StartingModel(model, source=start.card, knows_more=more, notes=notes)
 

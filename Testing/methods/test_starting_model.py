@@ -35,13 +35,14 @@ def learn(labeled: Callable[..., LabeledVolume], tiny_backbone: Callable[..., Ba
         backbone: Backbone | None = None,
         slices: tuple[int, ...] = (2, 5),
         held_out: Sequence[LabeledVolume] = (),
+        volumes: Sequence[LabeledVolume] = (),
         checkpoint: Path | None = None,
         resume: bool = False,
         progress: Progress = silent,
         **settings: object,
     ) -> FineTuned:
         return finetune(
-            [labeled(slices)],
+            volumes or [labeled(slices)],
             structures,
             backbone or tiny_backbone(),
             plane="axial",
@@ -183,6 +184,17 @@ def test_the_branch_keeps_its_weight_unless_another_is_asked_for(learn: Learn) -
         onward = learn(named("disc"), start=former, **asked)
         assert onward.model.pixels is not None and onward.model.pixels.weight == weight
         assert onward.card.adaptation.pixel_weight == weight
+
+
+def test_a_branch_that_learns_on_has_as_much_to_say_as_a_new_one(
+    learn: Learn, labeled: Callable[..., LabeledVolume]
+) -> None:
+    across = learn(named("disc"), volumes=[labeled((2,)), labeled((5,), seed=1)])
+    assert across.card.adaptation.pixel_weight < learn(named("disc")).card.adaptation.pixel_weight
+    onward = learn(named("disc", "bar"), start=across)
+    assert onward.card.adaptation.pixel_weight == learn(named("disc")).card.adaptation.pixel_weight
+    kept = learn(named("disc"), slices=(5,), start=across)  # it knew more slices
+    assert kept.card.adaptation.pixel_weight == across.card.adaptation.pixel_weight
 
 
 def test_a_model_of_another_backbone_is_left_aside(
