@@ -25,6 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.prompted_decoder import FrozenPrompter
 from SAMAutoSegLib.demo import run
 from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegLib.images.intensity import default_intensity
@@ -41,11 +43,15 @@ from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.sam.fetch import fetched
+from SAMAutoSegLib.segment.refinement import Refinement, refine
 from SAMAutoSegLib.segment.uncertainty import wrong_probability
 
 SHARES = (0.1, 0.2, 0.3)
 DROPOUT = 0.2
 NEIGHBOR_WEIGHT = 0.25
+# The prompted pass alone; mixed into the first one it is a refinement of one iteration.
+ANSWERS = Refinement(1, keep=1, weight=1.0)
+PROMPTED_WEIGHT = Refinement().weight
 BINS = 15
 
 
@@ -62,12 +68,20 @@ class Problem:
 
 @dataclass
 class Slice:
-    """A segmented slice: logits of the model and of a view with blanked channels."""
+    """A segmented slice: of which volume, and [K, H, W] of what was found there.
+
+    Attributes:
+        logits: of the model.
+        blanked: of a view with blanked channels.
+        prompted: of the pass that the boxes of the first one prompt.
+        reference: [H, W] class numbers.
+    """
 
     volume: int
     number: int
     logits: Tensor
     blanked: Tensor
+    prompted: Tensor
     reference: np.ndarray
 
 
@@ -146,11 +160,10 @@ def measure(
         settings=settings,
         cache=cache,
     )
-    segmented = (
+    fit, test = (
         list(segment(part, problem, tuned.model, backbone, cache))
         for part in (problem.fit, problem.test)
     )
-    fit, test = segmented
     temperature = fit_temperature(
         [s.logits for s in fit], [torch.from_numpy(s.reference) for s in fit]
     )
@@ -168,6 +181,9 @@ def measure(
         put("expected wrong pixels", wrong_probability(own.logits))
         put("with temperature", wrong_probability(own.logits, temperature))
         put("a view with blanked channels", 1 - own.blanked.softmax(0).gather(0, best))
+        put("the pass prompted by boxes", 1 - own.prompted.softmax(0).gather(0, best))
+        refined = own.logits.lerp(own.prompted, PROMPTED_WEIGHT).softmax(0)
+        put("refined by boxes", 1 - refined.gather(0, best))
         near = [places.get((own.volume, own.number + side)) for side in (-1, 1)]
         others = [n.logits.softmax(0) for n in near if n is not None]
         mixed = shares + NEIGHBOR_WEIGHT * sum(others)
@@ -191,11 +207,12 @@ def measure(
 def segment(
     volumes: list[LabeledVolume],
     problem: Problem,
-    model: torch.nn.Module,
+    model: AdaptedModel,
     backbone: Backbone,
     cache: EmbeddingCache,
 ) -> Iterator[Slice]:
     intensity = default_intensity(problem.train[0].image)
+    prompter = FrozenPrompter(backbone)
     generator = torch.Generator().manual_seed(0)
     kept = (torch.rand(256, generator=generator) >= DROPOUT).float() / (1 - DROPOUT)
     for index, volume in enumerate(volumes):
@@ -207,15 +224,15 @@ def segment(
         ):
             blanked = features * kept.to(features.device).view(-1, 1, 1)
             with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
-                logits = [
-                    model(shown[None].to(backbone.precision))[0].float().cpu()
-                    for shown in (features, blanked)
-                ]
-            own, other = (
-                backbone.spec.logits_to_slice(z, gray.slice_shape, gray.pixel_spacing)
+                embedding, other = (z[None].to(backbone.precision) for z in (features, blanked))
+                first = model(embedding)[0].float()
+                second, _ = refine(first, embedding, prompter, backbone.spec.side, ANSWERS)
+                logits = first, model(other)[0].float(), second
+            shown = (
+                backbone.spec.logits_to_slice(z, gray.slice_shape, gray.pixel_spacing).cpu()
                 for z in logits
             )
-            yield Slice(index, number, own, other, reference.slice_at(number).copy())
+            yield Slice(index, number, *shown, reference.slice_at(number).copy())
 
 
 def entropy(shares: Tensor) -> Tensor:
