@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_model import PIXELS, AdaptedModel
 
 # The head whose tensors are known by class: rows of the tokens, and a hypernetwork each.
 HEAD_BY_CLASS = "class-tokens"
@@ -17,7 +17,9 @@ _ROWS = ("decoder.mask_tokens.weight", "pixels.output.weight", "pixels.output.bi
 _HYPERNETWORK = re.compile(r"(decoder\.output_hypernetworks_mlps\.)(\d+)(\..+)")
 
 
-def take_over(model: AdaptedModel, source: AdaptedModel, known: Sequence[int | None]) -> None:
+def take_over(
+    model: AdaptedModel, source: AdaptedModel, known: Sequence[int | None], pixels: bool = True
+) -> None:
     """Give a new model what another one of the same adaptation has learned.
 
     Args:
@@ -27,8 +29,14 @@ def take_over(model: AdaptedModel, source: AdaptedModel, known: Sequence[int | N
             now, background.
         source: with the head `HEAD_BY_CLASS`, unless it has the same structures in the same order.
         known: for every structure of the model its number in the source, from 0; None if new.
+        pixels: take over the pixel branch too.
     """
-    before, state = source.learned_state(), model.learned_state()
+    state = model.learned_state()
+    before = {
+        name: value
+        for name, value in source.learned_state().items()
+        if pixels or not name.startswith(PIXELS)
+    }
     classes = [0, *(None if number is None else number + 1 for number in known)]
     if classes == list(range(source.classes)):
         model.load_learned_state({**state, **before})
@@ -56,5 +64,5 @@ def _take_rows(
     for n, former in enumerate(classes):
         if former is not None:
             rows[n] = before[name][former]
-        elif name.startswith("pixels."):
+        elif name.startswith(PIXELS):
             rows[n] = before[name][0]

@@ -41,7 +41,8 @@ def starting_model(
     A former model is gone on from where the same parts of the backbone are adapted; it keeps the
     pixel branch that it has or has not. One that has none gets one if it was learned from no more
     slices than there are now: a branch that knows a few slices should not speak into a model that
-    knows many.
+    knows many. Where the structures change, a branch that is to be trained is new: one that goes on
+    finds the new structure less well (docs/methods.md).
 
     Args:
         structures: that are to be learned.
@@ -57,14 +58,16 @@ def starting_model(
         note = f"the training started anew, because the former model {why_not}"
         return StartingModel(AdaptedModel(backbone, classes, wanted), notes=[note])
     adaptation, learned_from = start.model.adaptation, start.card.most_slices_learned
-    if not adaptation.pixel_side and learned_from is not None and learned_from <= slices:
-        adaptation = wanted
     more = same and learned_from is not None and learned_from > slices
-    if not more:  # its branch learns on, so it has as much to say as a new one
+    few = learned_from is not None and learned_from <= slices
+    new_branch = bool(wanted.pixel_side) and (not same if adaptation.pixel_side else few)
+    if new_branch:
+        adaptation = wanted
+    elif not more:  # its branch learns on, so it has as much to say as a new one
         weight = max(adaptation.pixel_weight, wanted.pixel_weight)
         adaptation = replace(adaptation, pixel_weight=weight)
     model = AdaptedModel(backbone, classes, adaptation)
-    take_over(model, start.model, known)
+    take_over(model, start.model, known, pixels=not new_branch)
     notes = [] if same else [_what_goes_on(structures, known)]
     return StartingModel(model, source=start.card, knows_more=more, notes=notes)
 

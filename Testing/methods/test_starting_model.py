@@ -97,8 +97,16 @@ def test_the_pixel_branch_takes_a_new_structure_for_background_at_first(learn: L
     before, now = (tuned.model.learned_state() for tuned in (former, onward))
     for name in ("pixels.output.weight", "pixels.output.bias"):
         assert torch.equal(now[name][[0, 1, 2]], before[name][[0, 1, 0]])
-    # It learns the new structure, however many slices the former model knew.
-    assert "pixel_loss" in learn(named("disc", "bar"), start=former).result.history[-1]
+
+
+def test_a_pixel_branch_that_is_trained_is_new_where_the_structures_change(learn: Learn) -> None:
+    former = learn(named("disc"))
+    onward = learn(named("disc", "bar"), start=former, steps=1)
+    anew = learn(named("disc", "bar"), steps=1)
+    states = [tuned.model.learned_state() for tuned in (onward, anew)]
+    branch = [name for name in states[0] if name.startswith("pixels.")]
+    assert branch and all(torch.equal(states[0][name], states[1][name]) for name in branch)
+    assert not close(tokens(onward), tokens(anew))
 
 
 def test_fewer_structures_go_on_too(learn: Learn) -> None:
@@ -191,7 +199,7 @@ def test_a_branch_that_learns_on_has_as_much_to_say_as_a_new_one(
 ) -> None:
     across = learn(named("disc"), volumes=[labeled((2,)), labeled((5,), seed=1)])
     assert across.card.adaptation.pixel_weight < learn(named("disc")).card.adaptation.pixel_weight
-    onward = learn(named("disc", "bar"), start=across)
+    onward = learn(named("disc"), slices=(1, 3, 5), start=across)
     assert onward.card.adaptation.pixel_weight == learn(named("disc")).card.adaptation.pixel_weight
     kept = learn(named("disc"), slices=(5,), start=across)  # it knew more slices
     assert kept.card.adaptation.pixel_weight == across.card.adaptation.pixel_weight
