@@ -114,17 +114,25 @@ def _from_json(
             "mark those"
         )
     hints: dict[int, dict[int, Hint]] = {}
+    place = "the entry 'slices'"
     try:
         for number, found in content["slices"].items():
+            place = f"slice {number}"
+            if not number.isdigit():
+                raise ValueError("no slice number")
             for name, values in found.items():
+                place = f"slice {number}, {name}"
                 structure = _structure(name, structures)
                 if structure is None:
                     raise _unknown(name, path, structures)
                 hint = _hint(values, stack.slice_shape)
                 hints.setdefault(int(number), {})[structure.label] = hint
     except (KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error) if isinstance(error, ValueError) else "missing, or of another kind"
         raise SAMAutoSegError(
-            f"{path} is not as its format says: {type(error).__name__} {error}"
+            f"{path} is not as its format says, {place}: {reason}; expected is "
+            '{"slices": {"12": {"liver": {"points": [[row, column, 1]], "boxes": [[row, column, '
+            "row, column]]}}}}"
         ) from error
     return WeakLabels(stack.plane, hints)
 
