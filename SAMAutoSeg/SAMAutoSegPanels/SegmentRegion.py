@@ -5,7 +5,7 @@ from SAMAutoSegPanels.EngineVolumes import volumeStamp
 
 
 class SegmentRegion:
-    """Looks again only when the box or the volume has moved: that takes longer than a frame."""
+    """Looks again only when the box or the volume has moved: a look takes some milliseconds."""
 
     def __init__(self):
         self._of = None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from SAMAutoSegLib.files import replace_when_complete, sha256_of_file, user_data
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.provenance import origins
 from SAMAutoSegLib.resources import resource
 from SAMAutoSegLib.sam import catalog
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -61,22 +61,13 @@ class ModelCard:
     @property
     def slices_learned(self) -> int | None:
         """How many labeled slices it was learned from; None where the file does not tell."""
-        images = self.provenance.get("images")
-        return sum(len(image["slices"]) for image in images) if images else None
+        return _slices_of(self.provenance)
 
     @property
     def most_slices_learned(self) -> int | None:
-        """The same, of that model of its `lineage` that learned from most."""
-        counts = [card.slices_learned for card in self.lineage()]
+        """The same, of this model or of the one that learned from most among those before it."""
+        counts = map(_slices_of, origins(self.provenance))
         return max((count for count in counts if count is not None), default=None)
-
-    def lineage(self) -> Iterator[ModelCard]:
-        """This model and those that it went on from, the last first; told is their origin only."""
-        card = self
-        yield card
-        while source := card.provenance.get("source"):
-            card = replace(card, method=source["method"], provenance=source["provenance"])
-            yield card
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -110,6 +101,11 @@ class Adapted:
 
     model: AdaptedModel
     card: ModelCard
+
+
+def _slices_of(provenance: dict[str, Any]) -> int | None:
+    images = provenance.get("images")
+    return sum(len(image["slices"]) for image in images) if images else None
 
 
 def save_adapted(path: str | Path, model: AdaptedModel, card: ModelCard) -> None:
@@ -216,9 +212,9 @@ def known_models() -> list[Path]:
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
     path = located(path)
-    if not path.exists() and catalog.find(str(path)):
-        raise _knows_no_structure(path, "a plain SAM")
     if not path.exists():
+        if catalog.find(str(path)):
+            raise _knows_no_structure(path, "a plain SAM")
         names = ", ".join(known.stem for known in known_models())
         raise SAMAutoSegError(f"no file and no model is named {path}; models: {names}")
     checkpoint = read_checkpoint(path)

@@ -16,6 +16,7 @@ from SAMAutoSegLib.methods.losses import mean_dice
 from SAMAutoSegLib.methods.method import sample_logits
 from SAMAutoSegLib.methods.outcome import origin_of
 from SAMAutoSegLib.methods.training_set import ChosenSlices, LabeledVolume, TrainingSet
+from SAMAutoSegLib.provenance import origins
 from SAMAutoSegLib.sam.backbone import Backbone
 
 
@@ -62,8 +63,8 @@ def unseen(
     """
     learned = [
         image
-        for card in (former.lineage() if former else ())
-        for image in card.provenance.get("images") or ()
+        for origin in origins(former.provenance if former else None)
+        for image in origin.get("images") or ()
     ]
     kept, notes = [], []
     for volume in held_out:

@@ -16,6 +16,7 @@ from torch import Tensor
 from SAMAutoSegLib.device import choose_device, choose_precision
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import sha256_of_file
+from SAMAutoSegLib.provenance import data_of
 from SAMAutoSegLib.sam import catalog
 from SAMAutoSegLib.sam.architecture import (
     FAMILY_NAMES,
@@ -238,7 +239,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "bytes": source.stat().st_size,
         "sha256": digest,
         "name": entry.name if entry else None,
-        "license": entry.license if entry else _data_license(card),
+        "license": entry.license if entry else data_of(card.get("provenance")).get("data_license"),
         "words": found.words,
         "family": found.family,
         "side": found.side,
@@ -253,14 +254,6 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "header": checkpoint.header,
         "summary": _summary(found, structures, entry),
     }
-
-
-def _data_license(card: dict[str, Any]) -> str | None:
-    """The license of what a model was learned from, or of what the model before it was."""
-    provenance = card.get("provenance") or {}
-    while provenance and "data_license" not in provenance:
-        provenance = (provenance.get("source") or {}).get("provenance") or {}
-    return provenance.get("data_license")
 
 
 def _first_bytes(source: Path) -> bytes:

@@ -108,15 +108,21 @@ def test_the_same_volume_is_handed_over_once(
     assert keys == ["key1"] * 3 and len(client.sent) == 1
 
 
-def test_a_volume_that_changed_is_handed_over_anew_and_the_old_one_closed(
-    volumes: EngineVolumes, client: Client, later: Any
-) -> None:
+def opened_before_and_after_a_change(volumes: EngineVolumes, later: Any) -> list[str]:
+    """The keys that are told, now or once the engine answers."""
     node, keys = Node(), []
     volumes.open(node, keys.append, fail)
     later.run()
     node.changed = 2
     volumes.open(node, keys.append, fail)
     later.run()
+    return keys
+
+
+def test_a_volume_that_changed_is_handed_over_anew_and_the_old_one_closed(
+    volumes: EngineVolumes, client: Client, later: Any
+) -> None:
+    keys = opened_before_and_after_a_change(volumes, later)
     assert client.done == ["open_volume", "close_volume", "open_volume"]
     assert keys[0] != keys[1]
 
@@ -163,12 +169,7 @@ def test_a_volume_that_changes_on_its_way_is_closed_when_it_is_there_and_all_get
     volumes: EngineVolumes, client: Client, later: Any
 ) -> None:
     client.atOnce = False
-    node, keys = Node(), []
-    volumes.open(node, keys.append, fail)
-    later.run()
-    node.changed = 2
-    volumes.open(node, keys.append, fail)
-    later.run()
+    keys = opened_before_and_after_a_change(volumes, later)
     client.answer()
     assert client.done == ["open_volume", "open_volume", "close_volume"]
     assert client.sent[2][1] == {"volume": "key1"} and keys == ["key2", "key2"]
