@@ -135,7 +135,9 @@ class AdaptedModel(nn.Module):
         if adaptation.pixel_side:
             spec = replace(backbone.spec, side=adaptation.pixel_side)
             self.pixels = PixelBranch(spec, classes, adaptation.pixel_weight)
-        self.register_buffer("position", encoder.get_dense_pe().detach(), persistent=False)
+        # Channels last in memory, as the heads read it.
+        position = encoder.get_dense_pe().detach().contiguous(memory_format=torch.channels_last)
+        self.register_buffer("position", position, persistent=False)
         self.to(backbone.device)
 
     def forward(self, features: Tensor) -> Tensor:

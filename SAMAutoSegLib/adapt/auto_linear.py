@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from SAMAutoSegLib.sam.two_way import in_place_of_positions, upscale
+from SAMAutoSegLib.sam.two_way import upscale
 
 
 class AutoLinear(nn.Module):
@@ -41,4 +41,4 @@ class AutoLinear(nn.Module):
         """Low-res logits [B, K, 4e, 4e] of an embedding [B, 256, e, e]; positions are not used."""
         image = embedding.flatten(2).transpose(1, 2).contiguous()
         features = upscale(self.output_upscaling, image)
-        return in_place_of_positions(self.classify(features), embedding.shape[-1])
+        return self.classify(features).movedim(-1, 1).contiguous()

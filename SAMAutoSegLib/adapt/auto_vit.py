@@ -59,7 +59,7 @@ class AutoViT(nn.Module):
         place = position.flatten(2).transpose(1, 2)
         tokens, image = two_way(self.transformer, self.tokens.repeat(batch, 1, 1), image, place)
         features = upscale(self.output_upscaling, image)
-        logits = mask_logits(features, [self.hypernetwork], tokens[:, 1:2], e)
+        logits = mask_logits(features, [self.hypernetwork], tokens[:, 1:2])
         return logits.view(batch, classes, 4 * e, 4 * e)
 
 

@@ -36,10 +36,10 @@ class AutoViTTokens(nn.Module):
 
     def forward(self, embedding: Tensor, position: Tensor) -> Tensor:
         """Low-res logits [B, K, 4e, 4e] of an embedding [B, 256, e, e]; see `AutoViT`."""
-        e, classes = embedding.shape[-1], len(self.class_tokens)
+        classes = len(self.class_tokens)
         image = embedding.flatten(2).transpose(1, 2).contiguous()
         place = position.flatten(2).transpose(1, 2)
         tokens = torch.cat([self.iou_token, self.class_tokens]).expand(len(image), -1, -1)
         tokens, image = two_way(self.transformer, tokens, image, place)
         features = upscale(self.output_upscaling, image)
-        return mask_logits(features, [self.hypernetwork] * classes, tokens[:, 1:], e)
+        return mask_logits(features, [self.hypernetwork] * classes, tokens[:, 1:])

@@ -65,10 +65,9 @@ class ClassDecoder(nn.Module):
             embedding: [B, 256, e, e], the dense prompt already added.
             position: [1, 256, e, e], SAM's image-wide position code.
         """
-        e = embedding.shape[-1]
         image = embedding.flatten(2).transpose(1, 2).contiguous()
         place = position.flatten(2).transpose(1, 2)
         tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens, image = two_way(self.transformer, tokens.expand(len(image), -1, -1), image, place)
         features = upscale(self.output_upscaling, image)
-        return mask_logits(features, self.output_hypernetworks_mlps, tokens[:, 1:], e)
+        return mask_logits(features, self.output_hypernetworks_mlps, tokens[:, 1:])

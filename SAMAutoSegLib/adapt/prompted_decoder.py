@@ -101,7 +101,6 @@ class PromptedDecoder(nn.Module):
         sparse, dense = _encoded(self.prompt_encoder, prompts)
         if prompts.masks is not None:
             embedding = embedding + dense.to(embedding.dtype)
-        e = embedding.shape[-1]
         image = embedding.flatten(2).transpose(1, 2)
         image = image.expand(len(prompts), -1, -1).contiguous()
         place = position.flatten(2).transpose(1, 2)
@@ -109,7 +108,7 @@ class PromptedDecoder(nn.Module):
         tokens = torch.cat([own, sparse.to(own.dtype)], dim=1)
         tokens, image = two_way(shared.transformer, tokens, image, place)
         features = upscale(shared.output_upscaling, image)
-        masks = mask_logits(features, [self.hypernetwork], tokens[:, 1:2], e)
+        masks = mask_logits(features, [self.hypernetwork], tokens[:, 1:2])
         return masks[:, 0].float(), self.iou_prediction_head(tokens[:, 0])[:, 0].float()
 
 

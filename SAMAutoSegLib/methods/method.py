@@ -20,6 +20,9 @@ from SAMAutoSegLib.sam.input_spec import InputSpec
 # Keeps this stream of random numbers apart from those that draw slices.
 _VIEWS = 3
 
+# Where AdamW is fused in all versions of torch that are supported: one call, not one a tensor.
+_FUSED_ON = ("cpu", "cuda")
+
 AGREEMENT = "anchor_dice"
 """In what a step tells, beside the losses: how far the model still agrees with its source."""
 
@@ -77,8 +80,8 @@ class Guarded(Protocol):
 
 
 def adamw(parameters: Sequence[nn.Parameter], weight_decay: float) -> torch.optim.AdamW:
-    # Not fused: on a CPU the fused form takes a transposed gradient for one that is not.
-    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, fused=False)
+    fused = all(one.device.type in _FUSED_ON for one in parameters)
+    return torch.optim.AdamW(parameters, lr=0.0, weight_decay=weight_decay, fused=fused)
 
 
 def draw(number: int, slices: list[int], settings: Settings, stream: int = 0) -> list[int]:
@@ -110,7 +113,8 @@ def apply_gradients(
     (group,) = optimizer.param_groups
     group["lr"] = rate
     for parameter, gradient in zip(group["params"], gradients, strict=True):
-        parameter.grad = gradient
+        # The fused AdamW of a CPU would take a transposed gradient for one that is not.
+        parameter.grad = gradient.contiguous()
     if clip:
         nn.utils.clip_grad_norm_(group["params"], clip)
     optimizer.step()
@@ -166,7 +170,8 @@ def batch_views(
     picked = np.random.default_rng([settings.seed, _VIEWS, step]).integers(
         len(views), size=len(chosen)
     )
-    features = torch.stack([views[v][0][n] for v, n in zip(picked, chosen, strict=True)])
+    # Joined, not stacked: this keeps the order in memory.
+    features = torch.cat([views[v][0][n : n + 1] for v, n in zip(picked, chosen, strict=True)])
     targets = torch.stack([views[v][1][n] for v, n in zip(picked, chosen, strict=True)])
     if settings.feature_dropout:
         # Embeddings have their channels first, what enters an adapted part of the encoder last.

@@ -171,6 +171,11 @@ class _Encoder:
         )
         return feature.to(self.backbone.precision)
 
+    def stacked(self, features: Sequence[Tensor]) -> Tensor:
+        """Embeddings with the channels last in memory, as every step reads them."""
+        whole = torch.stack(list(features))
+        return whole if self.blocks else whole.contiguous(memory_format=torch.channels_last)
+
     def target_of(self, reference: np.ndarray) -> Tensor:
         side = 4 * self.backbone.embedding_side
         target = low_res_target(reference, self.backbone.spec, side, self.pixel_spacing)
@@ -223,13 +228,16 @@ def _encoded(
             moved, labels = changed_view(image, reference, spacing, rng, view_strength)
             view.append((encoder.feature_of(moved), encoder.target_of(labels)))
     return TrainingSet(
-        torch.stack(features),
+        encoder.stacked(features),
         torch.stack(targets),
         tuple(references),
         (spacing,) * len(references),
         tuple(group_neighbors(volume.slices)),
         tuple(images),
-        tuple((torch.stack([f for f, _ in v]), torch.stack([t for _, t in v])) for v in changed),
+        tuple(
+            (encoder.stacked([f for f, _ in view]), torch.stack([t for _, t in view]))
+            for view in changed
+        ),
     )
 
 

@@ -8,12 +8,13 @@ makes a click or a training step on a CPU several times faster:
   moves to the tokens: `q . (W x) = (W' q) . x` and `sum p (W x) = W (sum p x)`, so the cost per
   image position is H T products of length 256 instead of two projections.
 - A transposed convolution of kernel 2 and stride 2 is a matrix product per position. Its four
-  outputs stay beside each other, channels last, until the masks are formed.
+  outputs stay beside each other, channels last, until both doublings are done.
 - Image positions are [B, N, 256] in memory too, and so are their gradients: the image is the left
   factor of every product. Upstream's are transposed, so that every addition and normalization
   copies.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -38,7 +39,6 @@ def decode(
         dense: [B, 256, e, e], the embedded masks, or the no-mask embedding; [1, ...] for all.
         multimask: C = 3 masks of different extent, of all tokens but the first; else C = 1.
     """
-    e = embedding.shape[-1]
     image = (embedding + dense).flatten(2).transpose(1, 2).contiguous()
     image = image.expand(len(sparse), -1, -1)
     place = position.flatten(2).transpose(1, 2).contiguous()
@@ -48,7 +48,7 @@ def decode(
     features = upscale(mask_decoder.output_upscaling, image)
     chosen = slice(1, None) if multimask else slice(0, 1)
     mlps = mask_decoder.output_hypernetworks_mlps[chosen]
-    masks = mask_logits(features, mlps, tokens[:, 1 : len(own)][:, chosen], e)
+    masks = mask_logits(features, mlps, tokens[:, 1 : len(own)][:, chosen])
     return masks, mask_decoder.iou_prediction_head(tokens[:, 0])[:, chosen]
 
 
@@ -124,11 +124,16 @@ def image_reads_tokens(
 
 
 def upscale(output_upscaling: Any, image: Tensor) -> Tensor:
-    """Mask features of the 4x4 sub-positions: [B, N, 256] to [B, N, 2, 2, 2, 2, 32]."""
+    """Mask features [B, 4e, 4e, 32] of image positions [B, e * e, 256], channels last."""
+    e = math.isqrt(image.shape[1])
     first, norm, act, second, last_act = output_upscaling
-    x = double_positions(first, image)
+    x = double_positions(first, image.unflatten(1, (e, e)))
     x = act(F.layer_norm(x, norm.weight.shape, norm.weight, norm.bias, norm.eps))
-    return last_act(double_positions(second, x))
+    x = last_act(double_positions(second, x))
+    # From position (y, x), then (dy, dx) of the first and of the second doubling. Features are put
+    # in place, neighbors in a row together: with logits, a number at a time, it takes far longer.
+    pairs = x.flatten(-2)  # [B, y, x, dy, dx, dy, (dx, 32)]
+    return pairs.permute(0, 1, 3, 5, 2, 4, 6).reshape(len(image), 4 * e, 4 * e, -1)
 
 
 def double_positions(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
@@ -139,14 +144,8 @@ def double_positions(convolution: nn.ConvTranspose2d, x: Tensor) -> Tensor:
     return F.linear(x, weight, bias).unflatten(-1, (2, 2, outputs))
 
 
-def mask_logits(features: Tensor, mlps: Any, tokens: Tensor, e: int) -> Tensor:
+def mask_logits(features: Tensor, mlps: Any, tokens: Tensor) -> Tensor:
     """Low-res logits [B, M, 4e, 4e] of `upscale`'s features and M mask tokens [B, M, 256]."""
     weights = torch.stack([mlp(tokens[:, n]) for n, mlp in enumerate(mlps)], 1)  # [B, M, 32]
-    return in_place_of_positions(features.flatten(1, -2) @ weights.transpose(1, 2), e)
-
-
-def in_place_of_positions(logits: Tensor, e: int) -> Tensor:
-    """Maps [B, M, 4e, 4e] of M values at every sub-position of `upscale`: [B, ..., M]."""
-    # Position (y, x), then (dy, dx) of the first and of the second doubling.
-    maps = logits.view(len(logits), e, e, 2, 2, 2, 2, -1).permute(0, 7, 1, 3, 5, 2, 4, 6)
-    return maps.reshape(len(logits), -1, 4 * e, 4 * e)
+    logits = features.flatten(1, 2) @ weights.transpose(1, 2)
+    return logits.transpose(1, 2).reshape(len(logits), -1, *features.shape[1:3])

@@ -113,7 +113,7 @@ def test_the_published_recipe_is_one_setting() -> None:
 def test_a_recipe_takes_the_place_of_the_budget() -> None:
     assert with_budget("thorough", {"recipe": "published"}) == {"recipe": "published"}
     assert with_budget("quick", {"steps": 5})["steps"] == 5
-    assert with_budget("quick", {})["steps"] == 120
+    assert with_budget("quick", {})["steps"] == 160
 
 
 def test_an_unknown_recipe_is_named() -> None:

@@ -10,7 +10,7 @@ from SAMAutoSegLib.adapt.adapted_model import PROMPT, AdaptedModel
 from SAMAutoSegLib.methods.blo_sam import BLOSAM, BLOSAMSettings
 from SAMAutoSegLib.methods.joint import Joint
 from SAMAutoSegLib.methods.losses import IGNORED
-from SAMAutoSegLib.methods.method import Method
+from SAMAutoSegLib.methods.method import Method, adamw, apply_gradients
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
 
@@ -230,3 +230,11 @@ def test_dropout_blanks_whole_channels_of_the_features(
     whole = training_set.features.abs().sum(dim=(1, 2, 3))
     assert seen[0][~blanked].abs().sum() == pytest.approx(whole.sum().item(), rel=0.2)
     assert torch.equal(seen[0], seen[1])
+
+
+def test_a_transposed_gradient_moves_the_weights_that_it_is_of() -> None:
+    weight = torch.nn.Parameter(torch.zeros(2, 3))
+    gradient = torch.zeros(3, 2)
+    gradient[2, 0] = 1.0
+    apply_gradients(adamw([weight], 0.0), [gradient.T], rate=0.1, clip=0.0)
+    assert weight.nonzero().tolist() == [[0, 2]]
