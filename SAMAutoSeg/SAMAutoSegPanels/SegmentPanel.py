@@ -13,7 +13,7 @@ from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import asSentence
 
 # More than two changed little where it was measured, and each costs a pass of the decoder.
-REFINE_ITERATIONS = 2
+REFINE_ITERATIONS = 1
 
 
 class SegmentPanel:

@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refine",
         type=int,
         metavar="N",
-        help="let each prediction prompt the decoder again, up to N times (2 is good)",
+        help="let each prediction prompt the decoder again, up to N times (more than 1 gains little)",
     )
     refine.add_argument(
         "--refine-with",

@@ -20,7 +20,12 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
 
 Decision = Literal[
-    "first pass", "nothing found, no prompt", "refined", "converged", "rejected: area changed"
+    "first pass",
+    "nothing found, no prompt",
+    "sure, no prompt",
+    "refined",
+    "converged",
+    "rejected: area changed",
 ]
 
 _CONVERGED = 0.99
@@ -38,14 +43,17 @@ class Refinement:
         keep: the iteration to keep, 0 the first pass; by default the best by the rule of `refine`.
         weight: of the prompted log-odds against those of the first pass, 0 to 1.
         padding: of the boxes, as a share of their width and height.
+        sure: a structure whose first pass has at least this expected Dice is not prompted: there is
+            little to gain, and each prompt costs as much as the first pass; 1: all are.
         prompt: what of the prediction prompts the decoder; by default what it knows best: as in
             the training where a prompted pass was learned, else the box.
     """
 
-    iterations: int = 2
+    iterations: int = 1
     keep: int | None = None
     weight: float = 0.35
     padding: float = 0.03
+    sure: float = 0.92
     prompt: PromptKind | None = None
 
     def __post_init__(self) -> None:
@@ -55,7 +63,8 @@ class Refinement:
             raise SAMAutoSegError(
                 f"refinement iteration {self.keep} cannot be kept: expected 0 to {self.iterations}"
             )
-        for name, value in (("weight", self.weight), ("padding", self.padding)):
+        for name in ("weight", "padding", "sure"):
+            value = getattr(self, name)
             if not 0 <= value <= 1:
                 raise SAMAutoSegError(f"refinement {name} {value:g}: expected 0 to 1")
         if self.prompt is not None and self.prompt not in get_args(PromptKind):
@@ -126,7 +135,7 @@ def refine(
     A class leaves the loop when its Dice with the iteration before exceeds 0.99, when its box and
     point are almost the same again and there is no mask, and when its area is less than half or
     more than twice that of the first pass: then the iteration before stays. One that the first pass
-    does not find is never prompted.
+    does not find, or that it is sure of, is never prompted.
 
     Of every class that iteration is kept whose mask has the highest expected Dice under the mean of
     the probabilities of the first pass and of all answers; the first of equals. If all of these
@@ -141,15 +150,21 @@ def refine(
         Logits [K, m, m], with no iteration `first` itself, and what happened.
     """
     states, labels = [first], [first.max(0).indices]
-    areas = _areas(labels[0], len(first))
-    trace = [
-        Step(c, 0, "first pass" if areas[c] else "nothing found, no prompt", areas[c])
-        for c in range(1, len(first))
-    ]
-    if not how.iterations or not any(areas[1:]):
+    areas, shares = _areas(labels[0], len(first)), first.softmax(0)
+    answers: dict[int, list[Tensor]] = {}
+    trace = []
+    for c in range(1, len(first)):
+        begun: Decision = "first pass"
+        if not areas[c]:
+            begun = "nothing found, no prompt"
+        elif how.sure < 1 and _expected_dice(labels[0] == c, shares[c]) >= how.sure:
+            begun = "sure, no prompt"
+        else:
+            answers[c] = []
+        trace.append(Step(c, 0, begun, areas[c]))
+    if not how.iterations or not answers:
         return first, _marked(trace, {}, {})
     odds = log_odds(first[None])[0]
-    answers: dict[int, list[Tensor]] = {c: [] for c in range(1, len(first)) if areas[c]}
     active, places = set(answers), dict[int, Tensor]()
     for iteration in range(1, how.iterations + 1):
         before, earlier = states[-1], labels[-1]
@@ -197,7 +212,7 @@ def refine(
     if how.keep is not None:
         last = min(how.keep, len(states) - 1)
         return states[last], _marked(trace, dict.fromkeys(answers, last), {})
-    opinions = _opinions(first, answers)
+    opinions = _opinions(shares, answers)
     scores = {
         (c, t): _expected_dice(now == c, p) for t, now in enumerate(labels) for c, p in opinions
     }
@@ -227,9 +242,8 @@ def _almost_the_same(one: Tensor, other: Tensor, pixel: float) -> bool:
     return float((one - other).abs().max()) <= max(pixel, _SAME_BOX * size)
 
 
-def _opinions(first: Tensor, answers: dict[int, list[Tensor]]) -> list[tuple[int, Tensor]]:
+def _opinions(shares: Tensor, answers: dict[int, list[Tensor]]) -> list[tuple[int, Tensor]]:
     """Prompted classes with their mean probability over the first pass and the answers."""
-    shares = first.softmax(0)
     return [
         (c, torch.stack([shares[c], *(answer.sigmoid() for answer in given)]).mean(0))
         for c, given in answers.items()

@@ -43,7 +43,7 @@ from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import segment_volume
 
 ABDOMEN = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 5, "stomach": 6}
-ITERATIONS = 2
+ITERATIONS = 1
 
 
 @dataclass

@@ -55,8 +55,8 @@ class Answering:
 EMBEDDING = torch.zeros(1, 256, 8, 8)
 
 
-def run(first: torch.Tensor, prompter, **how):
-    return refine(first, EMBEDDING, prompter, SIDE, Refinement(**how))
+def run(first: torch.Tensor, prompter, iterations: int = 2, sure: float = 1.0, **how):
+    return refine(first, EMBEDDING, prompter, SIDE, Refinement(iterations, sure=sure, **how))
 
 
 def dice(a: np.ndarray, b: np.ndarray) -> float:
@@ -98,6 +98,22 @@ def test_a_first_pass_that_is_confirmed_stays_as_it_is() -> None:
     assert np.array_equal(chosen.argmax(0).numpy() == 1, mask)
     assert [s.decision for s in trace] == ["first pass", "converged"]
     assert trace[1].agreement == 1.0 and len(prompter.asked) == 1
+
+
+def test_only_structures_that_the_first_pass_is_not_sure_of_are_prompted() -> None:
+    first = logits_of(disc(10, 10, 5), disc(24, 24, 5), sure=8.0)
+    first[2] *= 0.1
+    prompter = Answering(None, disc(25, 24, 5))
+    chosen, trace = run(first, prompter, iterations=1, sure=0.95)
+    assert [prompts.classes.tolist() for prompts in prompter.asked] == [[2]]
+    assert torch.equal(chosen[1], first[1])
+    assert [(s.decision, s.kept) for s in trace if s.number == 1] == [("sure, no prompt", True)]
+
+
+def test_a_first_pass_that_is_sure_of_all_is_the_result() -> None:
+    first = logits_of(disc(10, 10, 5), sure=8.0)
+    chosen, trace = run(first, Answering(None), sure=0.95)
+    assert chosen is first and [s.decision for s in trace] == ["sure, no prompt"]
 
 
 def test_the_same_box_is_not_asked_twice() -> None:
