@@ -15,6 +15,7 @@ from pathlib import Path
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import replace_when_complete, write_errors_named
 from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.provenance import data_of
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import listWords, sizeWords
 
@@ -286,7 +287,7 @@ class ModelLibrary:
 
     def _adapted(self, base, card):
         provenance = card.get("provenance", {})
-        data = _dataOf(provenance)
+        data = data_of(provenance)
         known = next((c for c in self.catalog if c["name"] == card["backbone"]), None)
         return ModelEntry(
             base.path,
@@ -338,13 +339,6 @@ def readHeader(path):
     if not isinstance(header, dict):
         raise ValueError("the header is no object")
     return header.get("__metadata__", {})
-
-
-def _dataOf(provenance):
-    """What a model says of its data, or else the model that it goes on from."""
-    while provenance and "data" not in provenance:
-        provenance = (provenance.get("source") or {}).get("provenance")
-    return provenance or {}
 
 
 def readStructures(path):

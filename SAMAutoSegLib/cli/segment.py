@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--refine",
         type=int,
         metavar="N",
-        help="let each prediction prompt the decoder again, up to N times (more than 1 gains little)",
+        help="let each prediction prompt the decoder again, up to N times (1 does most)",
     )
     refine.add_argument(
         "--refine-with",
@@ -144,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.images.selection import Roi, parse_slices
-    from SAMAutoSegLib.images.slices import SliceStack, plane_along, plane_for
+    from SAMAutoSegLib.images.slices import SliceStack, plane_for
     from SAMAutoSegLib.images.volume import Volume
     from SAMAutoSegLib.images.write import (
         require_known_format,
@@ -188,10 +188,10 @@ def run(arguments: argparse.Namespace) -> int:
     volume = read_image(arguments.image)
     roi = None if arguments.roi is None else Roi.parse(arguments.roi, volume.grid.size)
     model, card, backbone = load_adapted(model_file, base=arguments.base, device=device)
-    axis = arguments.axis or plane_for(volume.grid, card.plane)
-    count = len(SliceStack(volume.array, volume.grid, axis))
+    plane = plane_for(volume.grid, card.plane, arguments.axis)
+    count = len(SliceStack(volume.array, volume.grid, plane))
     slices = None if arguments.slices is None else parse_slices(arguments.slices, count)
-    corrected, notes = _corrected(arguments, volume, plane_along(volume.grid, axis), card)
+    corrected, notes = _corrected(arguments, volume, plane, card)
 
     loaded = time.monotonic()
     with console_progress() as progress:
@@ -200,7 +200,7 @@ def run(arguments: argparse.Namespace) -> int:
             model,
             card,
             backbone,
-            axis=axis,
+            axis=plane,
             slices=slices,
             roi=roi,
             intensity=intensity,
@@ -243,7 +243,7 @@ def run(arguments: argparse.Namespace) -> int:
         "output": str(arguments.output),
         "device": str(backbone.device),
         "precision": str(backbone.precision).removeprefix("torch."),
-        "axis": axis,
+        "axis": plane,
         "slices": result.slices_done,
         "corrected_slices": [] if corrected is None else list(corrected.slices),
         "cancelled": result.cancelled,

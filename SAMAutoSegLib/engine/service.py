@@ -8,7 +8,7 @@ import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from SAMAutoSegLib.engine.work_queue import WorkQueue
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
-from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along, plane_for
+from SAMAutoSegLib.images.slices import Plane, SliceStack, plane_for
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.segment.cleanup import CleanUp
@@ -181,9 +181,8 @@ class Service:
                 f"{loaded.backbone.name} is a plain SAM, which knows no structures: click, draw "
                 "boxes, or train it first"
             )
-        axis = cast(Axis, params.get("axis") or plane_for(volume.grid, loaded.card.plane))
-        axis = plane_along(volume.grid, axis)
-        corrected = _corrected(params, volume, axis)
+        plane = plane_for(volume.grid, loaded.card.plane, params.get("axis"))
+        corrected = _corrected(params, volume, plane)
         shape, reserved = volume.array.shape, {}
         reserved["labels"] = reserve_array(self._folder(), _label_type(loaded.card), shape)
         if params.get("uncertainty"):
@@ -212,7 +211,7 @@ class Service:
             except SAMAutoSegError:  # a full disk; there is room for the result
                 hidden.append(number)
                 return
-            self._channel.send("slice", request.id, number=number, axis=axis, array=shared)
+            self._channel.send("slice", request.id, number=number, axis=plane, array=shared)
 
         try:
             with between_layers(look_up):
@@ -221,7 +220,7 @@ class Service:
                     loaded.model,
                     loaded.card,
                     loaded.backbone,
-                    axis=axis,
+                    axis=plane,
                     slices=params.get("slices"),
                     roi=roi,
                     intensity=intensity,
@@ -237,7 +236,7 @@ class Service:
                 result.notes.append(
                     f"the disk is full: {len(hidden)} slices were not shown before the end"
                 )
-            return _segmented(result, reserved, axis, time.monotonic() - started)
+            return _segmented(result, reserved, plane, time.monotonic() - started)
         except BaseException:
             for shared in reserved.values():
                 Path(shared["file"]).unlink(missing_ok=True)
@@ -262,13 +261,13 @@ def _roi(ranges: list[list[int]], volume: Volume) -> Roi:
     return Roi.parse(text, volume.grid.size)
 
 
-def _corrected(params: dict[str, Any], volume: Volume, axis: Axis) -> CorrectedSlices | None:
+def _corrected(params: dict[str, Any], volume: Volume, plane: Plane) -> CorrectedSlices | None:
     slices = params.get("corrected_slices")
     if not slices:
         return None
     given = open_array(params["corrected"]) if "corrected" in params else np.zeros(0)
     labels = np.zeros(volume.array.shape, given.dtype)
-    stack = SliceStack(labels, volume.grid, axis)
+    stack = SliceStack(labels, volume.grid, plane)
     expected = (len(slices), *stack.slice_shape)
     if given.shape != expected or max(slices) >= len(stack):
         raise SAMAutoSegError(
@@ -297,7 +296,7 @@ def _label_type(card: ModelCard) -> np.dtype:
 
 
 def _segmented(
-    result: SegmentationResult, reserved: dict[str, ArrayFile], axis: str, seconds: float
+    result: SegmentationResult, reserved: dict[str, ArrayFile], plane: str, seconds: float
 ) -> Answer:
     if result.cancelled and not result.slices_done:
         raise Cancelled("cancelled before the first slice was done")
@@ -311,7 +310,7 @@ def _segmented(
     return {
         "labels": reserved["labels"],
         **doubts,
-        "axis": axis,
+        "axis": plane,
         "slices_done": result.slices_done,
         "notes": result.notes,
         "seconds": round(seconds, 3),

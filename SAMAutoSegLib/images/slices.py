@@ -127,8 +127,13 @@ def plane_along(grid: Grid, axis: Axis) -> Plane:
     return next(plane for plane in _PLANES if _NORMAL[plane] == patient_axis)
 
 
-def plane_for(grid: Grid, usual: Plane) -> Plane:
-    """The usual plane, but for an image that is one slice of another plane: then that."""
+def plane_for(grid: Grid, usual: Plane, asked: Axis | None = None) -> Plane:
+    """The plane that is asked for, see `plane_along`, else the usual one.
+
+    But for an image that is one slice of another plane: then that.
+    """
+    if asked:
+        return plane_along(grid, asked)
     only = plane_along(grid, "auto") if 1 in grid.size else usual
     across = _nearest_axes(grid.direction)[0][_NORMAL[usual]]
     return usual if grid.size[across] == 1 else only

@@ -15,7 +15,7 @@ from SAMAutoSegLib.device import choose_precision, is_out_of_memory
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
-from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_along, plane_for
+from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_for
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.calibration import temperature_of
 from SAMAutoSegLib.methods.training_set import as_classes
@@ -108,7 +108,7 @@ def segment_volume(
             corrected labels of another size, or not enough memory for a single slice on the CPU.
     """
     cleanup = cleanup or CleanUp()
-    plane = plane_along(volume.grid, axis) if axis else plane_for(volume.grid, card.plane)
+    plane = plane_for(volume.grid, card.plane, axis)
     gray = (intensity or card.intensity).apply(volume.array)
     whole = SliceStack(gray, volume.grid, plane)
     roi = roi or Roi(*((0, length) for length in volume.grid.size))

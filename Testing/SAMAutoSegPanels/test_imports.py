@@ -28,6 +28,7 @@ LIGHT = {
     "SAMAutoSegLib.images.structure",
     "SAMAutoSegLib.images.volume",
     "SAMAutoSegLib.methods.settings",
+    "SAMAutoSegLib.provenance",
     "SAMAutoSegLib.resources",
 }
 
