@@ -1,12 +1,13 @@
 """Loss and Dice as a plot of Slicer inside the panel."""
 
+import qt
 import slicer
 import vtk
 
 from SAMAutoSegPanels.Translation import _
 
-_LOSS = (0.45, 0.55, 0.65)
-_DICE = (0.92, 0.56, 0.13)
+_LOSS = qt.QColor(115, 140, 166)
+_DICE = qt.QColor(235, 143, 33)
 
 
 class CurvePlot:
@@ -21,6 +22,7 @@ class CurvePlot:
     def __init__(self, layout):
         self._layout = layout
         self._widget = None
+        self._legend = None
         self._nodes = {}
 
     def show_(self, curve):
@@ -46,6 +48,8 @@ class CurvePlot:
             self._widget.setParent(None)
             self._widget.deleteLater()
             self._widget = None
+            self._legend.deleteLater()
+            self._legend = None
 
     def _draw(self, kind, xs, ys):
         # VTK complains about lines with less than two points, even about invisible ones.
@@ -78,13 +82,13 @@ class CurvePlot:
             one.SetMarkerStyle(
                 markers.MarkerStyleCircle if kind == "dice" else markers.MarkerStyleNone
             )
-            one.SetColor(*color)
+            one.SetColor(color.redF(), color.greenF(), color.blueF())
         chart = self._add("vtkMRMLPlotChartNode", "chart", _("Training"))
         chart.SetXAxisTitle(_("Step"))
         chart.SetTitleVisibility(False)
-        chart.SetLegendVisibility(True)
+        # It would lie over the end of the curve, which tells most, so it stands above the view.
+        chart.SetLegendVisibility(False)
         # A panel is narrow; Slicer's own sizes are made for a whole view.
-        chart.SetLegendFontSize(9)
         chart.SetAxisTitleFontSize(9)
         chart.SetAxisLabelFontSize(9)
         view = self._add("vtkMRMLPlotViewNode", "view", "SAMAutoSeg")
@@ -93,6 +97,9 @@ class CurvePlot:
             self._widget = slicer.qMRMLPlotWidget()
             self._widget.setMRMLScene(slicer.mrmlScene)
             self._widget.plotController().visible = False
+            self._legend = qt.QLabel(_legend())
+            self._legend.textFormat = qt.Qt.RichText
+            self._layout.addWidget(self._legend)
             self._layout.addWidget(self._widget)
         self._widget.setMRMLPlotViewNode(view)
 
@@ -106,6 +113,14 @@ class CurvePlot:
             node.SetLayoutName("SAMAutoSeg")
         self._nodes[key] = slicer.mrmlScene.AddNode(node)
         return self._nodes[key]
+
+
+def _legend():
+    """What the colors mean, as rich text."""
+    meanings = ((_LOSS, _("Loss")), (_DICE, _("Held-out Dice")))
+    return " &nbsp; ".join(
+        f'<span style="color:{color.name()}">&#9644;</span> {title}' for color, title in meanings
+    )
 
 
 def _fill(tableNode, xs, ys):

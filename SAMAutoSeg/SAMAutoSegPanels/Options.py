@@ -66,6 +66,7 @@ class Method(Enum):
     AUTO_SAM = "auto-sam"
     SAM_SP = "sam-sp"
     WE_SAM = "we-sam"
+    HEATMAP = "heatmap"
     JOINT = "joint"
 
     def label(self):
@@ -74,6 +75,7 @@ class Method(Enum):
             Method.AUTO_SAM: _("AutoSAM, a head without prompt"),
             Method.SAM_SP: _("SAM-SP, prompts itself"),
             Method.WE_SAM: _("WeSAM, to a new scanner by rough paint"),
+            Method.HEATMAP: _("Heatmap, finds each of many"),
             Method.JOINT: _("Plain fine-tuning"),
         }[self]
 
