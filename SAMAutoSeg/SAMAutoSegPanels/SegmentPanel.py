@@ -6,7 +6,6 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.selection import parse_slices
 from SAMAutoSegPanels.Options import GrayLevels, SliceAxis
 from SAMAutoSegPanels.SceneOutput import SceneOutput
-from SAMAutoSegPanels.SegmentRegion import SegmentRegion
 from SAMAutoSegPanels.SegmentRun import SegmentRun
 from SAMAutoSegPanels.SegmentState import IDLE, SegmentFacts, segmentView
 from SAMAutoSegPanels.Translation import _
@@ -30,7 +29,6 @@ class SegmentPanel:
         self._editorOf = editorOf
         self._estimateFor = None
         self._devicesShown = None
-        self._region = SegmentRegion()
         self._optionsProblem = ""
         self.run = None
         ui.segmentButton.connect("clicked()", self.onSegmentButton)
@@ -114,11 +112,14 @@ class SegmentPanel:
         Raises:
             SAMAutoSegError: slices or region that do not fit the volume.
         """
+        from SAMAutoSegScene.SliceGeometry import roiOfNode
+
         node, request = self._session.parameterNode, {**self._session.loading}
         if node.slices.strip():
             request["slices"] = parse_slices(node.slices, len(_stackOf(volume, plane)))
         if node.roi is not None:
-            request["roi"] = self._region.ranges(node.roi, volume)
+            roi = roiOfNode(node.roi, volume)
+            request["roi"] = [list(roi.i), list(roi.j), list(roi.k)]
         if self.intensity(volume):
             request["intensity"] = self.intensity(volume)
         if node.precision.value:
