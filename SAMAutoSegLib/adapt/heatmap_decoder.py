@@ -66,7 +66,7 @@ class HeatmapDecoder(nn.Module):
         mask_decoder: Any,
         classes: int,
         prompt: PromptKind = "box",
-        least: float = 0.3,
+        least: float = 0.5,
         most: int = 64,
         overlap: float = 0.6,
     ) -> None:

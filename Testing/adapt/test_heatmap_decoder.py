@@ -58,19 +58,19 @@ def found(decoder: HeatmapDecoder) -> list[tuple[int, float]]:
 def test_of_masks_that_overlap_the_most_certain_one_is_kept(
     finder: Callable[..., HeatmapDecoder],
 ) -> None:
-    nearly_same = [(1, 4, 4, 4.0, 0.5), (1, 4, 6, 4.0, 0.6)]
-    apart = (1, 12, 12, 3.0, 0.4)
-    assert found(finder(*nearly_same, apart)) == [(1, 0.6), (1, 0.4)]
+    nearly_same = [(1, 4, 4, 4.0, 0.55), (1, 4, 6, 4.0, 0.6)]
+    apart = (1, 12, 12, 3.0, 0.52)
+    assert found(finder(*nearly_same, apart)) == [(1, 0.6), (1, 0.52)]
 
 
 def test_a_part_of_an_instance_is_not_another_one(finder: Callable[..., HeatmapDecoder]) -> None:
-    assert found(finder((1, 6, 6, 5.0, 0.6), (1, 6, 9, 1.5, 0.5))) == [(1, 0.6)]
+    assert found(finder((1, 6, 6, 5.0, 0.6), (1, 6, 9, 1.5, 0.55))) == [(1, 0.6)]
 
 
 def test_instances_of_different_structures_may_overlap(
     finder: Callable[..., HeatmapDecoder],
 ) -> None:
-    assert found(finder((1, 4, 4, 3.0, 0.5), (2, 4, 5, 3.0, 0.6))) == [(2, 0.6), (1, 0.5)]
+    assert found(finder((1, 4, 4, 3.0, 0.55), (2, 4, 5, 3.0, 0.6))) == [(2, 0.6), (1, 0.55)]
 
 
 def test_a_pixel_is_a_structures_where_one_of_its_masks_holds(
