@@ -22,10 +22,13 @@ class Prompter(Protocol):
 
     Attributes:
         kind: of the prompts that it knows best.
+        sure: expected Dice from which on a prediction is better than its answers on average.
     """
 
     @property
     def kind(self) -> PromptKind: ...
+    @property
+    def sure(self) -> float: ...
 
     def __call__(self, embedding: Tensor, prompts: SelfPrompts) -> tuple[Tensor, Tensor]: ...
 
@@ -35,6 +38,7 @@ class FrozenPrompter:
 
     # All that LiteMedSAM was trained with, and what every SAM was.
     kind: PromptKind = "box"
+    sure: float = 0.85
 
     def __init__(self, backbone: Backbone) -> None:
         self.backbone = backbone

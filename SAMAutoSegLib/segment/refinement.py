@@ -44,7 +44,8 @@ class Refinement:
         weight: of the prompted log-odds against those of the first pass, 0 to 1.
         padding: of the boxes, as a share of their width and height.
         sure: a structure whose first pass has at least this expected Dice is not prompted: there is
-            little to gain, and each prompt costs as much as the first pass; 1: all are.
+            little to gain, and each prompt costs as much as the first pass; 1: all are. By default
+            what the one that answers says, see `Prompter`.
         prompt: what of the prediction prompts the decoder; by default what it knows best: as in
             the training where a prompted pass was learned, else the box.
     """
@@ -53,7 +54,7 @@ class Refinement:
     keep: int | None = None
     weight: float = 0.35
     padding: float = 0.03
-    sure: float = 0.92
+    sure: float | None = None
     prompt: PromptKind | None = None
 
     def __post_init__(self) -> None:
@@ -65,7 +66,7 @@ class Refinement:
             )
         for name in ("weight", "padding", "sure"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
+            if value is not None and not 0 <= value <= 1:
                 raise SAMAutoSegError(f"refinement {name} {value:g}: expected 0 to 1")
         if self.prompt is not None and self.prompt not in get_args(PromptKind):
             raise SAMAutoSegError(
@@ -109,6 +110,7 @@ class LearnedPrompter:
     """The prompted pass that a model has learned."""
 
     model: AdaptedModel
+    sure: float = 0.92
 
     @property
     def kind(self) -> PromptKind:
@@ -151,13 +153,14 @@ def refine(
     """
     states, labels = [first], [first.max(0).indices]
     areas, shares = _areas(labels[0], len(first)), first.softmax(0)
+    sure = prompter.sure if how.sure is None else how.sure
     answers: dict[int, list[Tensor]] = {}
     trace = []
     for c in range(1, len(first)):
         begun: Decision = "first pass"
         if not areas[c]:
             begun = "nothing found, no prompt"
-        elif how.sure < 1 and _expected_dice(labels[0] == c, shares[c]) >= how.sure:
+        elif sure < 1 and _expected_dice(labels[0] == c, shares[c]) >= sure:
             begun = "sure, no prompt"
         else:
             answers[c] = []

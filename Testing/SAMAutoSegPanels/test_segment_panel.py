@@ -126,9 +126,7 @@ def test_progress_is_shown_by_this_panel_alone(
     told: list[int] = []
     played.session.changed.connect(lambda: told.append(1))
     looked: list[int] = []
-    monkeypatch.setattr(
-        SAMAutoSegScene.SliceGeometry, "roiOfNode", lambda *given: looked.append(1)
-    )
+    monkeypatch.setattr(SAMAutoSegScene.SliceGeometry, "roiOfNode", lambda *given: looked.append(1))
     played.panel.run._onProgress(0.5, "segmenting", 3.0)
     assert played.panel.facts.fraction == 0.5
     played.panel._ui.segmentProgressBar.setValue.assert_called()

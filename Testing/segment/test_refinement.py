@@ -38,16 +38,17 @@ class Answering:
     """A prompter that gives set masks, by class; remembers what it was asked."""
 
     kind: PromptKind = "box"
+    sure: float = 0.95
 
-    def __init__(self, *masks: np.ndarray | None, sure: float = 8.0) -> None:
-        self.masks, self.sure, self.asked = masks, sure, list[SelfPrompts]()
+    def __init__(self, *masks: np.ndarray | None, odds: float = 8.0) -> None:
+        self.masks, self.odds, self.asked = masks, odds, list[SelfPrompts]()
 
     def __call__(self, embedding: torch.Tensor, prompts: SelfPrompts):
         self.asked.append(prompts)
         given = [self.masks[c - 1] for c in prompts.classes.tolist()]
         assert all(mask is not None for mask in given)
         answers = torch.stack(
-            [torch.where(torch.from_numpy(m), self.sure, -self.sure) for m in given]
+            [torch.where(torch.from_numpy(m), self.odds, -self.odds) for m in given]
         )
         return answers, torch.full((len(given),), 0.9)
 
@@ -55,7 +56,7 @@ class Answering:
 EMBEDDING = torch.zeros(1, 256, 8, 8)
 
 
-def run(first: torch.Tensor, prompter, iterations: int = 2, sure: float = 1.0, **how):
+def run(first: torch.Tensor, prompter, iterations: int = 2, sure: float | None = 1.0, **how):
     return refine(first, EMBEDDING, prompter, SIDE, Refinement(iterations, sure=sure, **how))
 
 
@@ -73,7 +74,7 @@ def test_no_iteration_is_the_first_pass_itself() -> None:
 def test_log_odds_are_averaged_by_weight_where_no_other_class_changes() -> None:
     first = logits_of(disc(10, 10, 5), disc(25, 25, 3))
     answer = disc(12, 10, 5)
-    second = Answering(answer, disc(25, 25, 3), sure=3.0)
+    second = Answering(answer, disc(25, 25, 3), odds=3.0)
     with_one = run(first, second, iterations=1, keep=1, weight=0.25)[0]
     wanted = first.clone()
     for c, mask in ((1, answer), (2, disc(25, 25, 3))):
@@ -104,7 +105,7 @@ def test_only_structures_that_the_first_pass_is_not_sure_of_are_prompted() -> No
     first = logits_of(disc(10, 10, 5), disc(24, 24, 5), sure=8.0)
     first[2] *= 0.1
     prompter = Answering(None, disc(25, 24, 5))
-    chosen, trace = run(first, prompter, iterations=1, sure=0.95)
+    chosen, trace = run(first, prompter, iterations=1, sure=None)
     assert [prompts.classes.tolist() for prompts in prompter.asked] == [[2]]
     assert torch.equal(chosen[1], first[1])
     assert [(s.decision, s.kept) for s in trace if s.number == 1] == [("sure, no prompt", True)]
