@@ -55,6 +55,7 @@ def train_unet(
     classes: int,
     *,
     seed: int = 0,
+    batch: int = _BATCH,
     progress: Progress = silent,
 ) -> nn.Module:
     """MONAI's residual U-Net, trained from scratch.
@@ -64,6 +65,7 @@ def train_unet(
     Args:
         labeled: uint8 gray slices and their class numbers, of one size or several.
         classes: how many, with the background.
+        batch: slices per step.
     """
     torch.manual_seed(seed)
     net = UNet(2, 1, classes, _CHANNELS, (2,) * (len(_CHANNELS) - 1), num_res_units=2)
@@ -76,10 +78,10 @@ def train_unet(
     wanted = [_padded(reference, size)[None] for _, reference in labeled]
     rng = np.random.default_rng(seed)
     for step in range(_STEPS):
-        chosen = rng.choice(len(labeled), min(_BATCH, len(labeled)), replace=False)
-        batch = [augment({"image": shown[n], "label": wanted[n]}) for n in chosen]
-        logits = net(torch.stack([torch.as_tensor(sample["image"]) for sample in batch]))
-        labels = torch.stack([torch.as_tensor(sample["label"]) for sample in batch])
+        chosen = rng.choice(len(labeled), min(batch, len(labeled)), replace=False)
+        samples = [augment({"image": shown[n], "label": wanted[n]}) for n in chosen]
+        logits = net(torch.stack([torch.as_tensor(sample["image"]) for sample in samples]))
+        labels = torch.stack([torch.as_tensor(sample["label"]) for sample in samples])
         loss = loss_of(logits, labels.long())
         optimizer.zero_grad()
         loss.backward()

@@ -11,7 +11,8 @@ The test patients are the same in every run. For each seed the other patients ar
 first N are the labeled ones, so that a larger set holds the smaller ones, and every method learns
 from the same slices with the same budget. Nothing is chosen by the test patients. Dice is that of
 whole volumes, its mean over the test patients; "sd" is that of this mean over seeds. The U-Net
-(MONAI, from scratch) has its own schedule of 400 steps.
+(MONAI, from scratch) has its own schedule of 400 steps, and its own batch unless `--set` gives one.
+`auto-vit-tokens+pixels` and the like have the pixel branch beside the head, as much to say as that.
 """
 
 import argparse
@@ -29,6 +30,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from SAMAutoSegLib.cli.finetune import settings_of
 from SAMAutoSegLib.demo.run import BASE, machine
 from SAMAutoSegLib.demo.unet import train_unet, unet_classes
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -42,7 +44,6 @@ from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.auto_sam import AutoHead
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.registry import method_named
-from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
@@ -53,6 +54,7 @@ from SAMAutoSegLib.segment.volume import segment_volume
 VARIABLE = "SAMAUTOSEG_HIPPOCAMPUS"
 STRUCTURES = {"anterior": 1, "posterior": 2}
 UNET = "unet"
+PIXELS = "+pixels"
 HEADS = get_args(AutoHead)
 SPLIT_SEED = 2306
 NAME = "label-efficiency"
@@ -82,7 +84,7 @@ def main() -> None:
         folder, names = _patients(options.data)
         tests, pool = _split(names, options.test, max(options.volumes))
         for method in options.methods:
-            if method not in (*HEADS, UNET):
+            if method.removesuffix(PIXELS) not in (*HEADS, UNET):
                 method_named(method)
     except SAMAutoSegError as error:
         sys.exit(f"label_efficiency.py: error: {error}")
@@ -124,6 +126,9 @@ def _options() -> argparse.Namespace:
         help="heads of AutoSAM, training methods and unet (default: all of the paper's, and ours)",
     )
     parser.add_argument("--budget", default="standard", help="quick, standard or thorough")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="a setting of all methods"
+    )
     parser.add_argument("--recipe", help="of AutoSAM's heads: published")
     parser.add_argument("--every", type=int, default=1, help="label every N-th slice of a volume")
     parser.add_argument("--axis", default="sagittal")
@@ -199,6 +204,7 @@ def _train_and_test(
     options: argparse.Namespace,
 ) -> None:
     started = time.monotonic()
+    settings = _settings(run, options)
     if run.method == UNET:
         known = []
         for volume in labeled:
@@ -208,15 +214,16 @@ def _train_and_test(
                 SliceStack(classes, volume.image.grid, options.axis),
             )
             known += [(stacks[0].slice_at(n), stacks[1].slice_at(n)) for n in volume.slices]
-        net = train_unet(known, len(structures) + 1, seed=run.seed)
+        batch = {"batch": settings["batch"]} if "batch" in settings else {}
+        net = train_unet(known, len(structures) + 1, seed=run.seed, **batch)
     else:
         tuned = finetune(
             labeled,
             structures,
             backbone,
             plane=plane_along(labeled[0].image.grid, options.axis),
-            method="auto-sam" if run.method in HEADS else run.method,
-            settings=_settings(run, options),
+            method="auto-sam" if "head" in settings else run.method,
+            settings=settings,
             cache=cache,
         )
     run.seconds = round(time.monotonic() - started, 1)
@@ -231,12 +238,16 @@ def _train_and_test(
 
 
 def _settings(run: Run, options: argparse.Namespace) -> dict[str, Any]:
-    settings: dict[str, Any] = {"seed": run.seed}
-    if run.method in HEADS:
-        settings["head"] = run.method
+    given = argparse.Namespace(set=options.set, budget=options.budget, seed=run.seed)
+    settings = settings_of(given)
+    head = run.method.removesuffix(PIXELS)
+    if head in HEADS:
+        settings["head"] = head
         if options.recipe:  # says itself how long it takes
-            return settings | {"recipe": options.recipe}
-    return settings_for(options.budget) | settings
+            return {name: settings[name] for name in ("seed", "head")} | {"recipe": options.recipe}
+    if run.method.endswith(PIXELS):
+        settings |= {"pixel_steps": 1, "pixel_weight": 1.0}
+    return settings
 
 
 def _gray(image: Volume, axis: str) -> SliceStack:
