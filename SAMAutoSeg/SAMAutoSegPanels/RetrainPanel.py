@@ -330,6 +330,8 @@ class RetrainPanel:
     def _fillTable(self, rows):
         table = self._ui.scoresTable
         table.setRowCount(len(rows))
+        # Nothing to compare with where the model before was a plain SAM, or was never scored.
+        table.setColumnHidden(1, all(score.before is None for score in rows))
         for row, score in enumerate(rows):
             texts = [score.name, _dice(score.before), _dice(score.after)]
             for column, text in enumerate(texts):
