@@ -13,8 +13,8 @@ the hippocampus, all slices of the heart).
 refined with each. The seconds are CPU time of a slice, encoder included, the median over all tested
 slices; give OMP_NUM_THREADS=1, since CPU time counts every thread.
 
-The weight of the answers was chosen on the labeled slices of CT and MR, each left out in turn, and on
-patients 20 to 27 of the other two sets. When a first pass is sure was chosen on what is scored here.
+The weight of the answers was chosen on the labeled slices of CT and MR, each left out in turn, and
+on patients 20 to 27 of the other two sets. When a first pass is sure was chosen on what is scored.
 """
 
 import argparse
