@@ -90,7 +90,7 @@ class AutoSAMSettings(Settings):
                 "feature_dropout": 0.0,
                 "gradient_clip": 0.0,
                 "average": 0.0,
-                "patience": 0,
+                "patience": 0.0,
             }
         }
 

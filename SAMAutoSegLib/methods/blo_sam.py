@@ -92,7 +92,7 @@ class BLOSAMSettings(Settings):
             "views": 1,
             "feature_dropout": 0.0,
             "average": 0.0,
-            "patience": 0,
+            "patience": 0.0,
             "gradient_clip": 0.0,
             "count_absent": True,
             "pixel_steps": 0,

@@ -28,7 +28,8 @@ class Settings:
             the place of an organ is knowledge, 2 for slices of several.
         feature_dropout: share of the embedding's channels blanked at a step, against overfitting.
         average: decay of the exponential average of the weights that becomes the model; 0: none.
-        patience: stop after so many steps without a lower smoothed loss; 0: never.
+        patience: stop where the smoothed loss has not fallen for this share of all steps; 0: never.
+            A short pause says nothing while the learning rate is high.
         gradient_clip: longer gradients of a step are shortened to this length, because with few
             slices a batch a single one can be far out of line; 0: none is.
         pixel_steps: of the pixel branch for each of the weights, see `PixelBranch`; 0: no branch. A
@@ -50,7 +51,7 @@ class Settings:
     view_strength: float = 0.0
     feature_dropout: float = 0.2
     average: float = 0.95
-    patience: int = 100
+    patience: float = 0.5
     gradient_clip: float = 1.0
     count_absent: bool = False
     pixel_steps: int = 0
@@ -69,7 +70,7 @@ class Settings:
             ("view_strength", 0.0, 5.0),
             ("feature_dropout", 0.0, 0.9),
             ("average", 0.0, 0.9999),
-            ("patience", 0, 1_000_000),
+            ("patience", 0.0, 1.0),
             ("gradient_clip", 0.0, 1e6),
             ("pixel_steps", 0, 100),
             ("pixel_weight", 0.0, 10.0),

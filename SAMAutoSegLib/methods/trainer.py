@@ -197,7 +197,7 @@ class _Run:
 
     def why_stop(self) -> str:
         """Why to stop before the last step; empty to go on."""
-        patience = self.settings.patience
+        patience = round(self.settings.patience * self.settings.steps)
         if patience and self.state.step - self.state.best_step >= patience:
             return "no more gain"
         if isinstance(self.method, Guarded):

@@ -80,7 +80,7 @@ class WeSAMSettings(Settings):
     learning_rate: float = 2e-3
     weight_decay: float = 1e-4
     feature_dropout: float = 0.0
-    patience: int = 0
+    patience: float = 0.0
     learned: Learned = "all"
     encoder_blocks: int = 2
     strong: int = 1

@@ -160,7 +160,7 @@ def test_a_prompted_sam_needs_prompts_with_names(case: Case, capsys: Capture) ->
     [
         (("--lora-rank", "8"), "no --lora-rank"),
         (("--set", "views=4"), "setting views 4: expected 1"),
-        (("--set", "patience=4"), "setting patience 4: expected 0"),
+        (("--set", "patience=0.4"), "setting patience 0.4: expected 0.0"),
         (("--set", "average=0.5"), "setting average 0.5: expected 0.0"),
     ],
 )
