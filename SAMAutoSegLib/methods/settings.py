@@ -28,8 +28,8 @@ class Settings:
             the place of an organ is knowledge, 2 for slices of several.
         feature_dropout: share of the embedding's channels blanked at a step, against overfitting.
         average: decay of the exponential average of the weights that becomes the model; 0: none.
-        patience: stop where the smoothed loss has not fallen for this share of all steps; 0: never.
-            A short pause says nothing while the learning rate is high.
+        patience: stop where the smoothed loss has not fallen for this share of all steps, 30 at
+            least; 0: never. A short pause says nothing while the learning rate is high.
         gradient_clip: longer gradients of a step are shortened to this length, because with few
             slices a batch a single one can be far out of line; 0: none is.
         pixel_steps: of the pixel branch for each of the weights, see `PixelBranch`; 0: no branch. A

@@ -29,6 +29,9 @@ OnStep = Callable[[dict[str, float]], None]
 # The watched loss jumps from batch to batch: it is smoothed over about ten steps.
 _SMOOTHING = 0.9
 
+# In fewer steps the smoothed loss tells nothing, however short the training.
+_LEAST_PATIENCE = 30
+
 # A lower loss has to be lower by this share to count, or noise would postpone every stop.
 _LEAST_GAIN = 1e-3
 
@@ -197,8 +200,9 @@ class _Run:
 
     def why_stop(self) -> str:
         """Why to stop before the last step; empty to go on."""
-        patience = round(self.settings.patience * self.settings.steps)
-        if patience and self.state.step - self.state.best_step >= patience:
+        share = self.settings.patience
+        patience = max(_LEAST_PATIENCE, round(share * self.settings.steps))
+        if share and self.state.step - self.state.best_step >= patience:
             return "no more gain"
         if isinstance(self.method, Guarded):
             return self.method.stop_reason(self.state.history)

@@ -259,10 +259,11 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_weights(
 
 
 def test_no_gain_for_long_ends_the_training(scripted: Script) -> None:
-    losses = [3.0, 2.0] + [2.9] * 20
-    result, kept = scripted(losses, settings={"patience": 6 / 22})
-    assert (result.steps, result.best_step, result.stopped, kept) == (8, 2, "no more gain", 2.0)
-    assert scripted(losses)[0].steps == 22
+    losses = [3.0, 2.0] + [2.9] * 98
+    result, kept = scripted(losses, settings={"patience": 0.4})
+    assert (result.steps, result.best_step, result.stopped, kept) == (42, 2, "no more gain", 2.0)
+    assert scripted(losses)[0].steps == 100
+    assert scripted(losses[:40], settings={"patience": 0.1})[0].steps == 32
 
 
 def test_the_model_is_an_average_of_the_last_steps(scripted: Script) -> None:
