@@ -11,7 +11,7 @@ from SAMAutoSegPanels.SegmentState import IDLE, SegmentFacts, segmentView
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import asSentence
 
-# More than two changed little where it was measured, and each costs a pass of the decoder.
+# More than one changed little where it was measured, and each costs a pass of the decoder.
 REFINE_ITERATIONS = 1
 
 

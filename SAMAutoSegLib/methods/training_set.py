@@ -171,9 +171,9 @@ class _Encoder:
         )
         return feature.to(self.backbone.precision)
 
-    def stacked(self, features: Sequence[Tensor]) -> Tensor:
+    def stacked(self, features: list[Tensor]) -> Tensor:
         """Embeddings with the channels last in memory, as every step reads them."""
-        whole = torch.stack(list(features))
+        whole = torch.stack(features)
         return whole if self.blocks else whole.contiguous(memory_format=torch.channels_last)
 
     def target_of(self, reference: np.ndarray) -> Tensor:

@@ -144,14 +144,17 @@ def test_the_engine_gets_the_voxels_of_the_region_wherever_box_and_volume_are(
     assert asked() == [0, 3]
     played.region.SetCenter(0.0, 0.0, 4.0)
     assert asked() == [3, 6]
+    played.region.SetSize(20.0, 20.0, 1.0)
+    assert asked() == [4, 5]
     played.volume.SetOrigin(0.0, 0.0, 1.0)
-    assert asked() == [2, 5]
+    assert asked() == [3, 4]
     transform = played.mrml.AddNewNodeByClass("vtkMRMLLinearTransformNode")
     played.region.SetAndObserveTransformNodeID(transform.GetID())
+    assert asked() == [3, 4]
     up = vtk.vtkMatrix4x4()
     up.SetElement(2, 3, 2.0)
     transform.SetMatrixTransformToParent(up)
-    assert asked() == [4, 7]
+    assert asked() == [5, 6]
     played.region.SetSize(0.0, 1.0, 1.0)
     with pytest.raises(SAMAutoSegError, match="is empty"):
         asked()

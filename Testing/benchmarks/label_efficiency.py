@@ -56,6 +56,7 @@ STRUCTURES = {"anterior": 1, "posterior": 2}
 UNET = "unet"
 PIXELS = "+pixels"
 HEADS = get_args(AutoHead)
+WITH_PIXELS = tuple(head + PIXELS for head in HEADS)
 SPLIT_SEED = 2306
 NAME = "label-efficiency"
 
@@ -84,7 +85,7 @@ def main() -> None:
         folder, names = _patients(options.data)
         tests, pool = _split(names, options.test, max(options.volumes))
         for method in options.methods:
-            if method.removesuffix(PIXELS) not in (*HEADS, UNET):
+            if method not in (*HEADS, *WITH_PIXELS, UNET):
                 method_named(method)
     except SAMAutoSegError as error:
         sys.exit(f"label_efficiency.py: error: {error}")
@@ -245,7 +246,7 @@ def _settings(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         settings["head"] = head
         if options.recipe:  # says itself how long it takes
             return {name: settings[name] for name in ("seed", "head")} | {"recipe": options.recipe}
-    if run.method.endswith(PIXELS):
+    if run.method in WITH_PIXELS:
         settings |= {"pixel_steps": 1, "pixel_weight": 1.0}
     return settings
 
