@@ -174,8 +174,8 @@ def auto_sam(head: str) -> Callable[[Task], Segment]:
 
 
 def sam_sp(task: Task) -> Segment:
-    """SAM-SP, segmenting with up to two iterations; a gradient of it goes through both passes."""
-    return _trained(task, "sam-sp", {"steps": task.evaluations}, refinement=Refinement(2))
+    """SAM-SP, whose gradients go through both passes, segmenting with its second look."""
+    return _trained(task, "sam-sp", {"steps": task.evaluations}, refinement=Refinement())
 
 
 ORACLES: dict[str, Callable[[Task], Segment]] = {
