@@ -78,7 +78,9 @@ def registerSampleData():
 def _downloadAbdomenCT(source):
     from SAMAutoSegPanels.SampleImages import loadSample
 
-    return [loadSample("abdomen-ct", "AbdomenCT")]
+    with slicer.util.tryWithErrorDisplay(_("The sample could not be fetched."), waitCursor=False):
+        node = loadSample("abdomen-ct", "AbdomenCT", window=400, level=40)
+    return [] if node is None else [node]
 
 
 @parameterNodeWrapper
@@ -285,7 +287,7 @@ class SAMAutoSegLogic(ScriptedLoadableModuleLogic):
     def makeSession(self, requirementsFile):
         """What the panels share; starts nothing."""
         from SAMAutoSegPanels.Dependencies import Dependencies
-        from SAMAutoSegPanels.ModelCommands import ModelCommands
+        from SAMAutoSegPanels.LibraryCommands import LibraryCommands
         from SAMAutoSegPanels.ModelLibrary import ModelLibrary
         from SAMAutoSegPanels.QProcessTransport import QProcessTransport
         from SAMAutoSegPanels.Session import Session
@@ -299,7 +301,7 @@ class SAMAutoSegLogic(ScriptedLoadableModuleLogic):
         return Session(
             library,
             Dependencies(requirementsFile),
-            ModelCommands(QProcessTransport),
+            LibraryCommands(QProcessTransport),
             QProcessTransport,
             lambda do: qt.QTimer.singleShot(0, do),
         )

@@ -1,5 +1,6 @@
 """Progress of long steps: one callback type, told to a console or to nobody."""
 
+import json
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ Progress = Callable[[float, str], None]
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_DRAWINGS = 0.1
+_LEAST_JSON_STEP = 0.005
 
 
 def silent(fraction: float, message: str) -> None:
@@ -79,6 +81,24 @@ def console_progress(stream: TextIO | None = None) -> Iterator[Progress]:
             yield progress
         finally:
             close()
+
+
+@contextmanager
+def console_or_json_progress(as_json: bool) -> Iterator[Progress]:
+    """`console_progress`, or lines of JSON on standard output for a program that reads them."""
+    if not as_json:
+        with console_progress() as progress:
+            yield progress
+        return
+    last = -1.0
+
+    def told(fraction: float, message: str) -> None:
+        nonlocal last
+        if fraction - last >= _LEAST_JSON_STEP or fraction < last:
+            last = fraction
+            print(json.dumps({"fraction": fraction, "message": message}), flush=True)
+
+    yield told
 
 
 def _bar(console: TextIO) -> tuple[Progress, Callable[[], None]]:

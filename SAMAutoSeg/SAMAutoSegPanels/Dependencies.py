@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import tempfile
+from collections import deque
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from SAMAutoSegPanels.Translation import _
 
 _REQUESTER = "SAMAutoSeg"
 _TORCH = ">=2.4"
+
+# Of what pip says, for the reason of a failure and for the status bar.
+_PIP_LINES, _STATUS_LETTERS = 40, 120
 
 # Set while a restart is due; a restart of Slicer that did not bring the extension clears it.
 _PENDING = "SAMAutoSeg/RestartPendingInProcess"
@@ -53,29 +57,23 @@ class Dependencies:
         pending = qt.QSettings().value(_PENDING, "")
         return not self.hasExtension() and pending == str(os.getpid())
 
-    def install(self, step):
+    def install(self, step, onDone):
         """Do one step of the set-up; the user was asked before.
 
-        Raises:
-            SAMAutoSegError: it failed; the line says what to do.
+        ``onDone`` is told '' or why it failed and what to do. PyTorch takes minutes, and is
+        installed while Slicer goes on.
         """
         try:
-            {EXTENSION: self._installExtension, TORCH: self._installTorch}.get(
-                step, self._installPackages
-            )()
-        except SAMAutoSegError:
-            raise
+            if step == TORCH:
+                self._installTorch(onDone)
+                return
+            {EXTENSION: self._installExtension, PACKAGES: self._installPackages}[step]()
+        except SAMAutoSegError as error:
+            onDone(str(error))
         except Exception as error:
-            what = {
-                EXTENSION: _("the PyTorch extension"),
-                TORCH: "PyTorch",
-                PACKAGES: _("packages"),
-            }
-            raise SAMAutoSegError(
-                _("Installing {what} failed ({reason}). Check the internet connection.").format(
-                    what=what[step], reason=str(error).splitlines()[0] if str(error) else error
-                )
-            ) from error
+            onDone(_failed(step, str(error).partition("\n")[0] or type(error).__name__))
+        else:
+            onDone("")
 
     def versions(self):
         """Lines of the report: every package with its version."""
@@ -107,12 +105,37 @@ class Dependencies:
             )
         qt.QSettings().setValue(_PENDING, str(os.getpid()))
 
-    def _installTorch(self):
+    def _installTorch(self, onDone):
         import PyTorchUtils
 
-        logic = PyTorchUtils.PyTorchUtilsLogic()
-        if logic.installTorch(askConfirmation=False, torchVersionRequirement=_TORCH) is None:
-            raise SAMAutoSegError(_("PyTorch was not installed."))
+        logic = PyTorchUtils.PyTorchUtilsLogic
+        try:
+            # What its `installTorch` does, which would stop the interface until pip has ended.
+            arguments = logic._getPipInstallArguments(torchVersionRequirement=_TORCH)
+            logic._installLightTheTorch()
+        except AttributeError:
+            done = logic().installTorch(askConfirmation=False, torchVersionRequirement=_TORCH)
+            onDone("" if done is not None else _failed(TORCH, _("PyTorch was not installed")))
+            return
+        lines = deque(maxlen=_PIP_LINES)
+
+        def onLine(line):
+            print(line)
+            lines.append(line)
+            slicer.util.showStatusMessage(line.strip()[:_STATUS_LETTERS], 0)
+
+        def onCompleted(code):
+            slicer.util.showStatusMessage("")
+            importlib.invalidate_caches()
+            onDone(_failed(TORCH, _reasonIn(lines)) if code else "")
+
+        slicer.util.executePythonModule(
+            "light_the_torch",
+            arguments,
+            blocking=False,
+            logCallback=onLine,
+            completedCallback=onCompleted,
+        )
 
     def _installPackages(self):
         from slicer.packaging import load_requirements, pip_ensure
@@ -126,6 +149,19 @@ class Dependencies:
                 prompt_install=False,
                 requester=_REQUESTER,
             )
+
+
+def _failed(step, reason):
+    what = {EXTENSION: _("the PyTorch extension"), TORCH: "PyTorch", PACKAGES: _("packages")}
+    return _("Installing {what} failed ({reason}). Check the internet connection.").format(
+        what=what[step], reason=reason
+    )
+
+
+def _reasonIn(lines):
+    """The last line that pip calls an error, else the last one."""
+    errors = [line for line in lines if line.startswith("ERROR:")]
+    return (errors or list(lines) or [""])[-1].removeprefix("ERROR:").strip()
 
 
 def _installedOf(names):

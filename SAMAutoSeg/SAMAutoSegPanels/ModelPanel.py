@@ -32,7 +32,7 @@ class ModelPanel:
         ui.modelSelector.connect("activated(int)", self._onActivated)
         ui.loadModelButton.connect("clicked()", self.onLoad)
         ui.cancelDownloadButton.connect("clicked()", self._onCancel)
-        session.models.onProgress = self._onProgress
+        session.commands.onProgress = self._onProgress
         session.changed.connect(self.refresh)
 
     def refresh(self):
@@ -66,7 +66,7 @@ class ModelPanel:
         ui.modelSummaryLabel.text = self._summary(chosen, entries)
         ui.modelMessageLabel.text = self._message
         ui.modelMessageLabel.visible = bool(self._message)
-        free = not session.models.running
+        free = not session.commands.running
         ui.loadModelButton.enabled = ui.downloadModelButton.enabled = free and session.ready
 
     def _summary(self, chosen, entries):
@@ -120,7 +120,7 @@ class ModelPanel:
             self._session.changed.emit()
 
         self._message = ""
-        self._session.models.fetch(entry, onDone, folder)
+        self._session.commands.fetch(entry, onDone, folder)
         self._session.changed.emit()
 
     def onLoad(self):
@@ -141,11 +141,11 @@ class ModelPanel:
             self._session.changed.emit()
 
         self._message = ""
-        self._session.models.add(path, onDone)
+        self._session.commands.add(path, onDone)
         self._session.changed.emit()
 
     def _onCancel(self):
-        self._session.models.cancel()
+        self._session.commands.cancel()
         self._session.changed.emit()
 
     def _onProgress(self, fraction, message):

@@ -69,7 +69,7 @@ class SelfTest:
         case.assertTrue(session.ready, self.ui.setUpLabel.text)
         if not session.library.hasDefaultBackbone():
             self.widget.modelPanel.download(session.library.defaultBackbone)
-            self.wait(lambda: not session.models.running, 600, "the download of LiteMedSAM")
+            self.wait(lambda: not session.commands.running, 600, "the download of LiteMedSAM")
             case.assertTrue(session.library.hasDefaultBackbone(), self.ui.modelMessageLabel.text)
         session.startEngine()
         self.wait(lambda: session.client.state == "ready", 120, "the engine")

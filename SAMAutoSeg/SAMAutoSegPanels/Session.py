@@ -16,7 +16,7 @@ class Session:
     Args:
         library: a `ModelLibrary`.
         dependencies: finds and installs packages.
-        models: a `ModelCommands`.
+        commands: a `LibraryCommands`.
         makeTransport: makes a transport of the engine's process.
         later: calls a function once the event loop has drawn and answered.
 
@@ -29,10 +29,10 @@ class Session:
         parameterNode: the wrapped one of the scene; None while the scene is closed.
     """
 
-    def __init__(self, library, dependencies, models, makeTransport, later):
+    def __init__(self, library, dependencies, commands, makeTransport, later):
         self.library = library
         self.dependencies = dependencies
-        self.models = models
+        self.commands = commands
         self.later = later
         self.changed = Signal()
         self.found = {}
@@ -91,7 +91,7 @@ class Session:
 
     def stop(self):
         """End the processes; the session can be used again."""
-        self.models.cancel()
+        self.commands.cancel()
         self.volumes.forget()
         self.client.stop()
 

@@ -7,7 +7,6 @@ import qt
 import slicer
 
 from SAMAutoSegLib import __version__
-from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels import SetUpState
 from SAMAutoSegPanels.SetUpState import SetUpFacts
 from SAMAutoSegPanels.Translation import _
@@ -116,16 +115,20 @@ class SetUpPanel:
         self._busyWith = steps[0]
         self._session.changed.emit()
         if steps[0] == SetUpState.WEIGHTS:
-            self._session.models.fetch(self._session.library.defaultBackbone, self._onFetched)
+            self._session.commands.fetch(self._session.library.defaultBackbone, self._onFetched)
         else:
-            # Later, so that the line is drawn before the interface has to wait for pip.
+            # Later, so that the line is drawn before the interface has to wait for the extension.
             self._session.later(lambda: self._install(steps[0]))
 
     def _install(self, step):
-        try:
-            self._session.dependencies.install(step)
-        except SAMAutoSegError as error:
-            self._fail(str(error))
+        def onDone(failure):
+            self._onInstalled(step, failure)
+
+        self._session.dependencies.install(step, onDone)
+
+    def _onInstalled(self, step, failure):
+        if failure:
+            self._fail(failure)
             return
         self._busyWith = ""
         self.look()

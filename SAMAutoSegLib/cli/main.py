@@ -18,6 +18,7 @@ _COMMANDS = {
     "evaluate": "score a segmentation against a reference",
     "models": "list, inspect, fetch and remove models",
     "convert": "take over a model of BLO-SAM, MetaTune or SAMed",
+    "sample": "fetch a public CT to try the others on",
     "demo": "run the whole loop on a public CT",
 }
 

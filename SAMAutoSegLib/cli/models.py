@@ -3,16 +3,13 @@
 import argparse
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.progress import Progress, console_progress
+from SAMAutoSegLib.progress import Progress, console_or_json_progress
 
 _BLOCK_BYTES = 1 << 20
-_TOLD_EVERY = 0.005
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
@@ -155,7 +152,7 @@ def _fetch(arguments: argparse.Namespace) -> None:
     entries = [catalog.get(name) for name in arguments.name]
     paths = {}
     for entry in entries:
-        with _progress(arguments) as progress:
+        with console_or_json_progress(arguments.json) as progress:
             paths[entry.name] = fetch_model(entry, arguments.from_folder, progress)
         if not arguments.json:
             print(f"{entry.name}: {paths[entry.name]}")
@@ -180,7 +177,10 @@ def _add(arguments: argparse.Namespace) -> None:
             f"the model folder has another {target.name}: rename {arguments.file} first"
         )
     if not target.exists():
-        with _progress(arguments) as progress, replace_when_complete(target) as temporary:
+        with (
+            console_or_json_progress(arguments.json) as progress,
+            replace_when_complete(target) as temporary,
+        ):
             _copy(arguments.file, temporary, progress)
     if arguments.json:
         print(json.dumps({**about, "path": str(target)}))
@@ -209,23 +209,6 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
         while block := stream.read(_BLOCK_BYTES):
             copy.write(block)
             progress(min(copy.tell() / size, 1.0), f"copying {source.name}")
-
-
-@contextmanager
-def _progress(arguments: argparse.Namespace) -> Iterator[Progress]:
-    if not arguments.json:
-        with console_progress() as progress:
-            yield progress
-        return
-    last = -1.0
-
-    def told(fraction: float, message: str) -> None:
-        nonlocal last
-        if fraction - last >= _TOLD_EVERY or fraction < last:
-            last = fraction
-            print(json.dumps({"fraction": fraction, "message": message}), flush=True)
-
-    yield told
 
 
 def _remove(arguments: argparse.Namespace) -> None:

@@ -168,7 +168,7 @@ def _unreachable(url: str, reason: object) -> str:
         )
     return (
         f"{urlsplit(url).hostname} cannot be reached ({reason}); check the network and the proxy"
-        " (HTTPS_PROXY), or take the file from a folder: samautoseg models fetch --from-folder"
+        " (HTTPS_PROXY), or take the file from a folder ('samautoseg models fetch --from-folder')"
     )
 
 

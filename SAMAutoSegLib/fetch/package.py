@@ -169,8 +169,8 @@ def _why_pip_failed(text: str) -> str:
     if "connection broken" in text or "from versions: none" in text:
         return (
             "the package index cannot be reached or does not have it; check the network and the"
-            " proxy (HTTPS_PROXY), or take the files from a folder: samautoseg models fetch"
-            " --from-folder"
+            " proxy (HTTPS_PROXY), or take the files from a folder ('samautoseg models fetch' and"
+            " 'samautoseg sample' have --from-folder)"
         )
     if "No space left on device" in text:
         return f"the disk of {user_cache_dir()} is full; free some space"

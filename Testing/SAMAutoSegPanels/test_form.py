@@ -39,6 +39,7 @@ OF_OBJECTS = {
     "readyReadStandardError()",
     "finished(int,QProcess::ExitStatus)",
     "errorOccurred(QProcess::ProcessError)",
+    "canceled()",  # QProgressDialog
     "aboutToQuit()",  # QCoreApplication
     "startupCompleted()",  # qSlicerApplication
     "layoutChanged(int)",  # qMRMLLayoutManager

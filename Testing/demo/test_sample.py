@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from SAMAutoSegLib.cli.main import main
 from SAMAutoSegLib.demo import sample
 from SAMAutoSegLib.demo.sample import fetch_sample
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -41,6 +42,21 @@ def test_a_sample_comes_from_a_folder_and_is_then_found_without_it(tmp_path: Pat
     assert fetched.labels.read_text() == "labels"
     assert fetched.remark == "Made up."
     assert fetch_sample("tiny") == fetched
+
+
+@pytest.mark.usefixtures("listed")
+def test_the_command_tells_people_and_programs_where_the_files_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for role in ("image", "labels"):
+        (tmp_path / f"{role}.nii.gz").write_text(role)
+    assert main(["sample", "tiny", "--from-folder", str(tmp_path), "--json"]) == 0
+    reply = json.loads(capsys.readouterr().out)
+    assert Path(reply["image"]).read_text() == "image"
+    assert Path(reply["labels"]).read_text() == "labels"
+    assert main(["sample", "tiny"]) == 0
+    told = capsys.readouterr().out
+    assert reply["image"] in told and "CC0-1.0" in told and "Made up." in told
 
 
 def test_an_unknown_sample_is_named_with_those_there_are() -> None:

@@ -1,4 +1,4 @@
-"""Downloads and copies of models, each in a process of its own."""
+"""Downloads and copies, each in a process of its own."""
 
 import json
 
@@ -20,8 +20,8 @@ runpy.run_module("SAMAutoSegLib", run_name="__main__", alter_sys=True)
 """
 
 
-class ModelCommands:
-    """Runs ``samautoseg models ...``, one command at a time.
+class LibraryCommands:
+    """Runs commands of ``samautoseg``, one at a time.
 
     Args:
         makeTransport: makes a transport for a command.
@@ -44,14 +44,18 @@ class ModelCommands:
 
         What was downloaded before a cancel or a failure is not downloaded again.
         """
-        given = ["fetch", entry["name"], "--json"]
+        given = ["models", "fetch", entry["name"], "--json"]
         if folder is not None:
             given += ["--from-folder", str(folder)]
         self._run(given, lambda failure, result: onDone(failure))
 
     def add(self, path, onDone):
         """Copy a weights file; ``onDone`` is told '' or why it failed, and the reply."""
-        self._run(["add", str(path), "--json"], onDone)
+        self._run(["models", "add", str(path), "--json"], onDone)
+
+    def fetchSample(self, name, onDone):
+        """Bring a sample image; ``onDone`` is told '' or why it failed, and the reply."""
+        self._run(["sample", name, "--json"], onDone)
 
     def cancel(self):
         transport, self._transport = self._transport, None
@@ -64,7 +68,7 @@ class ModelCommands:
             onDone(_("Another download or copy is under way: wait, or cancel it."), {})
             return
         lines = []
-        command = [pythonExecutable(), "-u", "-c", _UNTIL_LET_GO, "models", *given]
+        command = [pythonExecutable(), "-u", "-c", _UNTIL_LET_GO, *given]
         transport = self._transport = self._makeTransport(command)
 
         def onLine(line):

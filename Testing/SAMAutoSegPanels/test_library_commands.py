@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from SAMAutoSegPanels.ModelCommands import ModelCommands
+from SAMAutoSegPanels.LibraryCommands import LibraryCommands
 
 ENTRY = {"name": "lite-medsam"}
 
@@ -34,16 +34,27 @@ def started() -> list[Transport]:
 
 
 @pytest.fixture
-def commands(started: list[Transport]) -> ModelCommands:
+def commands(started: list[Transport]) -> LibraryCommands:
     def make(command: list[str]) -> Transport:
         started.append(Transport(command))
         return started[-1]
 
-    return ModelCommands(make)
+    return LibraryCommands(make)
+
+
+def test_a_sample_is_fetched_with_its_paths(
+    commands: LibraryCommands, started: list[Transport]
+) -> None:
+    ended: list[Any] = []
+    commands.fetchSample("abdomen-ct", lambda failure, reply: ended.append((failure, reply)))
+    assert started[0].command[-3:] == ["sample", "abdomen-ct", "--json"]
+    started[0].on_line(json.dumps({"image": "ct.nii.gz"}))
+    started[0].on_finished(0, "")
+    assert ended == [("", {"image": "ct.nii.gz"})]
 
 
 def test_a_download_tells_its_progress_and_its_end(
-    commands: ModelCommands, started: list[Transport]
+    commands: LibraryCommands, started: list[Transport]
 ) -> None:
     progress: list[Any] = []
     ended: list[str] = []
@@ -58,7 +69,7 @@ def test_a_download_tells_its_progress_and_its_end(
 
 
 def test_a_failure_is_the_last_line_without_the_program_s_name(
-    commands: ModelCommands, started: list[Transport]
+    commands: LibraryCommands, started: list[Transport]
 ) -> None:
     ended: list[str] = []
     commands.fetch(ENTRY, ended.append, folder="/usb")
@@ -67,7 +78,7 @@ def test_a_failure_is_the_last_line_without_the_program_s_name(
     assert ended == ["no internet; try again"]
 
 
-def test_what_was_added_is_described(commands: ModelCommands, started: list[Transport]) -> None:
+def test_what_was_added_is_described(commands: LibraryCommands, started: list[Transport]) -> None:
     ended: list[Any] = []
     commands.add("/usb/x.pth", lambda failure, about: ended.append((failure, about)))
     for line in json.dumps({"path": "/models/x.pth"}, indent=1).splitlines():
@@ -77,7 +88,7 @@ def test_what_was_added_is_described(commands: ModelCommands, started: list[Tran
 
 
 def test_a_second_command_is_refused_until_the_first_has_ended(
-    commands: ModelCommands, started: list[Transport]
+    commands: LibraryCommands, started: list[Transport]
 ) -> None:
     ended: list[str] = []
     commands.fetch(ENTRY, lambda failure: None)
@@ -86,7 +97,7 @@ def test_a_second_command_is_refused_until_the_first_has_ended(
 
 
 def test_a_cancel_ends_the_command_and_frees_the_way(
-    commands: ModelCommands, started: list[Transport]
+    commands: LibraryCommands, started: list[Transport]
 ) -> None:
     commands.fetch(ENTRY, lambda failure: None)
     commands.cancel()
@@ -100,7 +111,7 @@ subprocess.Popen(sys.argv[1:]).wait()
 
 
 def test_a_command_ends_with_the_launcher_that_started_it(
-    commands: ModelCommands, started: list[Transport], tmp_path: Path
+    commands: LibraryCommands, started: list[Transport], tmp_path: Path
 ) -> None:
     package = tmp_path / "SAMAutoSegLib"
     package.mkdir()
