@@ -53,6 +53,7 @@ class CorrectPanel:
         self._lookTimer = _timer(20, self._look)
         self._viewTimer = _timer(60, self._onViewsChanged)
         self._prepareTimer = _timer(250, self._prepare)
+        self._beginTimer = _timer(0, self._beginSegmentation)
 
         ui.correctCollapsibleButton.connect("contentsCollapsed(bool)", self._onCollapsed)
         ui.nextToCheckButton.connect("clicked()", self.nextToCheck)
@@ -88,6 +89,21 @@ class CorrectPanel:
             self._viewTimer.start()
         self.editor.refresh()
         self._refreshButtons()
+        self._beginTimer.start()
+
+    def _beginSegmentation(self):
+        """As in Slicer's Segment Editor: who opens it with a volume has one to add segments to."""
+        from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
+
+        isOpen = self._entered and not self._ui.correctCollapsibleButton.collapsed
+        if not isOpen or self.volumeNode is None or self.segmentationNode is not None:
+            return
+        try:
+            node = prepareSegmentation(self.volumeNode, []).node
+        except SAMAutoSegError:
+            return  # a volume that cannot be read; the Segment section says why
+        self._session.parameterNode.outputSegmentation = node
+        self._session.changed.emit()
 
     def _refreshButtons(self):
         ui, ledger, number = self._ui, self._ledgers.ledger, self._current
@@ -222,6 +238,7 @@ class CorrectPanel:
         if not collapsed:
             self.editor.ensure()
             self._prepareTimer.start()
+            self._beginTimer.start()
 
     # Life
 
@@ -235,6 +252,7 @@ class CorrectPanel:
             self.editor.ensure()
         self.editor.enter()
         self._viewTimer.start()
+        self._beginTimer.start()
 
     def exit(self):
         if not self._entered:
@@ -259,7 +277,7 @@ class CorrectPanel:
 
     def cleanup(self):
         self.exit()
-        for timer in (self._lookTimer, self._viewTimer, self._prepareTimer):
+        for timer in (self._lookTimer, self._viewTimer, self._prepareTimer, self._beginTimer):
             timer.stop()
         self._ledgers.changed.disconnectAll()
         self._ledgers.close()

@@ -85,6 +85,10 @@ class SelfTest:
     def correct(self):
         case, panel = self.case, self.widget.correctPanel
         self.ui.correctCollapsibleButton.collapsed = False
+        self.wait(lambda: panel.segmentationNode is not None, 5, "a segmentation to begin with")
+        add = slicer.util.findChild(panel.editor.widget, "AddSegmentButton")
+        self.wait(lambda: add.enabled, 5, "the Add button")
+        add.click()
         self.ui.boxButton.click()
         for number in _SLICES:
             panel.goTo(number) if panel.segmentationNode else _jump(self.volume, number)
