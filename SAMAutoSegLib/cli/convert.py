@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert, write, tell what was found."""
     from SAMAutoSegLib.adapt.adapted_file import save_adapted
-    from SAMAutoSegLib.adapt.imported import import_adapted
+    from SAMAutoSegLib.adapt.foreign_checkpoint import import_adapted
     from SAMAutoSegLib.files import require_apart, require_writable
     from SAMAutoSegLib.images.intensity import Intensity
 

@@ -16,10 +16,10 @@ from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.images.weak_labels import WeakLabels, check_weak_labels
-from SAMAutoSegLib.methods.degraded import degraded
-from SAMAutoSegLib.methods.evidence import Evidence, gather_evidence
+from SAMAutoSegLib.methods.strong_views import degraded
 from SAMAutoSegLib.methods.training_set import check_slices, low_res_planes
 from SAMAutoSegLib.methods.views import random_motion
+from SAMAutoSegLib.methods.weak_evidence import Evidence, gather_evidence
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images

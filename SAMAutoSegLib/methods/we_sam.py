@@ -25,7 +25,6 @@ from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.methods.evidence import corrected, pseudo_labels
 from SAMAutoSegLib.methods.losses import IGNORED, as_precision, mean_dice
 from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw
 from SAMAutoSegLib.methods.settings import Settings, require_between, require_one_of
@@ -36,6 +35,7 @@ from SAMAutoSegLib.methods.we_sam_losses import (
     focal_loss,
     prototypes,
 )
+from SAMAutoSegLib.methods.weak_evidence import corrected, pseudo_labels
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.encoder_tail import tunable_blocks
 

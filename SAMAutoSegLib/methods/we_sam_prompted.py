@@ -23,9 +23,9 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.weak_labels import Hint
-from SAMAutoSegLib.methods.degraded import degraded
 from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw
 from SAMAutoSegLib.methods.settings import make_settings
+from SAMAutoSegLib.methods.strong_views import degraded
 from SAMAutoSegLib.methods.training_set import check_slices, low_res_planes
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 from SAMAutoSegLib.methods.we_sam import Learned, WeSAMSettings, blocks_to_adapt, drift

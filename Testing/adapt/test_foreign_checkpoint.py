@@ -1,6 +1,6 @@
 """Files of BLO-SAM, MetaTune and SAMed give the logits that those programs give.
 
-`imported_reference.json` holds, for each layout, the names and shapes of the tensors in a file that
+`foreign_checkpoint_reference.json` holds, for each layout, the names and shapes of the tensors in a file that
 the program itself wrote for a tiny SAM, and logits [3, 32, 32] of its forward pass, every fourth
 row and column. The values of all tensors come from `filled`, on either side.
 """
@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_file import load_adapted, read_card, save_adapted
-from SAMAutoSegLib.adapt.imported import import_adapted
+from SAMAutoSegLib.adapt.foreign_checkpoint import import_adapted
 from SAMAutoSegLib.cli.main import main
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 
-REFERENCE = json.loads((Path(__file__).parent / "imported_reference.json").read_text())
+REFERENCE = json.loads((Path(__file__).parent / "foreign_checkpoint_reference.json").read_text())
 LAYOUTS = list(REFERENCE)
 INTENSITY = Intensity("window", 0, 255)
 ATTENTIONS = {

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from SAMAutoSegLib.methods.degraded import degraded
+from SAMAutoSegLib.methods.strong_views import degraded
 
 Picture = Callable[..., np.ndarray]
 
