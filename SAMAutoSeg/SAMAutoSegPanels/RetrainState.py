@@ -200,8 +200,10 @@ class ScoreRow:
 
     @property
     def change(self):
-        """'better', 'worse' or '': differences below 0.005 are none."""
+        """'better', 'worse' or '': differences below 0.005, or that two digits hide, are none."""
         if self.before is None or self.after is None or abs(self.after - self.before) < 0.005:
+            return ""
+        if f"{self.before:.2f}" == f"{self.after:.2f}":
             return ""
         return "better" if self.after > self.before else "worse"
 

@@ -167,6 +167,9 @@ def test_the_verdict_is_honest() -> None:
     better = verdict(scoreRows({"liver": 0.8}, {"liver": 0.9}))
     assert better == "Better: Dice 0.80 before, 0.90 now, on slices that trained nothing."
     assert verdict(scoreRows({"liver": 0.9}, {"liver": 0.8})).startswith("Worse")
+    # 0.95 before, 0.95 now: nobody would understand "better".
+    assert verdict(scoreRows({"liver": 0.946}, {"liver": 0.954})).startswith("About the same")
+    assert verdict(scoreRows({"liver": 0.944}, {"liver": 0.946})).startswith("About the same")
     assert verdict(scoreRows({"liver": 0.9}, {"liver": 0.902})).startswith("About the same")
     assert "too few slices" in verdict([])
     assert verdict(scoreRows({}, {"liver": 0.9})) == (
