@@ -1,8 +1,8 @@
 """Files of BLO-SAM, MetaTune and SAMed give the logits that those programs give.
 
-`foreign_checkpoint_reference.json` holds, for each layout, the names and shapes of the tensors in a file that
-the program itself wrote for a tiny SAM, and logits [3, 32, 32] of its forward pass, every fourth
-row and column. The values of all tensors come from `filled`, on either side.
+`foreign_checkpoint_reference.json` holds, for each layout, the names and shapes of the tensors in a
+file that the program itself wrote for a tiny SAM, and logits [3, 32, 32] of its forward pass, every
+fourth row and column. The values of all tensors come from `filled`, on either side.
 """
 
 import json
