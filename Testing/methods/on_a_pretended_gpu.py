@@ -1,7 +1,8 @@
 """All of it on a GPU that is pretended: what was left on the CPU, or forgot to come back, fails.
 
 Real GPUs are rare where tests run. Here every tensor "on the GPU" wraps one on the CPU; an
-operation on tensors of both places, or NumPy looking into one, is refused as CUDA refuses it.
+operation on tensors of both places, or NumPy looking into one, is refused as CUDA refuses it, and
+float64 as MPS does.
 """
 
 from collections.abc import Callable, Iterator
@@ -51,6 +52,8 @@ class OnGPU(torch.Tensor):
 
     @staticmethod
     def __new__(cls, inner: torch.Tensor) -> "OnGPU":
+        if inner.dtype == torch.float64:
+            raise TypeError("MPS has no float64")
         wrapper = torch.Tensor._make_wrapper_subclass(
             cls,
             inner.shape,
