@@ -3,24 +3,23 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from SAMAutoSegLib.cli.given_training import (
+    DEFAULT_BASE,
+    checkpoint_of,
+    settings_of,
+    started_from,
+)
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods.registry import method_named, method_names
 
 if TYPE_CHECKING:
-    from SAMAutoSegLib.adapt.adapted_file import ModelCard
-    from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
     from SAMAutoSegLib.images.structure import Structure
     from SAMAutoSegLib.images.volume import Volume
     from SAMAutoSegLib.methods.outcome import FineTuned
-    from SAMAutoSegLib.sam.backbone import Backbone
 
     Pair = tuple[Volume, Volume]
-
-CHECKPOINT_SUFFIX = ".training"
-
-_BASE = "lite-medsam"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,10 +82,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument(
         "--base",
-        default=_BASE,
+        default=DEFAULT_BASE,
         metavar="NAME|FILE",
         help="the SAM to adapt: a name of 'samautoseg models list', or a file"
-        f" (default: {_BASE}, or that of --start)",
+        f" (default: {DEFAULT_BASE}, or that of --start)",
     )
     how.add_argument("--side", type=int, help="input side of a ViT: 448, 672, 896 or 1024")
     how.add_argument(
@@ -195,26 +194,6 @@ def run(arguments: argparse.Namespace) -> int:
     return _finish(tuned, checkpoint, arguments)
 
 
-def started_from(arguments: argparse.Namespace) -> "tuple[AdaptedModel, ModelCard, Backbone]":
-    """The model of --start with its card and backbone.
-
-    Raises:
-        SAMAutoSegError: as `load_adapted`, or --side is given.
-    """
-    from SAMAutoSegLib.adapt.adapted_file import load_adapted
-
-    if arguments.side is not None:
-        raise SAMAutoSegError("--side is that of the model given by --start: leave it out")
-    base = None if arguments.base == _BASE else arguments.base
-    return load_adapted(arguments.start, base=base, device=arguments.device)
-
-
-def checkpoint_of(arguments: argparse.Namespace) -> Path:
-    """Where an interrupted training is kept."""
-    output: Path = arguments.output
-    return output.with_name(output.name + CHECKPOINT_SUFFIX)
-
-
 def _finish(tuned: "FineTuned", checkpoint: Path, arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.adapt.adapted_file import save_adapted
     from SAMAutoSegLib.evaluate.figures import training_curve_png
@@ -232,24 +211,6 @@ def _finish(tuned: "FineTuned", checkpoint: Path, arguments: argparse.Namespace)
             f"{further}"
         )
     return 0
-
-
-def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings of --set, --seed and --budget."""
-    from SAMAutoSegLib.methods.settings import with_budget
-
-    settings: dict[str, Any] = {}
-    if arguments.seed is not None:
-        settings["seed"] = arguments.seed
-    for text in arguments.set:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise SAMAutoSegError(f"--set {text}: expected NAME=VALUE")
-        try:
-            settings[name.strip()] = json.loads(value)
-        except json.JSONDecodeError:
-            settings[name.strip()] = value.strip()
-    return with_budget(arguments.budget, settings)
 
 
 def _adaptation(arguments: argparse.Namespace) -> dict[str, int]:

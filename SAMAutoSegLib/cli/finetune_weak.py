@@ -29,7 +29,7 @@ def adapted_by(arguments: argparse.Namespace, settings: dict[str, Any]) -> "tupl
     """
     _check(arguments)
     from SAMAutoSegLib.adapt.adapted_file import read_card
-    from SAMAutoSegLib.cli.finetune import checkpoint_of, started_from
+    from SAMAutoSegLib.cli.given_training import checkpoint_of, started_from
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.methods.adapt_source import adapt_source

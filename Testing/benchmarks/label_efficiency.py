@@ -30,7 +30,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from SAMAutoSegLib.cli.finetune import settings_of
+from SAMAutoSegLib.cli.given_training import settings_of
 from SAMAutoSegLib.demo.run import BASE, machine
 from SAMAutoSegLib.demo.unet import train_unet, unet_classes
 from SAMAutoSegLib.errors import SAMAutoSegError

@@ -1,0 +1,55 @@
+"""What ``samautoseg finetune`` was given of the training itself, with labels or without."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+if TYPE_CHECKING:
+    from SAMAutoSegLib.adapt.adapted_file import ModelCard
+    from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+    from SAMAutoSegLib.sam.backbone import Backbone
+
+DEFAULT_BASE = "lite-medsam"
+
+_CHECKPOINT_SUFFIX = ".training"
+
+
+def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The settings of --set, --seed and --budget."""
+    from SAMAutoSegLib.methods.settings import with_budget
+
+    settings: dict[str, Any] = {}
+    if arguments.seed is not None:
+        settings["seed"] = arguments.seed
+    for text in arguments.set:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SAMAutoSegError(f"--set {text}: expected NAME=VALUE")
+        try:
+            settings[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name.strip()] = value.strip()
+    return with_budget(arguments.budget, settings)
+
+
+def started_from(arguments: argparse.Namespace) -> "tuple[AdaptedModel, ModelCard, Backbone]":
+    """The model of --start with its card and backbone.
+
+    Raises:
+        SAMAutoSegError: as `load_adapted`, or --side is given.
+    """
+    from SAMAutoSegLib.adapt.adapted_file import load_adapted
+
+    if arguments.side is not None:
+        raise SAMAutoSegError("--side is that of the model given by --start: leave it out")
+    base = None if arguments.base == DEFAULT_BASE else arguments.base
+    return load_adapted(arguments.start, base=base, device=arguments.device)
+
+
+def checkpoint_of(arguments: argparse.Namespace) -> Path:
+    """Where an interrupted training is kept."""
+    output: Path = arguments.output
+    return output.with_name(output.name + _CHECKPOINT_SUFFIX)
