@@ -47,6 +47,10 @@ _VIEWS = 3
 # Without weak labels: how much more alike predictions for changed views have to become.
 _LEAST_GAIN = 0.01
 
+# Without weak labels: a source that segments changed views as alike as this is left alone. More
+# alike is not better then: chosen after a model at 0.83 had become worse while it rose to 0.89.
+_SURE_SOURCE = 0.75
+
 # Steps over which the agreement is averaged before it can stop the training.
 _WINDOW = 10
 
@@ -259,16 +263,18 @@ class WeSAM:
     def concluded(self, model: AdaptedModel) -> list[str]:
         """Put the source back unless the adapted model is the better one, as far as can be told.
 
-        By the weak labels where there are any, else by how alike changed views are segmented; and
-        where no weak label is, it still has to agree with the source. That holds after a drift too:
-        the model that was kept is not the one of the last steps.
+        By the weak labels where there are any, else by how alike changed views are segmented, if
+        the source does that badly; and where no weak label is, it still has to agree with the
+        source. That holds after a drift too: the model that was kept is not the one of the last
+        steps.
         """
         before, after = self.judged(self.anchor), self.judged(model)
         if self.samples.hinted:
             better = after.marked > before.marked
             measure = f"agreement with the weak labels {before.marked:.3f} to {after.marked:.3f}"
         else:
-            better = after.consistency - before.consistency >= _LEAST_GAIN
+            sure = before.consistency >= _SURE_SOURCE
+            better = not sure and after.consistency - before.consistency >= _LEAST_GAIN
             measure = f"Dice between views {before.consistency:.3f} to {after.consistency:.3f}"
         astray = after.rest < self.settings.least_agreement * before.rest
         if after.rest == after.rest:
@@ -277,6 +283,10 @@ class WeSAM:
             return [f"adapted: {measure}"]
         model.load_learned_state(self.anchor_state)
         why = "the adapted one departs from it" if better else "nothing speaks for the adapted one"
+        if not self.samples.hinted and before.consistency >= _SURE_SOURCE:
+            why = (
+                "it segments changed views alike already; if it is wrong, mark where in some slices"
+            )
         return [f"the source model is kept, since {why}: {measure}"]
 
     @torch.no_grad()

@@ -254,6 +254,30 @@ def test_a_model_that_departs_where_nothing_is_marked_gives_way_to_the_source(
         assert words in method.concluded(started)[0]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (0.5, 0.6, "adapted: Dice between views 0.500 to 0.600"),
+        (0.5, 0.505, "kept, since nothing speaks for the adapted one"),
+        (0.83, 0.89, "kept, since it segments changed views alike already"),
+    ],
+)
+def test_without_labels_only_an_unsure_source_gives_way(
+    started: AdaptedModel,
+    slices: Slices,
+    monkeypatch: pytest.MonkeyPatch,
+    before: float,
+    after: float,
+    words: str,
+) -> None:
+    method = WeSAM(started, slices(WeakLabels("axial")), SETTINGS)
+    source = Judgment(marked=float("nan"), rest=1.0, consistency=before)
+    adapted = Judgment(marked=float("nan"), rest=0.95, consistency=after)
+    judged = {id(method.anchor): source, id(started): adapted}
+    monkeypatch.setattr(method, "judged", lambda model: judged[id(model)])
+    assert words in method.concluded(started)[0]
+
+
 def test_agreement_is_dice_over_structures() -> None:
     shares = torch.zeros(1, 3, 4, 4)
     shares[:, 0] = 0.4
