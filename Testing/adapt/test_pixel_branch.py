@@ -64,19 +64,25 @@ def test_without_it_a_slice_is_what_the_sam_says(backbone: Backbone) -> None:
 def test_a_mark_in_the_slice_answers_in_its_own_place(backbone: Backbone, channels: str) -> None:
     """Of a slice that is not square, with pixels that are not either."""
     backbone.spec = replace(backbone.spec, channels=channels, aspect="physical")
-    model = AdaptedModel(backbone, 2, Adaptation(pixel_side=128)).eval()
-    assert model.pixels is not None
     shape, spacing = (40, 30), (1.0, 2.0)
     blank = np.zeros(shape if channels == "repeat" else (*shape, 3), np.uint8)
     marked = blank.copy()
     marked[30:33, 7:9] = 255
     low_res = torch.zeros(2, 32, 32)
-    before, after = (
-        model.slice_logits(low_res, shown, backbone.spec, spacing)[1] for shown in (blank, marked)
-    )
-    # The norms spread a little of the mark everywhere; most of it stays where it is.
-    row, column = divmod(int((after - before).abs().argmax()), shape[1])
-    assert abs(row - 31) <= 3 and abs(column - 7.5) <= 2.5
+    # One random net may answer beside the mark; what many answer is in its place.
+    answer = torch.zeros(shape)
+    for seed in range(12):
+        torch.manual_seed(seed)
+        model = AdaptedModel(backbone, 2, Adaptation(pixel_side=128)).eval()
+        assert model.pixels is not None
+        before, after = (
+            model.slice_logits(low_res, shown, backbone.spec, spacing)[1]
+            for shown in (blank, marked)
+        )
+        difference = (after - before).abs()
+        answer += difference / difference.max()
+    row, column = divmod(int(answer.argmax()), shape[1])
+    assert abs(row - 31) <= 2 and abs(column - 7.5) <= 1.5
 
 
 def test_the_sams_weights_do_not_count_it(backbone: Backbone) -> None:
