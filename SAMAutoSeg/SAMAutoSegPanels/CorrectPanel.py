@@ -93,11 +93,11 @@ class CorrectPanel:
 
     def _beginSegmentation(self):
         """As in Slicer's Segment Editor: who opens it with a volume has one to add segments to."""
-        from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
-
         isOpen = self._entered and not self._ui.correctCollapsibleButton.collapsed
         if not isOpen or self.volumeNode is None or self.segmentationNode is not None:
             return
+        from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
+
         try:
             node = prepareSegmentation(self.volumeNode, []).node
         except SAMAutoSegError:

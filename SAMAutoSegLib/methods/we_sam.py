@@ -269,11 +269,11 @@ class WeSAM:
         steps.
         """
         before, after = self.judged(self.anchor), self.judged(model)
+        sure = not self.samples.hinted and before.consistency >= _SURE_SOURCE
         if self.samples.hinted:
             better = after.marked > before.marked
             measure = f"agreement with the weak labels {before.marked:.3f} to {after.marked:.3f}"
         else:
-            sure = before.consistency >= _SURE_SOURCE
             better = not sure and after.consistency - before.consistency >= _LEAST_GAIN
             measure = f"Dice between views {before.consistency:.3f} to {after.consistency:.3f}"
         astray = after.rest < self.settings.least_agreement * before.rest
@@ -283,7 +283,7 @@ class WeSAM:
             return [f"adapted: {measure}"]
         model.load_learned_state(self.anchor_state)
         why = "the adapted one departs from it" if better else "nothing speaks for the adapted one"
-        if not self.samples.hinted and before.consistency >= _SURE_SOURCE:
+        if sure:
             why = (
                 "it segments changed views alike already; if it is wrong, mark where in some slices"
             )

@@ -15,10 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from SAMAutoSegLib.images.slices import SliceStack
-from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels
 from SAMAutoSegLib.methods.adapt_source import adapt_source
-from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
@@ -150,6 +148,10 @@ def test_places_are_not_mixed_and_numpy_does_not_look_into_the_gpu() -> None:
     assert (there + 1).cpu().numpy().tolist() == [2, 2, 2]
 
 
+Tune = Callable[..., FineTuned]
+
+SMALL: dict[str, Any] = {"batch": 2, "warmup": 1, "steps": 2}
+
 METHODS: list[tuple[str, dict[str, Any]]] = [
     ("blo-sam", {"prompt_every": 2}),
     ("blo-sam", {"prompt_every": 2, "order": "finite-difference", "pixel_steps": 0}),
@@ -169,12 +171,12 @@ METHODS: list[tuple[str, dict[str, Any]]] = [
 def test_a_model_is_trained_and_segments_there(
     on_gpu: Callable[..., Backbone],
     labeled: Callable[..., LabeledVolume],
-    structures: list[Structure],
+    tune: Tune,
     method: str,
     settings: dict[str, Any],
 ) -> None:
     backbone, known = on_gpu(), labeled((2, 5))
-    tuned = trained(backbone, known, structures, method, settings)
+    tuned = tune(known, backbone=backbone, method=method, settings={**SMALL, **settings})
     assert {p.device.type for p in tuned.model.parameters()} == {GPU}
     found = segment_volume(
         known.image,
@@ -193,10 +195,11 @@ def test_a_model_is_trained_and_segments_there(
 def test_a_score_and_a_temperature_are_found_there(
     on_gpu: Callable[..., Backbone],
     labeled: Callable[..., LabeledVolume],
-    structures: list[Structure],
+    tune: Tune,
 ) -> None:
     held_out = labeled((8,))
-    tuned = trained(on_gpu(), labeled(), structures, held_out=[held_out], with_calibration=True)
+    options = {"method": "joint", "settings": SMALL, "with_calibration": True}
+    tuned = tune(labeled(), backbone=on_gpu(), held_out=[held_out], **options)
     assert tuned.card.provenance["calibration"]["slices"] == 4
     assert "dice" in " ".join(tuned.result.history[-1])
 
@@ -220,25 +223,6 @@ def test_tiny_vit_encodes_there(precision: torch.dtype) -> None:
     assert backbone.encode(torch.zeros(1, 3, 256, 256)).device.type == GPU
 
 
-def trained(
-    backbone: Backbone,
-    volume: LabeledVolume,
-    structures: list[Structure],
-    method: str = "joint",
-    settings: dict[str, Any] | None = None,
-    **options: Any,
-) -> FineTuned:
-    return finetune(
-        [volume],
-        structures,
-        backbone,
-        plane="axial",
-        method=method,
-        settings={"batch": 2, "warmup": 1, "steps": 2, **(settings or {})},
-        **options,
-    )
-
-
 WEAK = WeakLabels(
     "axial",
     {
@@ -251,10 +235,10 @@ WEAK = WeakLabels(
 def test_a_model_is_adapted_to_weak_labels_there(
     on_gpu: Callable[..., Backbone],
     labeled: Callable[..., LabeledVolume],
-    structures: list[Structure],
+    tune: Tune,
 ) -> None:
     backbone, volume = on_gpu(), labeled((2, 5))
-    source = trained(backbone, volume, structures)
+    source = tune(volume, backbone=backbone, method="joint", settings=SMALL)
     slices = [UnlabeledVolume(volume.image, (0, 4), WEAK)]
     settings = {"steps": 2, "encoder_blocks": 1}
     adapt_source(slices, source.model, source.card, backbone, settings=settings)
