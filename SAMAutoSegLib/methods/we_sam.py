@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar, Literal, get_args
 
@@ -251,7 +252,9 @@ class WeSAM:
         return notes
 
     def stop_reason(self, history: Sequence[dict[str, float]]) -> str:
-        """Why to stop, judged from the history alone; empty to go on."""
+        """Why to stop: a source that is to be left alone, or a drift; empty to go on."""
+        if self.source_is_sure:
+            return "the source is sure already"
         least = self.settings.least_agreement * self.agreement_at_start
         return drift(history, least)
 
@@ -259,6 +262,15 @@ class WeSAM:
     def agreement_at_start(self) -> float:
         """Dice of the source's own predictions and those corrected by the weak labels."""
         return self._anchors[0].agreement
+
+    @cached_property
+    def judged_source(self) -> Judgment:
+        return self.judged(self.anchor)
+
+    @property
+    def source_is_sure(self) -> bool:
+        """Nothing could tell that a model has become better than this source."""
+        return not self.samples.hinted and self.judged_source.consistency >= _SURE_SOURCE
 
     def concluded(self, model: AdaptedModel) -> list[str]:
         """Put the source back unless the adapted model is the better one, as far as can be told.
@@ -268,13 +280,13 @@ class WeSAM:
         source. That holds after a drift too: the model that was kept is not the one of the last
         steps.
         """
-        before, after = self.judged(self.anchor), self.judged(model)
-        sure = not self.samples.hinted and before.consistency >= _SURE_SOURCE
+        before, after = self.judged_source, self.judged(model)
         if self.samples.hinted:
             better = after.marked > before.marked
             measure = f"agreement with the weak labels {before.marked:.3f} to {after.marked:.3f}"
         else:
-            better = not sure and after.consistency - before.consistency >= _LEAST_GAIN
+            gain = after.consistency - before.consistency
+            better = not self.source_is_sure and gain >= _LEAST_GAIN
             measure = f"Dice between views {before.consistency:.3f} to {after.consistency:.3f}"
         astray = after.rest < self.settings.least_agreement * before.rest
         if after.rest == after.rest:
@@ -283,7 +295,7 @@ class WeSAM:
             return [f"adapted: {measure}"]
         model.load_learned_state(self.anchor_state)
         why = "the adapted one departs from it" if better else "nothing speaks for the adapted one"
-        if sure:
+        if self.source_is_sure:
             why = (
                 "it segments changed views alike already; if it is wrong, mark where in some slices"
             )

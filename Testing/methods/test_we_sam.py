@@ -17,6 +17,7 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels
+from SAMAutoSegLib.methods import we_sam
 from SAMAutoSegLib.methods.adapt_source import adapt_source
 from SAMAutoSegLib.methods.calibration import CALIBRATION
 from SAMAutoSegLib.methods.held_out import unseen
@@ -105,6 +106,12 @@ def started(source: Source) -> AdaptedModel:
     return with_encoder_blocks(source.model, source.backbone, 1)
 
 
+@pytest.fixture
+def unsure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However alike a source segments changed views, it is adapted without labels too."""
+    monkeypatch.setattr(we_sam, "_SURE_SOURCE", 2.0)
+
+
 def digest(model: torch.nn.Module) -> str:
     found = hashlib.sha256()
     for tensor in model.state_dict().values():
@@ -190,6 +197,7 @@ def test_contrast_teaches_with_one_structure_too(started: AdaptedModel, slices: 
     assert losses["contrast_loss"] > 0
 
 
+@pytest.mark.usefixtures("unsure")
 def test_it_is_guarded_and_stops_when_the_model_drifts(
     started: AdaptedModel, slices: Slices
 ) -> None:
@@ -202,6 +210,7 @@ def test_it_is_guarded_and_stops_when_the_model_drifts(
     assert reason.startswith("drift: agreement with the anchor 0.500, below 0.800")
 
 
+@pytest.mark.usefixtures("unsure")
 def test_steps_on_slices_that_lack_the_structures_do_not_hide_a_drift(
     started: AdaptedModel, slices: Slices
 ) -> None:
@@ -275,6 +284,9 @@ def test_without_labels_only_an_unsure_source_gives_way(
     adapted = Judgment(marked=float("nan"), rest=0.95, consistency=after)
     judged = {id(method.anchor): source, id(started): adapted}
     monkeypatch.setattr(method, "judged", lambda model: judged[id(model)])
+    # Nobody waits for a training whose result is not looked at.
+    ended = method.stop_reason([{AGREEMENT: 1.0}])
+    assert ended == ("the source is sure already" if before > 0.75 else "")
     assert words in method.concluded(started)[0]
 
 
@@ -418,6 +430,17 @@ class TestAsAWhole:
             return
         assert self.adapt(begun, labeled(), settings={"steps": 1}).result.steps == 1
 
+    def test_without_weak_labels_a_sure_source_is_handed_back_after_one_step(
+        self,
+        source: Source,
+        labeled: Callable[..., LabeledVolume],
+    ) -> None:
+        tuned = self.adapt(source, labeled(), weak=WeakLabels("axial"), settings={"steps": 40})
+        assert (tuned.result.steps, tuned.result.stopped) == (1, "the source is sure already")
+        assert tuned.model is source.model
+        assert any("segments changed views alike already" in n for n in tuned.result.notes)
+
+    @pytest.mark.usefixtures("unsure")
     def test_without_weak_labels_it_never_ends_below_what_can_be_told(
         self,
         source: Source,
