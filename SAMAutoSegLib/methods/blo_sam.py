@@ -82,7 +82,7 @@ class BLOSAMSettings(Settings):
     @classmethod
     def recipes(cls, slices: int) -> dict[str, dict[str, Any]]:
         published = {
-            "steps": 100 * max(1, slices // 2),
+            "steps": 100 * ((slices + 1) // 2),
             "batch": 1,
             "learning_rate": 5e-3,
             "prompt_learning_rate": 5e-3,

@@ -11,7 +11,13 @@ from SAMAutoSegLib.adapt.adapted_model import PROMPT, AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods import hypergradient as module
 from SAMAutoSegLib.methods.blo_sam import BLOSAM, BLOSAMSettings
-from SAMAutoSegLib.methods.hypergradient import Loss, Weights, gradient_step, hypergradient
+from SAMAutoSegLib.methods.hypergradient import (
+    Loss,
+    Weights,
+    adamw_step,
+    gradient_step,
+    hypergradient,
+)
 from SAMAutoSegLib.methods.method import batch_loss
 from SAMAutoSegLib.methods.settings import Settings, make_settings, with_budget
 from SAMAutoSegLib.methods.training_set import TrainingSet
@@ -64,6 +70,32 @@ def test_the_exact_gradient_of_a_sam_is_that_of_the_whole_step(
         assert float((exact * way).sum()) == pytest.approx(float(numeric), rel=1e-5)
     assert (nearly - exact).norm() < 1e-2 * exact.norm()
     assert (first - exact).norm() > 1e-3 * exact.norm()
+
+
+def test_beside_units_that_are_off_the_difference_still_gives_the_exact_gradient(
+    new_model: Callable[..., AdaptedModel], samples: Callable[..., TrainingSet]
+) -> None:
+    """As in a training: float32, AdamW's step, the usual probe, kinks of ReLU nearby."""
+    model, slices, settings = new_model(), samples(), replace(SETTINGS, steps=60)
+    method = BLOSAM(model, slices, settings)
+
+    def loss_on(chosen: list[int]) -> Loss:
+        def loss(weights: Weights, prompt: Tensor) -> Tensor:
+            return batch_loss(model, slices, chosen, settings, 3, {**weights, PROMPT: prompt})
+
+        return loss
+
+    for number in range(40):
+        method.step(number)
+        if number in (9, 19, 39):
+            names = model.named_weights()
+            rate = settings.rate_at(number, settings.learning_rate)
+            step = adamw_step(method.lower, names, rate, settings.gradient_clip)
+            weights = weights_of(model)
+            given = loss_on([0]), loss_on([2]), weights, model.prompt_embedding, step
+            _, exact = hypergradient(*given, "exact")
+            _, nearly = hypergradient(*given, "finite-difference")
+            assert (nearly - exact).norm() < 0.3 * exact.norm()
 
 
 def test_every_order_moves_the_prompt_by_its_own_gradient(
