@@ -160,7 +160,9 @@ class CorrectedShapes:
             if not inside.any():
                 found.append(None)
             elif inside.all():
-                found.append(np.full(slice_.shape, _FAR))
+                # Its contour is taken to be the slice's own edge.
+                around = ndimage.distance_transform_edt(np.pad(inside, 1), pixels)[1:-1, 1:-1]
+                found.append(around - self._half_pixel)
             else:
                 within = ndimage.distance_transform_edt(inside, pixels) - self._half_pixel
                 outside = ndimage.distance_transform_edt(~inside, pixels) - self._half_pixel
@@ -177,7 +179,7 @@ class CorrectedShapes:
                 continue
             foretold = self._between(number, beside)
             for true, found in zip(self._distances(number), foretold, strict=True):
-                if true is None or (found == -_FAR).all():
+                if true is None or (true > 0).all() or (found == -_FAR).all():
                     continue
                 contour = np.abs(true) <= 2 * self._half_pixel
                 if contour.any():

@@ -75,6 +75,14 @@ def test_the_less_foreseeable_the_less_they_say() -> None:
     assert sure > 0.95 > 0.8 > unsure
 
 
+def test_a_slice_that_a_structure_fills_does_not_silence_the_others() -> None:
+    full = np.ones((SIDE, SIDE), np.uint8)
+    some = shapes({0: disc(10), 4: full, 8: disc(10)})
+    assert some.error < 10  # mm for each mm of way; its own edge is no contour to be foretold
+    areas = [int(found(some, n).sum()) for n in (1, 2, 3)]
+    assert (disc(10) > 0).sum() < areas[0] < areas[1] < areas[2] < full.size
+
+
 def test_one_slice_is_enough() -> None:
     some = shapes({4: disc(10)})
     assert some.error == 0.5
