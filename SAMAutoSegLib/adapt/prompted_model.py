@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from SAMAutoSegLib.adapt.adapted_model import Adaptation
 from SAMAutoSegLib.adapt.lora import LoRAQueryValue, add_lora_to_blocks
 from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.input_spec import INPUT_HEADER
 
 
 class PromptedModel(nn.Module):
@@ -79,8 +81,10 @@ def save_merged(path: str | Path, model: PromptedModel, backbone: Backbone) -> N
     Raises:
         SAMAutoSegError: it cannot be written.
     """
+    # Tensors alone do not tell how their images are to be normalized, as of MedSAM and SAM.
+    header = {INPUT_HEADER: json.dumps(backbone.spec.to_json())}
     with replace_when_complete(path) as temporary:
-        temporary.write_bytes(save(merged(model, backbone)))
+        temporary.write_bytes(save(merged(model, backbone), header))
 
 
 @torch.no_grad()

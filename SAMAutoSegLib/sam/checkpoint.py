@@ -28,7 +28,7 @@ from SAMAutoSegLib.sam.architecture import (
     state_shapes,
 )
 from SAMAutoSegLib.sam.backbone import Attention, Backbone, Family
-from SAMAutoSegLib.sam.input_spec import InputSpec, Normalization
+from SAMAutoSegLib.sam.input_spec import INPUT_HEADER, InputSpec, Normalization
 
 PARTS = ("image_encoder.", "prompt_encoder.", "mask_decoder.")
 
@@ -155,7 +155,8 @@ def load_backbone(
         source: path, or a catalogue name whose file has been fetched.
         side: input side in pixels, one of 448, 672, 896, 1024 for the ViTs; by default the side
             the checkpoint was trained with. TinyViT has one side only.
-        normalization: by default the catalogue's for a known file, else the family's usual one.
+        normalization: by default what the file's header says, the catalogue's for a known file, or
+            the family's usual one.
         device: a device or its name, see `choose_device`.
         precision: of the encoder; by default `choose_precision(device)`.
         attention: 'reference' computes upstream's operations bit for bit, in float32.
@@ -164,7 +165,8 @@ def load_backbone(
         SAMAutoSegError: unreadable file, not a whole SAM, or a side it cannot have.
     """
     path = _locate(source)
-    tensors = read_checkpoint(path).tensors
+    checkpoint = read_checkpoint(path)
+    tensors = checkpoint.tensors
     found = recognize(tensors)
     if found.family is None or found.side is None:
         raise SAMAutoSegError(
@@ -194,12 +196,15 @@ def load_backbone(
         )
     digest = sha256_of_file(path)
     entry = catalog.find_by_sha256(digest)
-    usual = entry.normalization if entry else found.normalization
+    usual = _input_told(checkpoint) or InputSpec(
+        normalization=entry.normalization if entry else found.normalization
+    )
+    spec = replace(usual, side=chosen, normalization=normalization or usual.normalization)
     target = choose_device(device) if isinstance(device, str) else device
     return Backbone(
         parts,
         family=found.family,
-        spec=InputSpec(side=chosen, normalization=normalization or usual),
+        spec=spec,
         name=entry.name if entry else path.name,
         sha256=digest,
         license=entry.license if entry else None,
@@ -233,7 +238,8 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     digest = sha256_of_file(source)
     entry = catalog.find_by_sha256(digest)
     structures = _structures(checkpoint, card)
-    usual = entry.normalization if entry else found.normalization if found.family else None
+    told = _input_told(checkpoint)
+    usual = told.normalization if told else entry.normalization if entry else found.normalization
     return {
         "path": str(source),
         "bytes": source.stat().st_size,
@@ -244,7 +250,11 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "family": found.family,
         "side": found.side,
         "sides": [] if card else list(_sides(found)),
-        "normalization": card.get("input", {}).get("normalization") if card else usual,
+        "normalization": card.get("input", {}).get("normalization")
+        if card
+        else usual
+        if found.family
+        else None,
         "adapted": found.adapted,
         "structures": structures,
         "tensors": len(checkpoint.tensors),
@@ -254,6 +264,19 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
         "header": checkpoint.header,
         "summary": _summary(found, structures, entry),
     }
+
+
+def _input_told(checkpoint: Checkpoint) -> InputSpec | None:
+    """The input that a SAM's own header tells, as `save_merged` writes it."""
+    text = checkpoint.header.get(INPUT_HEADER)
+    if text is None:
+        return None
+    try:
+        return InputSpec.from_json(dict(json.loads(text)))
+    except (TypeError, ValueError) as error:
+        raise SAMAutoSegError(
+            f"the file's header says of its input {text!r}: expected an input specification"
+        ) from error
 
 
 def _first_bytes(source: Path) -> bytes:

@@ -16,6 +16,9 @@ Padding = Literal["bottom_right", "center"]
 Aspect = Literal["pixel", "physical", "stretch"]
 Channels = Literal["repeat", "neighbors"]
 
+INPUT_HEADER = "samautoseg_input"
+"""Entry of a safetensors header that holds a specification as JSON."""
+
 # Sam.pixel_mean and Sam.pixel_std of segment-anything, for RGB values 0..255.
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)

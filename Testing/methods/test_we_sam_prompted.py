@@ -17,7 +17,7 @@ from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 from SAMAutoSegLib.methods.we_sam_prompted import AdaptedSAM, adapt_prompted
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.checkpoint import load_backbone
+from SAMAutoSegLib.sam.checkpoint import describe, load_backbone
 from SAMAutoSegLib.sam.predictor import ClickPredictor
 
 WEAK = WeakLabels(
@@ -70,6 +70,12 @@ def test_the_file_is_a_sam_with_the_adapted_function(
         expected = tuned.model.tail(backbone.encode(image, 1))
     assert torch.allclose(written.encode(image), expected, atol=1e-4)
     assert not torch.allclose(written.encode(image), backbone.encode(image), atol=1e-4)
+    # As of MedSAM: the tensors are those of a SAM, the input is not.
+    unit = load_backbone(tiny_file, device="cpu", normalization="unit")
+    save_merged(tmp_path / "unit.safetensors", tuned.model, unit)
+    assert load_backbone(tmp_path / "unit.safetensors", device="cpu").spec == unit.spec
+    assert written.spec == backbone.spec != unit.spec
+    assert describe(tmp_path / "unit.safetensors")["normalization"] == "unit"
     predictor = ClickPredictor(written)
     predictor.set_image(picture(40, 50))
     assert predictor.predict(box=np.array([5, 5, 20, 20])).masks.shape[-2:] == (40, 50)
