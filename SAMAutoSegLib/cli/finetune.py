@@ -288,7 +288,9 @@ def _report(tuned: "FineTuned", arguments: argparse.Namespace) -> None:
     print(f"{result.steps} steps ({result.stopped or 'all'}), {spent}")
     if score is not None:
         print(f"mean Dice on the held-out slices: {score:.3f}")
-    else:
+    elif card.provenance["held_out"]:
+        print("no held-out score: no held-out slice shows any of the structures")
+    elif not arguments.held_out:
         print("no held-out score: no slice was held out (--held-out)")
     for note in result.notes:
         print(f"note: {note}")

@@ -193,8 +193,10 @@ def _task(folder: Path, spec: dict[str, Any]) -> _Task:
     else:
         backbone = load_backbone(spec["backbone"], side=spec.get("side"), device=device)
     volumes = _volumes(folder, spec, "slices")
-    held_out, notes = unseen(_volumes(folder, spec, "held_out"), former.card if former else None)
     axis: Axis = spec.get("plane") or (former.card.plane if former else "auto")
+    plane = plane_along(volumes[0].image.grid, axis)
+    known = former.card if former else None
+    held_out, notes = unseen(_volumes(folder, spec, "held_out"), known, plane)
     intensity = Intensity.parse(spec["intensity"]) if spec.get("intensity") else None
     return _Task(
         structures,
@@ -203,7 +205,7 @@ def _task(folder: Path, spec: dict[str, Any]) -> _Task:
         volumes,
         held_out,
         notes,
-        plane_along(volumes[0].image.grid, axis),
+        plane,
         intensity,
         EmbeddingCache(),
     )

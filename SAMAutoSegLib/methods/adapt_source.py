@@ -17,7 +17,12 @@ from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.methods.calibration import CALIBRATION
-from SAMAutoSegLib.methods.held_out import held_out_neighbors, held_out_scorer, refuse_overlap
+from SAMAutoSegLib.methods.held_out import (
+    held_out_neighbors,
+    held_out_scorer,
+    refuse_overlap,
+    unseen,
+)
 from SAMAutoSegLib.methods.outcome import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.trainer import OnStep, train
@@ -54,7 +59,8 @@ def adapt_source(
         source, card, backbone: as `load_adapted` gives them; the source is not changed.
         settings: where they differ from the defaults of `WeSAMSettings`.
         intensity: by default that of the source.
-        held_out: labeled slices that train nothing and choose nothing, only give the score.
+        held_out: labeled slices that train nothing and choose nothing, only give the score; without
+            those that the source learned from.
         checkpoint, resume, on_step: see `train`.
         progress: a `Cancelled` it raises while training keeps the best so far.
 
@@ -75,6 +81,7 @@ def adapt_source(
     chosen = make_settings(WeSAMSettings, settings or {}, count)
     assert isinstance(chosen, WeSAMSettings)
     refuse_overlap(volumes, held_out)
+    held_out, seen = unseen(held_out, card, card.plane)
     intensity = intensity or card.intensity
     started = time.monotonic()
     torch.manual_seed(chosen.seed)
@@ -118,13 +125,13 @@ def adapt_source(
         progress=part_of(progress, _ENCODING_SHARE, 1.0),
     )
     require_a_step(result)
-    provenance = provenance_of(volumes, held_out, result, card)
+    provenance = provenance_of(volumes, held_out, result, card, card.plane)
     provenance["images"] = [_without_labels(image) for image in provenance["images"]]
     provenance["weak_labels"] = _kinds(volumes)
     if all(torch.equal(value, before[name]) for name, value in model.learned_state().items()):
         model = source  # by its own path through the encoder: not even rounding differs
         provenance[CALIBRATION] = card.provenance.get(CALIBRATION)
-    result.notes += held_out_neighbors(volumes, held_out)
+    result.notes += [*seen, *held_out_neighbors(volumes, held_out)]
     adapted_card = replace(
         card,
         intensity=intensity,

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.method import Method, sample_logits
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.trainer import train
 from SAMAutoSegLib.methods.training_set import TrainingSet
-from SAMAutoSegLib.progress import Progress, silent
+from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 
 # One number is fitted: more pixels of a slice tell nothing more of it, and fill the memory.
@@ -50,6 +51,9 @@ def calibrate(
 
     Returns:
         `temperature` and the number of `slices`; None with a single group of neighbors.
+
+    Raises:
+        Cancelled: by `progress`.
     """
     names = sorted(set(samples.groups))
     if len(names) < 2:
@@ -63,7 +67,14 @@ def calibrate(
         hidden = [n for n in range(len(samples)) if n not in shown]
         torch.manual_seed(settings.seed)
         other = AdaptedModel(backbone, model.classes, adaptation)
-        train(kind, other, _subset(samples, shown), settings, progress=progress)
+        part = part_of(progress, half / 2, (half + 1) / 2)
+
+        def tell(fraction: float, message: str, part: Progress = part) -> None:
+            part(fraction, f"calibrating: {message}")
+
+        ended = train(kind, other, _subset(samples, shown), settings, progress=tell)
+        if ended.stopped == "cancelled":
+            raise Cancelled("cancelled while calibrating")
         with torch.inference_mode():
             for n in hidden:
                 found = sample_logits(other, samples, n, backbone.spec).cpu()

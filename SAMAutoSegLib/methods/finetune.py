@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
 from SAMAutoSegLib.adapt.pixel_branch import pixel_side_for
+from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
@@ -34,6 +36,9 @@ from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 
 # Encoding a slice costs about as much as some steps of training: for the progress bar only.
 _ENCODING_SHARE = 0.2
+
+# With a calibration, whose two trainings take as many steps each; for the progress bar too.
+_TRAINING_BEFORE_CALIBRATION = 0.5
 
 # Of several volumes. The place of an organ in one patient is knowledge; in others it differs.
 _STRENGTH_ACROSS_PATIENTS = 2.0
@@ -77,7 +82,8 @@ def finetune(
         checkpoint, resume, on_step: see `train`.
         with_calibration: find the model's temperature by two more trainings on half of the slices
             each, see `calibrate`; it goes into the card's provenance.
-        progress: a `Cancelled` it raises while training keeps the best so far.
+        progress: a `Cancelled` it raises while training keeps the best so far, and while
+            calibrating the model without a calibration.
 
     Raises:
         SAMAutoSegError: unknown method or setting, slices or labels that cannot be learned from.
@@ -94,8 +100,8 @@ def finetune(
             adapted = start.card.adaptation
     intensity = intensity or default_intensity(volumes[0].image)
     refuse_overlap(volumes, held_out)
-    held_out, seen = unseen(held_out, start.card if start else None)
-    several = len(volumes) > 1
+    held_out, seen = unseen(held_out, start.card if start else None, plane)
+    several = sum(bool(volume.slices) for volume in volumes) > 1
     strength = chosen.view_strength or (_STRENGTH_ACROSS_PATIENTS if several else 1.0)
 
     def encode(which: Sequence[LabeledVolume], views: int, told: Progress) -> TrainingSet:
@@ -128,6 +134,7 @@ def finetune(
         model.set_pixel_weight(chosen.pixel_weight)
     if begun.knows_more and "pixel_steps" not in (settings or {}):
         chosen = replace(chosen, pixel_steps=0)
+    trained = _TRAINING_BEFORE_CALIBRATION if with_calibration else 1.0
     result = train(
         kind,
         model,
@@ -137,16 +144,21 @@ def finetune(
         resume=resume,
         score=None if tests is None else held_out_scorer(tests, backbone),
         on_step=on_step,
-        progress=part_of(progress, _ENCODING_SHARE, 1.0),
+        progress=part_of(progress, _ENCODING_SHARE, trained),
     )
     require_a_step(result)
     result.notes += [*begun.notes, *seen]
     calibration = None
     if with_calibration and result.stopped != "cancelled":
-        calibration = calibrate(kind, model, samples, chosen, backbone)
+        try:
+            told = part_of(progress, trained, 1.0)
+            calibration = calibrate(kind, model, samples, chosen, backbone, told)
+            why = "the labeled slices are neighbors of each other"
+        except Cancelled:
+            why = "cancelled; the model itself is complete"
         if calibration is None:
-            result.notes.append("no calibration: the labeled slices are neighbors of each other")
-    result.notes += _absent_structures(samples, structures)
+            result.notes.append(f"no calibration: {why}")
+    result.notes += _not_learned(samples, structures)
     result.notes += held_out_neighbors(volumes, held_out)
     card = ModelCard(
         backbone=backbone.name,
@@ -159,16 +171,26 @@ def finetune(
         method=kind.name,
         settings=chosen.to_json(),
         provenance={
-            **provenance_of(volumes, held_out, result, begun.source),
+            **provenance_of(volumes, held_out, result, begun.source, plane),
             CALIBRATION: calibration,
         },
     )
     return FineTuned(model, card, result, seconds_of(result, encoded - started, scoring))
 
 
-def _absent_structures(samples: TrainingSet, structures: Sequence[Structure]) -> list[str]:
-    seen = {int(value) for reference in samples.references for value in set(reference.flat)}
-    absent = [s.name for number, s in enumerate(structures, start=1) if number not in seen]
-    if not absent:
-        return []
-    return [f"no labeled slice shows {', '.join(absent)}: this model cannot find it"]
+def _not_learned(samples: TrainingSet, structures: Sequence[Structure]) -> list[str]:
+    """Notes on structures that could not be learned."""
+    shown = {int(value) for reference in samples.references for value in np.unique(reference)}
+    drawn = {int(value) for value in samples.targets.unique()}
+    numbered = list(enumerate(structures, start=1))
+    absent = ", ".join(s.name for n, s in numbered if n not in shown)
+    small = ", ".join(s.name for n, s in numbered if n in shown and n not in drawn)
+    notes = []
+    if absent:
+        notes.append(f"no labeled slice shows {absent}: this model cannot find it")
+    if small:
+        notes.append(
+            f"in every labeled slice {small} is smaller than a pixel of the SAM's output: this "
+            "model can hardly find it"
+        )
+    return notes

@@ -12,6 +12,7 @@ import torch
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.methods.losses import mean_dice
 from SAMAutoSegLib.methods.method import sample_logits
 from SAMAutoSegLib.methods.outcome import origin_of
@@ -53,9 +54,13 @@ def refuse_overlap(volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVo
 
 
 def unseen(
-    held_out: Sequence[LabeledVolume], former: ModelCard | None
+    held_out: Sequence[LabeledVolume], former: ModelCard | None, plane: Plane
 ) -> tuple[list[LabeledVolume], list[str]]:
     """What may give a score of a model that goes on from a former one.
+
+    Args:
+        plane: of the slices that are held out. Of an image in which slices of another plane were
+            learned from none is left, since each of them crosses all of these.
 
     Returns:
         `held_out` without the slices that `former` or a model before it learned from, and notes
@@ -68,13 +73,16 @@ def unseen(
     ]
     kept, notes = [], []
     for volume in held_out:
-        origin = origin_of(volume)
-        seen = {
-            n
-            for image in learned
-            if _same_image(image, origin)
-            for n in (*image["slices"], *image.get("unlabeled", ()))
-        }
+        origin = origin_of(volume, plane)
+        same = [image for image in learned if _same_image(image, origin)]
+        across = {image.get("plane", plane) for image in same if _slices_of(image)} - {plane}
+        if across:
+            notes.append(
+                f"{volume.image.name} gives no score, because the former model learned from "
+                f"{' and '.join(sorted(across))} slices of it"
+            )
+            continue
+        seen = {n for image in same for n in _slices_of(image)}
         known = sorted(seen & set(volume.slices))
         if known:
             notes.append(
@@ -84,6 +92,11 @@ def unseen(
         if left := tuple(n for n in volume.slices if n not in seen):
             kept.append(replace(volume, slices=left))
     return kept, notes
+
+
+def _slices_of(image: dict[str, Any]) -> list[int]:
+    """Those that were learned from, with labels or without."""
+    return [*image["slices"], *image.get("unlabeled", ())]
 
 
 def _same_image(one: dict[str, Any], other: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ from SAMAutoSegLib import __version__
 from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.files import sha256_of_file
+from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.methods.trainer import TrainingResult
 from SAMAutoSegLib.methods.training_set import ChosenSlices, LabeledVolume
 
@@ -47,15 +48,21 @@ def provenance_of(
     held_out: Sequence[LabeledVolume],
     result: TrainingResult,
     source: ModelCard | None,
+    plane: Plane,
 ) -> dict[str, Any]:
-    """Where a model comes from, for its card; `source` is that of the model it went on from."""
-    scores = [entry["held_out_dice"] for entry in result.history if "held_out_dice" in entry]
+    """Where a model comes from, for its card.
+
+    Args:
+        source: the card of the model it went on from.
+        plane: of all slices.
+    """
+    score = result.score.get("held_out_dice")
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "program": f"SAMAutoSeg {__version__}",
-        "images": [origin_of(volume) for volume in volumes],
-        "held_out": [origin_of(volume) for volume in held_out],
-        "held_out_dice": round(scores[-1], 4) if scores else None,
+        "images": [origin_of(volume, plane) for volume in volumes],
+        "held_out": [origin_of(volume, plane) for volume in held_out],
+        "held_out_dice": None if score is None else round(score, 4),
         "steps": result.steps,
         "best_step": result.best_step,
         "seconds": round(result.seconds, 1),
@@ -65,8 +72,17 @@ def provenance_of(
     }
 
 
-def origin_of(volume: ChosenSlices) -> dict[str, Any]:
-    """An image and its slices, as a card names them: `name`, `sha256` of its file, `slices`."""
+def origin_of(volume: ChosenSlices, plane: Plane) -> dict[str, Any]:
+    """An image and its slices, as a card names them.
+
+    Returns:
+        `name`, `sha256` of its file, `plane` and `slices`.
+    """
     source = volume.image.source
     digest = sha256_of_file(source) if source is not None and source.is_file() else None
-    return {"name": volume.image.name, "sha256": digest, "slices": list(volume.slices)}
+    return {
+        "name": volume.image.name,
+        "sha256": digest,
+        "plane": plane,
+        "slices": list(volume.slices),
+    }

@@ -59,6 +59,7 @@ class TrainingResult:
         stopped: why it ended before the last step: 'cancelled', 'no more gain', 'the loss is no
             number any more', what a method with a `stop_reason` says, or ''.
         notes: what the user should know, one sentence each.
+        score: of the model that is left, by `score` of `train`; empty without one.
     """
 
     history: History = field(default_factory=list)
@@ -68,6 +69,7 @@ class TrainingResult:
     scoring_seconds: float = 0.0
     stopped: str = ""
     notes: list[str] = field(default_factory=list)
+    score: dict[str, float] = field(default_factory=dict)
 
 
 def train(
@@ -93,8 +95,8 @@ def train(
         checkpoint: file that the state is written to from time to time and when cancelled; it is
             removed at the end. A note says so if it cannot be written.
         resume: go on from that file, to the same result as if there had been no interruption.
-        score: told the averaged model every `score_every` steps and at the end; its values (names
-            with "dice") go into the history.
+        score: told the averaged model every `score_every` steps and at the last; its values (names
+            with "dice") go into the history. At the very end told the model that is left.
         on_step: told every entry of the history as it is made.
         progress: told after every step; a `Cancelled` it raises ends the training, and the best
             so far is kept.
@@ -149,6 +151,12 @@ def train(
         else:
             checkpoint.unlink(missing_ok=True)
     run.conclude()
+    if score is not None and state.step:
+        # Of the weights that are left, which need not be those of the last step.
+        before = time.monotonic()
+        with torch.inference_mode():
+            result.score = score(model)
+        result.scoring_seconds += time.monotonic() - before
     result.seconds = time.monotonic() - started
     return result
 

@@ -264,7 +264,13 @@ def _joined(parts: Sequence[TrainingSet]) -> TrainingSet:
 
 
 def as_classes(labels: np.ndarray, structures: Sequence[Structure]) -> np.ndarray:
-    """Label values to class numbers: n + 1 for structure n, 0 for everything else; uint8."""
+    """Label values to class numbers: n + 1 for structure n, 0 for everything else; uint8.
+
+    Raises:
+        SAMAutoSegError: more structures than can be learned, or a negative label value.
+    """
+    if labels.min() < 0:
+        raise SAMAutoSegError(f"label value {labels.min()}: expected 0 or more")
     if len(structures) >= IGNORED:
         raise SAMAutoSegError(f"{len(structures)} structures: at most {IGNORED - 1} can be learned")
     table = np.zeros(int(max(labels.max(), *(s.label for s in structures))) + 1, np.uint8)
@@ -284,8 +290,20 @@ def low_res_target(
 def low_res_planes(
     planes: Tensor, spec: InputSpec, side: int, pixel_spacing: tuple[float, float], outside: float
 ) -> Tensor:
-    """Planes [C, H, W] of a slice where the low-res logits have it, nearest: [C, side, side]."""
-    place = spec.placement((planes.shape[1], planes.shape[2]), pixel_spacing)
+    """Planes [C, H, W] of a slice where the low-res logits have it, nearest: [C, side, side].
+
+    Raises:
+        SAMAutoSegError: the slice is so thin that no low-res pixel lies in it.
+    """
+    height, width = planes.shape[1:]
+    place = spec.placement((height, width), pixel_spacing)
+    centers = (torch.arange(side) + 0.5) * (spec.side / side)
+    for start, length in ((place.top, place.height), (place.left, place.width)):
+        if not ((centers >= start) & (centers < start + length)).any():
+            raise SAMAutoSegError(
+                f"slices of {height} x {width} pixels are too thin: shown at side {spec.side} "
+                "nothing is left of them in the model's output; choose another axis"
+            )
     shown = F.interpolate(planes[None], (place.height, place.width), mode="nearest-exact")
     right = spec.side - place.width - place.left
     bottom = spec.side - place.height - place.top

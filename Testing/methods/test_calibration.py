@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.methods.calibration import (
     CALIBRATION,
     _some_pixels,
@@ -12,6 +13,7 @@ from SAMAutoSegLib.methods.calibration import (
 )
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.joint import Joint
+from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.settings import Settings
 
 
@@ -89,6 +91,43 @@ def test_a_card_holds_the_temperature_only_if_it_was_asked_for(
     assert temperature_of(card(False)) == 1.0
     asked = card(True)
     assert temperature_of(asked) == asked.provenance[CALIBRATION]["temperature"] != 1.0
+
+
+def test_calibrating_is_told_and_can_be_cancelled_without_losing_the_model(
+    labeled, structures, intensity, tiny_backbone
+) -> None:
+    told: list[tuple[float, str]] = []
+
+    def progress(fraction: float, message: str) -> None:
+        told.append((fraction, message))
+        if cancelled and message.startswith("calibrating"):
+            raise Cancelled
+
+    def tune() -> FineTuned:
+        told.clear()
+        return finetune(
+            [labeled()],
+            structures,
+            tiny_backbone(),
+            plane="axial",
+            method="joint",
+            settings={"steps": 2, "views": 1},
+            intensity=intensity,
+            with_calibration=True,
+            progress=progress,
+        )
+
+    cancelled = False
+    whole = tune()
+    assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
+    assert sum(message.startswith("calibrating: ") for _, message in told) == 4
+    assert told[-1][0] == 1.0
+    cancelled = True
+    kept = tune()
+    assert kept.card.provenance[CALIBRATION] is None and kept.result.stopped == ""
+    assert any("no calibration: cancelled" in note for note in kept.result.notes)
+    state = whole.model.learned_state()
+    assert all(torch.equal(v, state[n]) for n, v in kept.model.learned_state().items())
 
 
 def test_a_pixel_branch_that_no_step_trains_has_no_say_in_it(

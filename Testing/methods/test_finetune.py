@@ -64,7 +64,7 @@ def test_held_out_slices_are_scored_and_train_nothing(tune: Tune, labeled: Build
     turned = Volume(held_out.labels.array[:, ::-1], held_out.labels.grid, "turned")
     found = tune(held_out=[held_out])
     assert same(found, wanted) and len(scores(found)) == 1
-    assert found.card.provenance["held_out_dice"] == round(scores(found)[-1], 4)
+    assert found.card.provenance["held_out_dice"] == round(found.result.score["held_out_dice"], 4)
     assert found.card.provenance["held_out"][0]["slices"] == [7]
     assert same(tune(held_out=[replace(held_out, labels=turned)]), wanted)
     assert wanted.card.provenance["held_out_dice"] is None and scores(wanted) == []
@@ -120,6 +120,22 @@ def test_a_structure_that_no_labeled_slice_shows_is_named(tune: Tune, labeled: B
     volume.labels.array[volume.labels.array == 7] = 0
     assert tune().result.notes == []
     assert tune(volume).result.notes == ["no labeled slice shows bar: this model cannot find it"]
+
+
+def test_a_structure_too_small_for_the_output_is_named(
+    tune: Tune, labeled: Build, tiny_backbone: Callable[..., Backbone]
+) -> None:
+    volume = labeled((2, 5))
+    bar = volume.labels.array == 7
+    volume.labels.array[bar] = 0
+    volume.labels.array[2, 47, 35] = 7  # in the corner of a pixel of the output, of 6 x 6
+    (note,) = tune(volume, backbone=tiny_backbone(side=32)).result.notes
+    assert note.startswith("in every labeled slice bar is smaller than a pixel of the SAM's output")
+
+
+def test_a_volume_without_a_labeled_slice_changes_nothing(tune: Tune, labeled: Build) -> None:
+    alone = tune(labeled((2, 5)))
+    assert same(tune(labeled((2, 5)), labeled((), seed=1)), alone)
 
 
 def test_the_card_holds_what_is_needed_to_use_the_model(

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.outcome import FineTuned
@@ -38,6 +39,7 @@ def learn(labeled: Callable[..., LabeledVolume], tiny_backbone: Callable[..., Ba
         volumes: Sequence[LabeledVolume] = (),
         checkpoint: Path | None = None,
         resume: bool = False,
+        plane: Plane = "axial",
         progress: Progress = silent,
         **settings: object,
     ) -> FineTuned:
@@ -45,7 +47,7 @@ def learn(labeled: Callable[..., LabeledVolume], tiny_backbone: Callable[..., Ba
             volumes or [labeled(slices)],
             structures,
             backbone or tiny_backbone(),
-            plane="axial",
+            plane=plane,
             method=str(settings.pop("method", "blo-sam")),
             settings={"steps": 4, "batch": 2, "views": 1, "warmup": 1, **settings},
             start=start,
@@ -150,6 +152,12 @@ def test_a_slice_that_a_former_model_learned_from_is_not_scored(
     assert [one["slices"] for one in third.card.provenance["held_out"]] == [[7], [2]]
     note = "slice 2, 5 of scan0 is not scored, because the former model learned from it"
     assert note in third.result.notes
+    held_out = [labeled((12,)), labeled((14,), seed=1)]
+    further = {"slices": (14,), "plane": "sagittal", "volumes": [labeled((14,), seed=2)]}
+    across = learn(named("disc"), start=second, held_out=held_out, **further)
+    assert [one["slices"] for one in across.card.provenance["held_out"]] == [[14]]
+    note = "scan0 gives no score, because the former model learned from axial slices of it"
+    assert note in across.result.notes
     none_left = learn(named("disc"), slices=(4,), start=second, held_out=[labeled((5,))])
     assert none_left.card.provenance["held_out_dice"] is None
 

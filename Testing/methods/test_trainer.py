@@ -292,10 +292,21 @@ def test_scores_are_recorded_and_choose_nothing(scripted: Script) -> None:
         return {"held_out_dice": -told[-1]}
 
     result, kept = scripted([5.0, 4.0, 3.0, 2.0, 1.0], score=score, score_every=2)
-    assert told == [2.0, 4.0, 5.0] and kept == 5.0
+    assert told == [2.0, 4.0, 5.0, 5.0] and kept == 5.0
     scores = {e["step"]: e["held_out_dice"] for e in result.history if "held_out_dice" in e}
     assert scores == {2: -2.0, 4: -4.0, 5: -5.0}
     assert 0 < result.scoring_seconds <= result.seconds
+
+
+def test_the_model_that_is_left_is_scored_not_that_of_the_last_step(scripted: Script) -> None:
+    def score(model: AdaptedModel) -> dict[str, float]:
+        return {"held_out_dice": float(model.prompt_embedding.mean())}
+
+    result, kept = scripted([5.0, 4.0, 3.0, 9.0, 9.0], score=score, score_every=2)
+    assert kept == result.score["held_out_dice"] == 3.0
+    stopped, _ = scripted([5.0, 4.0, 9.0], score=score, progress=cancel_after(1))
+    assert stopped.score == {"held_out_dice": 1.0}  # before any score was due
+    assert scripted([5.0])[0].score == {}
 
 
 def test_scoring_changes_nothing(samples: Samples, new_model: NewModel) -> None:

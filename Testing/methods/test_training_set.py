@@ -53,10 +53,23 @@ def test_a_target_lies_where_its_logits_are_put_back(
         assert back.numpy().nonzero()[axis].mean() == pytest.approx(wanted, abs=0.5 * pixel)
 
 
+def test_slices_that_are_too_thin_to_be_drawn_are_refused() -> None:
+    spec = InputSpec(side=1024)
+    for shape in ((1, 512), (1200, 2)):
+        with pytest.raises(SAMAutoSegError, match=f"slices of {shape[0]} x {shape[1]} pixels are"):
+            low_res_target(np.ones(shape, np.uint8), spec, 256, (1.0, 1.0))
+    assert low_res_target(np.ones((2, 512), np.uint8), spec, 256, (1.0, 1.0)).eq(1).any()
+
+
 def test_label_values_become_class_numbers(structures: list[Structure]) -> None:
     labels = np.array([[0, 7, 3, 5, 300]], np.uint16)
     assert as_classes(labels, structures).tolist() == [[0, 2, 1, 0, 0]]
     assert as_classes(np.zeros((1, 2), np.uint8), structures).tolist() == [[0, 0]]
+
+
+def test_negative_label_values_are_refused(structures: list[Structure]) -> None:
+    with pytest.raises(SAMAutoSegError, match="label value -1: expected 0 or more"):
+        as_classes(np.array([[0, -1]], np.int16), structures)
 
 
 def test_more_structures_than_class_numbers_are_refused() -> None:

@@ -22,6 +22,7 @@ from SAMAutoSegLib.methods.adapt_source import adapt_source
 from SAMAutoSegLib.methods.calibration import CALIBRATION
 from SAMAutoSegLib.methods.held_out import unseen
 from SAMAutoSegLib.methods.method import AGREEMENT, Guarded
+from SAMAutoSegLib.methods.outcome import origin_of
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
 from SAMAutoSegLib.methods.unlabeled_set import (
@@ -401,7 +402,7 @@ class TestAsAWhole:
         assert card.slices_learned == 0 and CALIBRATION not in card.provenance
         (image,) = card.provenance["images"]
         assert (image["slices"], image["unlabeled"]) == ([], [0, 2, 4, 6])
-        kept, notes = unseen([labeled((1, 2))], card)
+        kept, notes = unseen([labeled((1, 2))], card, "axial")
         assert [volume.slices for volume in kept] == [(1,)] and "slice 2 of scan0" in notes[0]
         assert card.adaptation.encoder_blocks == 1 == tuned.model.adaptation.encoder_blocks
         assert card.provenance["held_out_dice"] is not None
@@ -438,6 +439,13 @@ class TestAsAWhole:
         tuned = self.adapt(source, labeled(), weak=WeakLabels("axial"), settings={"steps": 40})
         assert (tuned.result.steps, tuned.result.stopped) == (1, "the source is sure already")
         assert tuned.model is source.model
+        known = {"images": [origin_of(labeled((3,)), "axial")]}
+        begun = replace(source, card=replace(source.card, provenance=known))
+        scored = self.adapt(begun, labeled(), weak=WeakLabels("axial"), held_out=[labeled((1, 3))])
+        provenance = scored.card.provenance
+        assert provenance["held_out"][0]["slices"] == [1]  # the source learned from the other
+        assert provenance["held_out_dice"] is not None
+        assert any("slice 3 of scan0 is not scored" in note for note in scored.result.notes)
         assert any("segments changed views alike already" in n for n in tuned.result.notes)
 
     @pytest.mark.usefixtures("unsure")
