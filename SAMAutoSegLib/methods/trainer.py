@@ -109,17 +109,18 @@ def train(
     method: Steps = method_type(model, samples, settings)
     if model.pixels is not None and settings.pixel_steps and isinstance(samples, TrainingSet):
         method = WithPixelBranch(method, model, samples, settings)
-    identity = {
-        "method": method_type.name,
-        "settings": settings.to_json(),
-        "adaptation": model.adaptation.to_json(),
-        "samples": samples.fingerprint(),
-        "starting model": _fingerprint(model),
-    }
-    state = TrainingState(identity=identity)
-    if resume and checkpoint is not None:
-        state = load_state(checkpoint, identity)
-        state.restore(model, method)
+    state = TrainingState(identity={})
+    if checkpoint is not None:
+        state.identity |= {
+            "method": method_type.name,
+            "settings": settings.to_json(),
+            "adaptation": model.adaptation.to_json(),
+            "samples": samples.fingerprint(),
+            "starting model": _fingerprint(model),
+        }
+        if resume:
+            state = load_state(checkpoint, state.identity)
+            state.restore(model, method)
     result = TrainingResult(notes=method.notes())
     run = _Run(model, method, settings, state, result)
     model.train()

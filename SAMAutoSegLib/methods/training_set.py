@@ -84,7 +84,7 @@ class TrainingSet:
         """SHA-256 of names, features and targets: whether a training can go on with this set."""
         digest = hashlib.sha256("\n".join(self.structures).encode())
         for tensor in (tensor for view in self.views for tensor in view):
-            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.methods.calibration import (
     CALIBRATION,
@@ -11,10 +10,10 @@ from SAMAutoSegLib.methods.calibration import (
     fit_temperature,
     temperature_of,
 )
-from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.joint import Joint
-from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.settings import Settings
+
+SHORT = {"method": "joint", "settings": {"steps": 2, "views": 1}}
 
 
 @pytest.mark.parametrize("true", [0.5, 1.0, 2.5])
@@ -73,29 +72,13 @@ def test_one_group_of_neighbors_cannot_be_split(samples, new_model, tiny_backbon
     assert calibrate(Joint, new_model(), neighbors, Settings(steps=2), tiny_backbone()) is None
 
 
-def test_a_card_holds_the_temperature_only_if_it_was_asked_for(
-    labeled, structures, intensity, tiny_backbone
-) -> None:
-    def card(asked: bool) -> ModelCard:
-        return finetune(
-            [labeled()],
-            structures,
-            tiny_backbone(),
-            plane="axial",
-            method="joint",
-            settings={"steps": 2, "views": 1},
-            intensity=intensity,
-            with_calibration=asked,
-        ).card
-
-    assert temperature_of(card(False)) == 1.0
-    asked = card(True)
+def test_a_card_holds_the_temperature_only_if_it_was_asked_for(tune, labeled) -> None:
+    assert temperature_of(tune(labeled(), **SHORT).card) == 1.0
+    asked = tune(labeled(), with_calibration=True, **SHORT).card
     assert temperature_of(asked) == asked.provenance[CALIBRATION]["temperature"] != 1.0
 
 
-def test_calibrating_is_told_and_can_be_cancelled_without_losing_the_model(
-    labeled, structures, intensity, tiny_backbone
-) -> None:
+def test_calibrating_is_told_and_can_be_cancelled_without_losing_the_model(tune, labeled) -> None:
     told: list[tuple[float, str]] = []
 
     def progress(fraction: float, message: str) -> None:
@@ -103,27 +86,14 @@ def test_calibrating_is_told_and_can_be_cancelled_without_losing_the_model(
         if cancelled and message.startswith("calibrating"):
             raise Cancelled
 
-    def tune() -> FineTuned:
-        told.clear()
-        return finetune(
-            [labeled()],
-            structures,
-            tiny_backbone(),
-            plane="axial",
-            method="joint",
-            settings={"steps": 2, "views": 1},
-            intensity=intensity,
-            with_calibration=True,
-            progress=progress,
-        )
-
     cancelled = False
-    whole = tune()
+    options = {"with_calibration": True, "progress": progress, **SHORT}
+    whole = tune(labeled(), **options)
     assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
     assert sum(message.startswith("calibrating: ") for _, message in told) == 4
     assert told[-1][0] == 1.0
     cancelled = True
-    kept = tune()
+    kept = tune(labeled(), **options)
     assert kept.card.provenance[CALIBRATION] is None and kept.result.stopped == ""
     assert any("no calibration: cancelled" in note for note in kept.result.notes)
     state = whole.model.learned_state()
