@@ -219,7 +219,7 @@ class SliceLedger:
             self._reviewed.pop(number, None)
         self._written = self._stamps()
         if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
-            self._save()
+            self._save(quietly=True)
 
     @contextmanager
     def onlyChanges(self, numbers: Iterable[int]) -> Iterator[None]:
@@ -459,13 +459,18 @@ class SliceLedger:
         names = (TAG, *(f"{GENERATION}.{plane}" for plane in PLANES))
         return any(tagOf(segment, name) for name in names)
 
-    def _save(self) -> None:
+    def _save(self, quietly: bool = False) -> None:
         if self._mayKeep:
-            self._write()
+            self._write(quietly)
         self._saved = time.monotonic()
         self._tell()
 
-    def _write(self) -> None:
+    def _write(self, quietly: bool) -> None:
+        """Into an attribute of the segmentation node.
+
+        Otherwise than quietly that counts as a change of the scene, as it must: what is not changed
+        is not saved by Slicer, nor asked for when it is closed.
+        """
         data = {
             "version": VERSION,
             "id": self._id,
@@ -481,9 +486,9 @@ class SliceLedger:
             "unchecked": self._unchecked,
         }
         node = self.segmentationNode
-        # Views and tables need not look again because of this.
+        # In the middle of a run views and tables need not look again because of this.
         disabled = node.GetDisableModifiedEvent()
-        node.SetDisableModifiedEvent(True)
+        node.SetDisableModifiedEvent(quietly or disabled)
         node.SetAttribute(self._attribute, json.dumps(data, separators=(",", ":")))
         node.SetDisableModifiedEvent(disabled)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import slicer
+import vtk
 from SAMAutoSegScene.Provenance import Provenance, writeProvenance
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
@@ -199,6 +200,24 @@ def test_a_reviewed_slice_that_is_changed_is_a_corrected_one(plain, paint):
     assert plain.ledger.stateOf(3) == SliceState.REVIEWED
     plain.history.RestorePreviousState()
     assert plain.ledger.stateOf(2) == SliceState.REVIEWED
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        lambda ledger: ledger.markReviewed([1]),
+        lambda ledger: ledger.exclude([1]),
+        lambda ledger: ledger.noteTraining([1], [2]),
+        lambda ledger: ledger.setUncertainty({1: 3.0}),
+    ],
+)
+def test_what_was_said_of_a_slice_is_a_change_that_slicer_saves(plain, scene, said, tmp_path):
+    plain.run()
+    assert scene.mrml.Commit(str(tmp_path / "scene.mrml"))
+    changed = vtk.vtkCollection()
+    assert not scene.mrml.GetModifiedSinceRead(changed)
+    said(plain.ledger)
+    assert scene.mrml.GetModifiedSinceRead(changed)
 
 
 def test_excluded_slices_are_not_learned_from(plain, paint):
