@@ -84,7 +84,7 @@ class UnlabeledSet:
             digest.update(bytes(known is not None for known in view.evidence))
             planes = [plane for known in view.evidence if known for plane in known.planes]
             for tensor in (view.weak, *view.strong, *planes):
-                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+                digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 

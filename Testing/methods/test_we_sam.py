@@ -160,6 +160,17 @@ def test_weak_labels_of_other_slices_make_another_set(slices: Slices) -> None:
     assert one.fingerprint() == slices(WeakLabels("axial", {0: hints})).fingerprint()
 
 
+def test_the_fingerprint_is_of_the_bytes_of_names_features_and_evidence(slices: Slices) -> None:
+    samples = slices()
+    expected = hashlib.sha256("\n".join(one.name for one in samples.structures).encode())
+    for view in samples.views:
+        expected.update(bytes(known is not None for known in view.evidence))
+        planes = [plane for known in view.evidence if known for plane in known.planes]
+        for tensor in (view.weak, *view.strong, *planes):
+            expected.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    assert samples.fingerprint() == expected.hexdigest()
+
+
 def test_the_anchor_never_changes(started: AdaptedModel, slices: Slices) -> None:
     method = WeSAM(started, slices(), SETTINGS)
     before = digest(method.anchor), digest(started)
