@@ -52,6 +52,11 @@ def choose_precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def as_precision(precision: torch.dtype, device: torch.device) -> torch.autocast:
+    """Autocast to bfloat16 for a backbone that computes in it, else a context of no effect."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+
+
 def _has_amx() -> bool:
     # Not public in torch; where a release lacks it, float32 is always right.
     supported = getattr(torch.cpu, "_is_amx_tile_supported", None)

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from SAMAutoSegLib.device import choose_device, choose_precision, is_out_of_memory
+from SAMAutoSegLib.device import as_precision, choose_device, choose_precision, is_out_of_memory
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 
@@ -65,6 +65,12 @@ def test_a_cpu_computes_in_bfloat16_where_it_has_amx(
 def test_a_torch_that_cannot_tell_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
     assert choose_precision(torch.device("cpu")) == torch.float32
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+def test_what_runs_beside_a_backbone_computes_in_its_precision(precision: torch.dtype) -> None:
+    with as_precision(precision, torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == precision
 
 
 def test_an_allocation_that_fails_is_out_of_memory() -> None:

@@ -21,9 +21,10 @@ from torch import Tensor
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.heatmap_decoder import HeatmapDecoder
 from SAMAutoSegLib.adapt.heatmap_head import HeatmapOutput
+from SAMAutoSegLib.device import as_precision
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods.instance_targets import InstanceTargets, instance_targets
-from SAMAutoSegLib.methods.losses import IGNORED, as_precision
+from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.method import adamw, batch_views, descend, draw
 from SAMAutoSegLib.methods.settings import Settings, require_one_of
 from SAMAutoSegLib.methods.training_set import TrainingSet

@@ -54,8 +54,3 @@ def mean_dice(predicted: Tensor, expected: Tensor, classes: int) -> float:
         if size:
             scores.append(2 * int((a & b).sum()) / size)
     return sum(scores) / len(scores) if scores else float("nan")
-
-
-def as_precision(precision: torch.dtype, device: torch.device) -> torch.autocast:
-    """Autocast to bfloat16 where the backbone computes in it, else a context of no effect."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
-from SAMAutoSegLib.methods.losses import as_precision, segmentation_loss
+from SAMAutoSegLib.device import as_precision
+from SAMAutoSegLib.methods.losses import segmentation_loss
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
 from SAMAutoSegLib.sam.backbone import Backbone

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
-from SAMAutoSegLib.methods.losses import as_precision, segmentation_loss
+from SAMAutoSegLib.device import as_precision
+from SAMAutoSegLib.methods.losses import segmentation_loss
 from SAMAutoSegLib.methods.method import Steps, adamw, descend, draw
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet, low_res_target

@@ -29,7 +29,8 @@ from SAMAutoSegLib.adapt.self_prompts import (
     mask_prompts,
     self_prompts,
 )
-from SAMAutoSegLib.methods.losses import IGNORED, as_precision, segmentation_loss
+from SAMAutoSegLib.device import as_precision
+from SAMAutoSegLib.methods.losses import IGNORED, segmentation_loss
 from SAMAutoSegLib.methods.method import adamw, apply_gradients, batch_views, draw
 from SAMAutoSegLib.methods.settings import Settings, require_between, require_one_of
 from SAMAutoSegLib.methods.training_set import TrainingSet

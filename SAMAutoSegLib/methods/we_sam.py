@@ -25,8 +25,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
+from SAMAutoSegLib.device import as_precision
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.methods.losses import IGNORED, as_precision, mean_dice
+from SAMAutoSegLib.methods.losses import IGNORED, mean_dice
 from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw
 from SAMAutoSegLib.methods.settings import Settings, require_between, require_one_of
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledSet

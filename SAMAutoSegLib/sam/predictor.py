@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from SAMAutoSegLib.device import as_precision
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
 
@@ -148,10 +149,8 @@ class ClickPredictor:
         multimask: bool,
         rough: bool = False,
     ) -> list[Prediction]:
-        half = rough and self.backbone.precision == torch.bfloat16
-        precision = torch.bfloat16 if half else torch.float32
-        device = self.backbone.device
-        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=half):
+        precision = self.backbone.precision if rough else torch.float32
+        with torch.inference_mode(), as_precision(precision, self.backbone.device):
             if self._dense_pe is None or self._dense_pe.device != self.backbone.device:
                 self._dense_pe = self._arranged(self.backbone.prompt_encoder.get_dense_pe())
             sparse, dense = self.backbone.prompt_encoder(points=points, boxes=boxes, masks=masks)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
-from SAMAutoSegLib.device import choose_precision, is_out_of_memory
+from SAMAutoSegLib.device import as_precision, choose_precision, is_out_of_memory
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
@@ -266,11 +266,7 @@ def _decode(
     images: SliceStack,
     refinement: Refinement | None,
 ) -> tuple[Tensor, list[Step]]:
-    half = backbone.precision == torch.bfloat16
-    with (
-        torch.inference_mode(),
-        torch.autocast(backbone.device.type, torch.bfloat16, enabled=half),
-    ):
+    with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
         entering = features[None].to(backbone.precision)
         steps: list[Step] = []
         if refinement is None:

@@ -28,6 +28,7 @@ from torch import Tensor
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.prompted_decoder import FrozenPrompter
 from SAMAutoSegLib.demo import run
+from SAMAutoSegLib.device import as_precision
 from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.read import read_image, read_labels
@@ -35,7 +36,6 @@ from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.methods.calibration import fit_temperature
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.losses import as_precision
 from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
 from SAMAutoSegLib.progress import silent
