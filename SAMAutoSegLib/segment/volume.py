@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -21,7 +22,8 @@ from SAMAutoSegLib.methods.calibration import temperature_of
 from SAMAutoSegLib.methods.training_set import as_classes
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images, embed_slices
+from SAMAutoSegLib.segment.changed_views import ChangedViews
 from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
 from SAMAutoSegLib.segment.corrected import CorrectedShapes, CorrectedSlices, with_corrected
 from SAMAutoSegLib.segment.refinement import Refinement, Step, prompter_of, refine
@@ -75,6 +77,7 @@ def segment_volume(
     cleanup: CleanUp | None = None,
     refinement: Refinement | None = None,
     uncertainty: bool = False,
+    views: int = 1,
     batch: int | None = None,
     progress: Progress = silent,
     on_slice: OnSlice | None = None,
@@ -98,6 +101,8 @@ def segment_volume(
         cleanup: by default none.
         refinement: by default none.
         uncertainty: tell how uncertain the labels are too; takes four more bytes a voxel.
+        views: of every slice, the slice as it is and so many less one that are slightly changed;
+            their probabilities are averaged, see `ChangedViews`. Takes so many times as long.
         batch: slices per pass of the encoder, see `embed_slices`.
         progress: told after every pass; if it raises Cancelled, the slices done are kept.
         on_slice: called with the number and the labels [rows, columns], oriented as by
@@ -105,8 +110,11 @@ def segment_volume(
 
     Raises:
         SAMAutoSegError: unknown axis, a slice that is out of range, no slice inside the region,
-            corrected labels of another size, or not enough memory for a single slice on the CPU.
+            corrected labels of another size, less than one view, or not enough memory for a single
+            slice on the CPU.
     """
+    if views < 1:
+        raise SAMAutoSegError(f"{views} views of a slice: expected 1 or more")
     cleanup = cleanup or CleanUp()
     plane = plane_for(volume.grid, card.plane, axis)
     gray = (intensity or card.intensity).apply(volume.array)
@@ -138,7 +146,8 @@ def segment_volume(
         doubts = SliceStack(result.uncertainty[slab.kji], shown.grid, plane)
     shapes = None if corrected is None else _shapes(corrected, volume, images, slab, card)
     left = [number for number in numbers if shapes is None or number not in shapes.classes]
-    maps = _logits(images, left, model, backbone, refinement, cache, batch, progress, result)
+    decoder = _Decoder(model, backbone, images, refinement, cache, views)
+    maps = _logits(decoder, left, batch, progress, result)
     if shapes is not None:
         maps = with_corrected(maps, numbers, shapes)
     if cleanup.smooth_slices_mm:
@@ -191,17 +200,14 @@ def _shapes(
 
 
 def _logits(
-    images: SliceStack,
+    decoder: _Decoder,
     numbers: list[int],
-    model: AdaptedModel,
-    backbone: Backbone,
-    refinement: Refinement | None,
-    cache: EmbeddingCache | None,
     batch: int | None,
     progress: Progress,
     result: SegmentationResult,
 ) -> Iterator[tuple[int, Tensor]]:
     """Logits [K, rows, columns] of one slice after the other; the last one when cancelled."""
+    model, backbone, images = decoder.model, decoder.backbone, decoder.images
     device, precision = backbone.device, backbone.precision
     left = list(numbers)
 
@@ -218,14 +224,14 @@ def _logits(
                 images.views,
                 images.pixel_spacing,
                 numbers=left,
-                cache=cache,
+                cache=decoder.cache,
                 batch=batch,
                 encoder_blocks=model.adaptation.encoder_blocks,
                 progress=tell,
             )
             try:
                 for number, features in embedded:
-                    logits, steps = _decode(model, features, number, backbone, images, refinement)
+                    logits, steps = decoder.decode(number, features)
                     if steps:
                         result.trace[number] = steps
                     del left[0]
@@ -258,30 +264,55 @@ def _logits(
             model.to(device)
 
 
-def _decode(
-    model: AdaptedModel,
-    features: Tensor,
-    number: int,
-    backbone: Backbone,
-    images: SliceStack,
-    refinement: Refinement | None,
-) -> tuple[Tensor, list[Step]]:
-    with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
-        entering = features[None].to(backbone.precision)
-        steps: list[Step] = []
-        if refinement is None:
-            low_res = model(entering)[0].float()
-        else:
-            embedding = model.embed(entering)
-            low_res, steps = refine(
-                model.decode(embedding)[0].float(),
-                embedding,
-                prompter_of(model, backbone),
-                backbone.spec.side,
-                refinement,
-            )
-        image = backbone.spec.gather(images.views, number)
-        return model.slice_logits(low_res, image, backbone.spec, images.pixel_spacing), steps
+@dataclass
+class _Decoder:
+    """From features of a slice to its logits."""
+
+    model: AdaptedModel
+    backbone: Backbone
+    images: SliceStack
+    refinement: Refinement | None
+    cache: EmbeddingCache | None
+    views: int
+
+    def decode(self, number: int, features: Tensor) -> tuple[Tensor, list[Step]]:
+        """Logits [K, rows, columns] of a slice, and what a refinement did to it."""
+        image = self.backbone.spec.gather(self.images.views, number)
+        logits, steps = self._logits_of(image, features)
+        if self.views == 1:
+            return logits, steps
+        views = self._changed.of(image)
+        encoded = (self._encoded(view) for view in views)
+        found = [self._logits_of(*pair)[0] for pair in zip(views, encoded, strict=True)]
+        return self._changed.averaged(logits, found), steps
+
+    @cached_property
+    def _changed(self) -> ChangedViews:
+        return ChangedViews(self.views - 1, self.images.slice_shape, self.images.pixel_spacing)
+
+    def _encoded(self, image: np.ndarray) -> Tensor:
+        blocks = self.model.adaptation.encoder_blocks
+        spacing = self.images.pixel_spacing
+        return embed_images(self.backbone, [image], spacing, self.cache, blocks)[0]
+
+    def _logits_of(self, image: np.ndarray, features: Tensor) -> tuple[Tensor, list[Step]]:
+        model, backbone = self.model, self.backbone
+        with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
+            entering = features[None].to(backbone.precision)
+            steps: list[Step] = []
+            if self.refinement is None:
+                low_res = model(entering)[0].float()
+            else:
+                embedding = model.embed(entering)
+                low_res, steps = refine(
+                    model.decode(embedding)[0].float(),
+                    embedding,
+                    prompter_of(model, backbone),
+                    backbone.spec.side,
+                    self.refinement,
+                )
+            spacing = self.images.pixel_spacing
+            return model.slice_logits(low_res, image, backbone.spec, spacing), steps
 
 
 def _chosen(slices: Sequence[int] | None, count: int, inside: tuple[int, int]) -> list[int]:
