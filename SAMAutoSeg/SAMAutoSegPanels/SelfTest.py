@@ -66,7 +66,9 @@ class SelfTest:
     def setUp(self):
         case, session = self.case, self.session
         self.wait(lambda: session.found, 10, "a look at what is installed")
-        case.assertTrue(session.ready, self.ui.setUpLabel.text)
+        if not session.ready:
+            # So it is where extensions are built and no PyTorch is installed.
+            case.skipTest(self.ui.setUpLabel.text)
         if not session.library.hasDefaultBackbone():
             self.widget.modelPanel.download(session.library.defaultBackbone)
             self.wait(lambda: not session.commands.running, 600, "the download of LiteMedSAM")

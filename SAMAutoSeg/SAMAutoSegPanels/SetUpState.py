@@ -76,7 +76,8 @@ def setUpView(facts):
         return SetUpView("failed", facts.failure, _("Try again"), _("Does the rest of the set-up."))
     if steps == [RESTART]:
         text = _("Restart Slicer to go on with the set-up.")
-        return SetUpView("missing", text, _("Restart"), _("Slicer asks to save first."))
+        warning = _("Save your work first: Slicer does not ask.")
+        return SetUpView("missing", text, _("Restart"), warning)
     if steps and not (steps == [WEIGHTS] and isReady(facts)):
         text = _("To be set up: {steps}.").format(steps=listWords(map(_stepWords, steps), 5))
         return SetUpView("missing", text, _("Set up..."), question(facts))

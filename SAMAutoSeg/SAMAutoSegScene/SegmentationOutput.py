@@ -249,7 +249,9 @@ def _placeWith(segmentationNode, volumeNode) -> None:
         parent = hierarchy.GetItemParent(volume)
         # Slicer's window makes an item for every node; without the window there may be none yet.
         segmentation = segmentation or hierarchy.CreateItem(parent, segmentationNode)
-        hierarchy.SetItemParent(segmentation, parent)
+        # Where the user put it, it stays.
+        if hierarchy.GetItemParent(segmentation) == hierarchy.GetSceneItemID():
+            hierarchy.SetItemParent(segmentation, parent)
 
 
 def _resampleTo(segmentationNode, volumeNode, sameVoxels: bool = False) -> None:

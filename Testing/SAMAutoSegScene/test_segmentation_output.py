@@ -51,7 +51,13 @@ def test_the_segmentation_stands_under_the_study_of_the_volume(scene, plain_grid
     study = hierarchy.CreateStudyItem(patient, "study")
     hierarchy.CreateItem(study, volume_node)
     node = prepareSegmentation(volume_node, structures).node
-    assert hierarchy.GetItemParent(hierarchy.GetItemByDataNode(node)) == study
+    item = hierarchy.GetItemByDataNode(node)
+    assert hierarchy.GetItemParent(item) == study
+    # Where the user puts it, it stays.
+    folder = hierarchy.CreateFolderItem(hierarchy.GetSceneItemID(), "mine")
+    hierarchy.SetItemParent(item, folder)
+    prepareSegmentation(volume_node, structures, node)
+    assert hierarchy.GetItemParent(item) == folder
 
 
 @pytest.mark.parametrize("kind", ["linear", "curved"])
