@@ -240,12 +240,14 @@ class SAMAutoSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
             self.session.volumes.close(node.GetID())
 
     def initializeParameterNode(self):
-        """Have the scene's choices shown; a first volume is chosen where none is."""
+        """Have the scene's choices shown; where no volume is chosen, the one in the views is."""
         self.setParameterNode(self.logic.getParameterNode())
         if not self._parameterNode.inputVolume:
-            first = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLScalarVolumeNode")
-            if first is not None and not first.IsA("vtkMRMLLabelMapVolumeNode"):
-                self._parameterNode.inputVolume = first
+            from SAMAutoSegScene.DefaultVolume import defaultVolume
+
+            volume = defaultVolume(slicer.mrmlScene)
+            if volume is not None:
+                self._parameterNode.inputVolume = volume
 
     def setParameterNode(self, parameterNode):
         if self._parameterNode is not None:

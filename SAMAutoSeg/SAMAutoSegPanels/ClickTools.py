@@ -49,6 +49,8 @@ class ClickTools:
             interactor = view.interactor()
             for event, handler in (
                 ("LeftButtonPressEvent", self._onPress),
+                # Comes in place of a second press soon after the first; Slicer enlarges the view.
+                ("LeftButtonDoubleClickEvent", self._onPress),
                 ("MouseMoveEvent", self._onMove),
                 ("LeftButtonReleaseEvent", self._onRelease),
             ):

@@ -93,17 +93,26 @@ class CorrectPanel:
 
     def _beginSegmentation(self):
         """As in Slicer's Segment Editor: who opens it with a volume has one to add segments to."""
-        isOpen = self._entered and not self._ui.correctCollapsibleButton.collapsed
-        if not isOpen or self.volumeNode is None or self.segmentationNode is not None:
+        if (
+            not self._entered
+            or not self._isOpen
+            or self.volumeNode is None
+            or self.segmentationNode is not None
+        ):
             return
-        from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
+        from SAMAutoSegScene.SegmentationOutput import prepareSegmentation, segmentationOf
 
         try:
-            node = prepareSegmentation(self.volumeNode, []).node
+            node = segmentationOf(self.volumeNode)
+            node = node or prepareSegmentation(self.volumeNode, []).node
         except SAMAutoSegError:
             return  # a volume that cannot be read; the Segment section says why
         self._session.parameterNode.outputSegmentation = node
         self._session.changed.emit()
+
+    @property
+    def _isOpen(self):
+        return not self._ui.correctCollapsibleButton.collapsed
 
     def _refreshButtons(self):
         ui, ledger, number = self._ui, self._ledgers.ledger, self._current
@@ -196,12 +205,16 @@ class CorrectPanel:
         self._onViewsChanged()
 
     def _views(self):
-        """Slice nodes of the layout with what they show of the volume."""
+        """Slice nodes that the layout shows, with what they show of the volume.
+
+        Slicer keeps the views of other layouts, too.
+        """
         from SAMAutoSegScene.SliceGeometry import viewedSlice
 
         if self.volumeNode is None or self.volumeNode.GetImageData() is None:
             return []
-        return [(node, viewedSlice(node, self.volumeNode)) for node in _sliceNodes()]
+        shown = [node for node in _sliceNodes() if node.IsMappedInLayout()]
+        return [(node, viewedSlice(node, self.volumeNode)) for node in shown]
 
     def _onViewsChanged(self):
         ledger = self._ledgers.ledger
@@ -211,7 +224,7 @@ class CorrectPanel:
         if ledger is not None:
             self._lookTimer.start()
         self._refreshButtons()
-        if self._entered and not self._ui.correctCollapsibleButton.collapsed:
+        if self._entered and self._isOpen:
             self._prepareTimer.start()
 
     def _prepare(self):
@@ -235,10 +248,17 @@ class CorrectPanel:
         session.volumes.open(self.volumeNode, onVolume, lambda message: None)
 
     def _onCollapsed(self, collapsed):
-        if not collapsed:
+        """Tools and keys whose buttons cannot be seen would surprise."""
+        if collapsed:
+            self.clicks.letGo()
+            self.editor.exit()
+        else:
             self.editor.ensure()
+            if self._entered:
+                self.editor.enter()
             self._prepareTimer.start()
             self._beginTimer.start()
+        self._refreshShortcuts()
 
     # Life
 
@@ -248,9 +268,9 @@ class CorrectPanel:
         self._entered = True
         self._observeViews()
         self._installShortcuts()
-        if not self._ui.correctCollapsibleButton.collapsed:
+        if self._isOpen:
             self.editor.ensure()
-        self.editor.enter()
+            self.editor.enter()
         self._viewTimer.start()
         self._beginTimer.start()
 
@@ -288,6 +308,7 @@ class CorrectPanel:
         if self._entered:
             self._unobserveViews()
             self._observeViews()
+            self._viewTimer.start()
 
     def _observeViews(self):
         for node in _sliceNodes():
@@ -323,7 +344,8 @@ class CorrectPanel:
 
     def _refreshShortcuts(self):
         for key, shortcut in self._shortcuts.items():
-            shortcut.enabled = key in _KEYS_BESIDE_EFFECTS or not self.editor.hasEffect
+            free = key in _KEYS_BESIDE_EFFECTS or not self.editor.hasEffect
+            shortcut.enabled = self._isOpen and free
 
     def _onEffect(self, active):
         """Mouse and keys are for the effect, or for clicks and boxes, never for both."""

@@ -118,6 +118,22 @@ def prepareSegmentation(
     return SegmentationOutput(segmentationNode, segmentIds, notes)
 
 
+def segmentationOf(volumeNode):
+    """The first segmentation in the scene that is made for a volume, or that fits it; else None.
+
+    Raises:
+        SAMAutoSegError: the volume cannot be read.
+    """
+    requireReadable(volumeNode)
+    scene, kind = volumeNode.GetScene(), "vtkMRMLSegmentationNode"
+    for number in range(scene.GetNumberOfNodesByClass(kind)):
+        node = scene.GetNthNodeByClass(number, kind)
+        madeFor = node.GetNodeReference("referenceImageGeometryRef")
+        if madeFor in (None, volumeNode) and not misfit(node, volumeNode):
+            return node
+    return None
+
+
 def misfit(segmentationNode, volumeNode) -> str:
     """Why a segmentation does not belong to the volume as it is; empty if it does."""
     difference = differenceFromVolume(segmentationNode, volumeNode)

@@ -11,6 +11,7 @@ from SAMAutoSegScene.SegmentationOutput import (
     differenceFromVolume,
     misfit,
     prepareSegmentation,
+    segmentationOf,
     structureSegments,
 )
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
@@ -58,6 +59,17 @@ def test_the_segmentation_stands_under_the_study_of_the_volume(scene, plain_grid
     hierarchy.SetItemParent(item, folder)
     prepareSegmentation(volume_node, structures, node)
     assert hierarchy.GetItemParent(item) == folder
+
+
+def test_a_segmentation_that_is_there_is_found(scene, plain_grid, structures):
+    volume_node, other = scene.volume(plain_grid), scene.volume(plain_grid)
+    assert segmentationOf(volume_node) is None
+    of_other = prepareSegmentation(other, structures).node
+    assert segmentationOf(volume_node) is None  # on the same grid, but made for another volume
+    own = prepareSegmentation(volume_node, structures).node
+    assert segmentationOf(volume_node) is own and segmentationOf(other) is of_other
+    own.SetNodeReferenceID("referenceImageGeometryRef", None)  # as after loading its file
+    assert segmentationOf(volume_node) is own
 
 
 @pytest.mark.parametrize("kind", ["linear", "curved"])
