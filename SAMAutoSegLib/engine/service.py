@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.engine.arrays import (
     ArrayFile,
     fill_array,
@@ -36,6 +35,7 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import Plane, SliceStack, plane_for
+from SAMAutoSegLib.images.structure import label_type
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.segment.cleanup import CleanUp
@@ -184,7 +184,9 @@ class Service:
         plane = plane_for(volume.grid, loaded.card.plane, params.get("axis"))
         corrected = _corrected(params, volume, plane)
         shape, reserved = volume.array.shape, {}
-        reserved["labels"] = reserve_array(self._folder(), _label_type(loaded.card), shape)
+        reserved["labels"] = reserve_array(
+            self._folder(), label_type(loaded.card.structures), shape
+        )
         if params.get("uncertainty"):
             reserved["doubts"] = reserve_array(self._folder(), np.dtype(np.uint8), shape)
         told = -_SECONDS_BETWEEN_PROGRESS
@@ -287,12 +289,6 @@ def _cleanup(values: dict[str, Any]) -> CleanUp:
             f"{', '.join(CleanUp.__dataclass_fields__)}"
         )
     return CleanUp(**values)
-
-
-def _label_type(card: ModelCard) -> np.dtype:
-    """As `SegmentationResult` has it."""
-    highest = max(structure.label for structure in card.structures)
-    return np.dtype(np.uint8 if highest < 256 else np.uint16)
 
 
 def _segmented(

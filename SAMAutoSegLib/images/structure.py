@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 Color = tuple[float, float, float]
@@ -117,6 +119,12 @@ def structure_named(name: str, label: int) -> Structure:
 def standard_structures(names: list[str]) -> list[Structure]:
     """Structures for these names, labeled 1, 2, 3, ... in that order."""
     return [structure_named(name, label) for label, name in enumerate(names, start=1)]
+
+
+def label_type(structures: Sequence[Structure]) -> np.dtype:
+    """The numpy type of a label map that holds these structures: a byte where that is enough."""
+    highest = max(structure.label for structure in structures)
+    return np.dtype(np.uint8 if highest < 256 else np.uint16)
 
 
 def matched(

@@ -17,6 +17,7 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_for
+from SAMAutoSegLib.images.structure import label_type
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.calibration import temperature_of
 from SAMAutoSegLib.methods.training_set import as_classes
@@ -127,9 +128,8 @@ def segment_volume(
     images = SliceStack(shown.array, shown.grid, plane)
     numbers = _chosen(slices, len(whole), getattr(roi, across))
 
-    highest = max(structure.label for structure in card.structures)
     values = np.array([0, *(structure.label for structure in card.structures)])
-    values = values.astype(np.uint8 if highest < 256 else np.uint16)
+    values = values.astype(label_type(card.structures))
     result = SegmentationResult(np.zeros(volume.array.shape, values.dtype))
     if gray.min() == gray.max():
         result.notes.append(

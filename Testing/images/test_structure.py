@@ -1,9 +1,15 @@
 import math
 
+import numpy as np
 import pytest
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.images.structure import Structure, standard_structures, structure_named
+from SAMAutoSegLib.images.structure import (
+    Structure,
+    label_type,
+    standard_structures,
+    structure_named,
+)
 
 
 @pytest.mark.parametrize("name", ["left kidney", "Left Kidney", "kidney_left", "LEFT-KIDNEY"])
@@ -67,3 +73,8 @@ def test_json_gives_the_same_structure_back():
 def test_malformed_json_is_refused_with_what_was_found(data):
     with pytest.raises(SAMAutoSegError, match="liver"):
         Structure.from_json(data)
+
+
+@pytest.mark.parametrize(("highest", "kind"), [(255, np.uint8), (256, np.uint16)])
+def test_a_label_map_takes_a_byte_a_voxel_until_a_label_needs_two(highest, kind):
+    assert label_type([structure_named("liver", highest), structure_named("aorta", 1)]) == kind
