@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import platform
+import sys
 import tempfile
 from collections import deque
 from importlib.metadata import PackageNotFoundError, version
@@ -15,7 +17,8 @@ from SAMAutoSegPanels.SetUpState import EXTENSION, PACKAGES, TORCH
 from SAMAutoSegPanels.Translation import _
 
 _REQUESTER = "SAMAutoSeg"
-_TORCH = ">=2.4"
+_LEAST_TORCH = (2, 4)
+_TORCH = f">={_LEAST_TORCH[0]}.{_LEAST_TORCH[1]}"
 
 # Of what pip says, for the reason of a failure and for the status bar.
 _PIP_LINES, _STATUS_LETTERS = 40, 120
@@ -40,7 +43,12 @@ class Dependencies:
         return hasattr(slicer.modules, "pytorchutils")
 
     def hasTorch(self):
-        return importlib.util.find_spec("torch") is not None
+        """One that is recent enough; other extensions may have brought an older one."""
+        return importlib.util.find_spec("torch") is not None and _isRecent(_versionOf("torch"))
+
+    def torchCannotBe(self):
+        """No PyTorch after 2.2 was made for Intel Macs, nor for a Slicer that is translated."""
+        return sys.platform == "darwin" and platform.machine() == "x86_64"
 
     def missingPackages(self):
         """Requirements that are not met, as text."""
@@ -149,6 +157,19 @@ class Dependencies:
                 prompt_install=False,
                 requester=_REQUESTER,
             )
+
+
+def _versionOf(name):
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _isRecent(text):
+    """Whether PyTorch of this version will do; one that does not tell its version is tried."""
+    numbers = text.split(".")[:2]
+    return not all(one.isdigit() for one in numbers) or tuple(map(int, numbers)) >= _LEAST_TORCH
 
 
 def _failed(step, reason):

@@ -63,6 +63,7 @@ class SetUpPanel:
         self._session.found = {
             "hasExtension": dependencies.hasExtension(),
             "hasTorch": dependencies.hasTorch(),
+            "torchCannotBe": dependencies.torchCannotBe(),
             "missingPackages": dependencies.missingPackages(),
             "restartPending": dependencies.restartPending(),
         }

@@ -16,12 +16,14 @@ WEIGHTS = "weights"
 class SetUpFacts:
     """What was found.
 
-    ``restartPending`` is set once the PyTorch extension was installed in this run of Slicer;
-    ``busyWith`` names the step being done; ``failure`` is why the last step failed.
+    ``torchCannotBe``: there is none for this Slicer; ``restartPending`` is set once the PyTorch
+    extension was installed in this run of Slicer; ``busyWith`` names the step being done;
+    ``failure`` is why the last step failed.
     """
 
     hasExtension: bool = False
     hasTorch: bool = False
+    torchCannotBe: bool = False
     missingPackages: tuple = ()
     hasWeights: bool = False
     weightsBytes: int = 0
@@ -72,6 +74,14 @@ def setUpView(facts):
     if facts.busyWith:
         return SetUpView("waiting", _busyWords(facts.busyWith))
     steps = stepsLeft(facts)
+    if facts.torchCannotBe and not facts.hasTorch:
+        return SetUpView(
+            "failed",
+            _(
+                "There is no PyTorch 2.4 for this Slicer, which is built for Intel Macs: install a"
+                " Slicer for Apple silicon, or use another computer."
+            ),
+        )
     if facts.failure:
         return SetUpView("failed", facts.failure, _("Try again"), _("Does the rest of the set-up."))
     if steps == [RESTART]:

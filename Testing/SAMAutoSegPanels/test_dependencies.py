@@ -36,6 +36,7 @@ class Played:
         monkeypatch.delitem(sys.modules, "SAMAutoSegPanels.Dependencies", raising=False)
         module = importlib.import_module("SAMAutoSegPanels.Dependencies")
         monkeypatch.delitem(sys.modules, "SAMAutoSegPanels.Dependencies")
+        self.module = module
         self.dependencies = module.Dependencies("requirements.txt")
 
     def install(self, step: str) -> None:
@@ -55,6 +56,30 @@ def test_pytorch_is_installed_while_slicer_goes_on(played: Played) -> None:
     assert played.status == ["Downloading torch-2.9.1.whl (899.7 MB)"]
     played.started["completedCallback"](0)
     assert played.told == [""] and played.status[-1] == ""
+
+
+def test_an_old_pytorch_of_another_extension_will_not_do(
+    played: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version, enough in (("2.2.2", False), ("2.4.0+cu121", True), ("3.0a1", True), ("", True)):
+        monkeypatch.setattr(played.module, "version", lambda name, told=version: told)
+        assert played.dependencies.hasTorch() is enough
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "impossible"),
+    [("darwin", "x86_64", True), ("darwin", "arm64", False), ("linux", "x86_64", False)],
+)
+def test_for_intel_macs_there_is_no_pytorch(
+    played: Played,
+    monkeypatch: pytest.MonkeyPatch,
+    system: str,
+    machine: str,
+    impossible: bool,
+) -> None:
+    monkeypatch.setattr(sys, "platform", system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    assert played.dependencies.torchCannotBe() is impossible
 
 
 def test_why_pip_failed_is_told(played: Played) -> None:

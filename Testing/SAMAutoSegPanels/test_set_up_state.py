@@ -88,3 +88,9 @@ def test_a_failure_is_told_and_can_be_tried_again() -> None:
 def test_an_engine_that_ended_says_why_and_can_be_started_again() -> None:
     view = setUpView(replace(DONE, engineState="failed", engineMessage="memory ran out"))
     assert (view.level, view.text, view.button) == ("failed", "memory ran out", "Start again")
+
+
+def test_where_no_pytorch_can_be_nothing_is_offered() -> None:
+    view = setUpView(replace(FRESH, torchCannotBe=True))
+    assert (view.level, view.button) == ("failed", "") and "Intel Macs" in view.text
+    assert setUpView(replace(DONE, torchCannotBe=True)) == setUpView(DONE)
