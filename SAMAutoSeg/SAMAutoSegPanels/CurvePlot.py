@@ -111,6 +111,10 @@ class CurvePlot:
         node.SetSaveWithScene(False)
         if className == "vtkMRMLPlotViewNode":
             node.SetLayoutName("SAMAutoSeg")
+            # Known before it is in the scene: else the layout manager makes a view for it too.
+            node.SetAndObserveParentLayoutNodeID(self._nodes["chart"].GetID())
+            # Else the charts that other modules show would take the place of this one.
+            node.SetDoPropagatePlotChartSelection(False)
         self._nodes[key] = slicer.mrmlScene.AddNode(node)
         return self._nodes[key]
 
