@@ -33,7 +33,16 @@ class SegmentPanel:
         self.run = None
         ui.segmentButton.connect("clicked()", self.onSegmentButton)
         ui.deviceSelector.connect("activated(int)", self._onDevice)
+        ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onNewRoi)
         session.changed.connect(self.refresh)
+
+    def _onNewRoi(self, roiNode):
+        """A region made by the selector has no extent, and could not be seen."""
+        from SAMAutoSegScene.SliceGeometry import fitRoi
+
+        volumeNode = self._session.parameterNode.inputVolume
+        if volumeNode is not None:
+            fitRoi(roiNode, volumeNode)
 
     @property
     def running(self):

@@ -132,6 +132,15 @@ def viewedSlice(sliceNode, volumeNode) -> ViewedSlice:
     return ViewedSlice(plane, number, float(np.degrees(np.arccos(min(share[axis], 1.0)))))
 
 
+def fitRoi(roiNode, volumeNode) -> None:
+    """Put a region of interest around a volume, so that there is something to drag."""
+    bounds = [0.0] * 6
+    volumeNode.GetRASBounds(bounds)
+    low, high = np.array(bounds[::2]), np.array(bounds[1::2])
+    roiNode.SetCenterWorld(*map(float, (low + high) / 2))
+    roiNode.SetSizeWorld(*map(float, high - low))
+
+
 def roiOfNode(roiNode, volumeNode) -> Roi:
     """The smallest box of voxels that holds every voxel the region touches.
 

@@ -24,6 +24,7 @@ BASES = {
     "ctkCollapsibleButton": "QAbstractButton",
 }
 SIGNALS = {
+    "qMRMLNodeComboBox": {"nodeAddedByUser(vtkMRMLNode*)"},
     "QAbstractButton": {"clicked()", "clicked(bool)", "toggled(bool)"},
     "QComboBox": {"activated(int)", "currentIndexChanged(int)"},
     "QLineEdit": {"textEdited(QString)", "textChanged(QString)"},

@@ -7,6 +7,7 @@ import vtk
 from SAMAutoSegScene.SliceGeometry import (
     SliceGeometry,
     boxOfSlice,
+    fitRoi,
     ijkFromRAS,
     rasFromIJK,
     roiOfNode,
@@ -150,6 +151,13 @@ def test_a_region_holds_what_lies_in_it_on_every_grid(scene, volume_node, grid):
         if (np.abs(place) <= [2.0, 2.0, 4.0]).all():
             assert box.i[0] <= i < box.i[1] and box.j[0] <= j < box.j[1]
             assert box.k[0] <= k < box.k[1]
+
+
+def test_a_new_region_is_put_around_the_volume(scene, volume_node, grid):
+    node = scene.add("vtkMRMLMarkupsROINode")
+    fitRoi(node, volume_node)
+    box = roiOfNode(node, volume_node)
+    assert [box.i, box.j, box.k] == [(0, length) for length in grid.size]
 
 
 def test_a_region_beside_the_volume_or_without_extent_is_an_error(scene, plain_grid):
