@@ -25,7 +25,7 @@ class ClickPanel:
         self._ledgers = ledgers
         self._editor = editor
         self._clicks = ClickSession()
-        self._tools = ClickTools(self._onPoint, self._onBox)
+        self._tools = ClickTools(self._onPoint, self._onBox, self.letGo)
         self._buttons = {
             ui.addPointButton: POINT,
             ui.removePointButton: POINT,

@@ -18,11 +18,13 @@ class ClickTools:
     Args:
         onPoint: told the slice node and the RAS of a click.
         onBox: told the slice node and the RAS of two opposite corners.
+        onOtherMode: told when the user has chosen another mode of the mouse, such as Place.
     """
 
-    def __init__(self, onPoint, onBox):
+    def __init__(self, onPoint, onBox, onOtherMode):
         self._onPoint = onPoint
         self._onBox = onBox
+        self._onOtherMode = onOtherMode
         self._tool = ""
         self._observed = []
         self._start = None
@@ -34,6 +36,8 @@ class ClickTools:
             self._release()
             self._tool = tool
             if tool:
+                # Slicer's toolbar shows which mode the mouse is in; a tool is none of its others.
+                self._interactionNode().SwitchToViewTransformMode()
                 self._observe()
 
     def refreshViews(self):
@@ -42,14 +46,24 @@ class ClickTools:
             self._release()
             self._observe()
 
+    def _interactionNode(self):
+        return slicer.app.applicationLogic().GetInteractionNode()
+
+    def _onMode(self, node, event):
+        if node.GetCurrentInteractionMode() != node.ViewTransform:
+            self._onOtherMode()
+
     def _observe(self):
+        node = self._interactionNode()
+        tag = node.AddObserver(node.InteractionModeChangedEvent, self._onMode)
+        self._observed.append((node, tag))
         manager = slicer.app.layoutManager()
         for name in manager.sliceViewNames() if manager is not None else ():
             view = manager.sliceWidget(name).sliceView()
             interactor = view.interactor()
             for event, handler in (
                 ("LeftButtonPressEvent", self._onPress),
-                # Comes in place of a second press soon after the first; Slicer enlarges the view.
+                # Two clicks in a row, which would else maximize the view.
                 ("LeftButtonDoubleClickEvent", self._onPress),
                 ("MouseMoveEvent", self._onMove),
                 ("LeftButtonReleaseEvent", self._onRelease),
@@ -65,8 +79,8 @@ class ClickTools:
         self._observed.append((interactor, tag))
 
     def _release(self):
-        for interactor, tag in self._observed:
-            interactor.RemoveObserver(tag)
+        for observed, tag in self._observed:
+            observed.RemoveObserver(tag)
         self._observed = []
         self._dropOutline()
         self._start = None
