@@ -93,12 +93,9 @@ class CorrectPanel:
 
     def _beginSegmentation(self):
         """As in Slicer's Segment Editor: who opens it with a volume has one to add segments to."""
-        if (
-            not self._entered
-            or not self._isOpen
-            or self.volumeNode is None
-            or self.segmentationNode is not None
-        ):
+        if not (self._entered and self._isOpen) or self.volumeNode is None:
+            return
+        if self.segmentationNode is not None:
             return
         from SAMAutoSegScene.SegmentationOutput import prepareSegmentation, segmentationOf
 

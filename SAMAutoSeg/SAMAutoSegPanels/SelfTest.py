@@ -196,6 +196,11 @@ class SelfTest:
         self.session = self.widget.session
         self.wait(lambda: self.session.found, 10, "a look at what is installed")
         self.wait(lambda: self.session.client.state == "ready", 120, "the engine")
+        self.widget.ui.correctCollapsibleButton.collapsed = True
+        self.turn()
+        self.case.assertEqual(self.keys(), "")
+        self.widget.ui.correctCollapsibleButton.collapsed = False
+        self.turn()
         self.case.assertEqual(self.keys(), "ADMNSX")
 
     # Help

@@ -450,8 +450,9 @@ class SliceLedger:
             now = self._filled(self._digestsNow(number))
             if written & now.keys():
                 self._unchecked[number] = {one: now[one] for one in written & now.keys()}
-        # At once: else what is corrected from now on would count as unchecked the next time.
-        self._save()
+        # At once: else what is corrected from now on would count as unchecked the next time. But a
+        # look at a scene does not change it.
+        self._save(quietly=True)
 
     def _isOfModel(self, segmentId: str) -> bool:
         """Whether a segment says that a model wrote into it, in this scene or before."""

@@ -1,0 +1,146 @@
+"""The Correct section on a scene of Slicer's own classes; widgets and the engine are played."""
+
+import importlib
+import sys
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+
+slicer = pytest.importorskip("slicer", reason="needs slicer-core", exc_type=ImportError)
+
+import vtk  # noqa: E402
+from SAMAutoSegPanels.CurrentLedger import CurrentLedger  # noqa: E402
+from SAMAutoSegPanels.Signal import Signal  # noqa: E402
+from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
+
+
+class Played:
+    """The section, open in an entered module, with a volume of 6 x 5 x 8 voxels of 1 mm."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.mrml = slicer.vtkMRMLScene()
+        self.logic = slicer.vtkSlicerSegmentationsModuleLogic()
+        self.logic.SetMRMLScene(self.mrml)
+        self.views: dict[str, Any] = {}
+        self.editor = MagicMock()
+        manager = SimpleNamespace(
+            sliceViewNames=lambda: tuple(self.views),
+            sliceWidget=lambda name: SimpleNamespace(
+                mrmlSliceNode=lambda: self.views[name], sliceView=MagicMock()
+            ),
+        )
+        app = SimpleNamespace(layoutManager=lambda: manager)
+        util = SimpleNamespace(
+            mainWindow=MagicMock(),
+            getNodesByClass=lambda name: list(self.mrml.GetNodesByClass(name)),
+        )
+        for name, played in {
+            "mrmlScene": self.mrml,
+            "app": app,
+            "util": util,
+            "qMRMLSegmentEditorWidget": lambda: self.editor,
+        }.items():
+            monkeypatch.setattr(slicer, name, played, raising=False)
+        qt = MagicMock(QTimer=lambda: MagicMock(), QShortcut=lambda *given: MagicMock())
+        monkeypatch.setitem(sys.modules, "qt", qt)
+        monkeypatch.setitem(sys.modules, "SAMAutoSegPanels.SliceStrip", MagicMock())
+        monkeypatch.delitem(sys.modules, "SAMAutoSegPanels.CorrectPanel", raising=False)
+        module = importlib.import_module("SAMAutoSegPanels.CorrectPanel")
+        monkeypatch.delitem(sys.modules, "SAMAutoSegPanels.CorrectPanel")
+        self.volume = self.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
+        image = vtk.vtkImageData()
+        image.SetDimensions(6, 5, 8)
+        image.GetPointData().SetScalars(numpy_to_vtk(np.arange(240, dtype=np.int16), deep=True))
+        self.volume.SetAndObserveImageData(image)
+        self.node = SimpleNamespace(inputVolume=self.volume, outputSegmentation=None)
+        session = MagicMock(changed=Signal(), parameterNode=self.node, ready=False)
+        self.ui = MagicMock()
+        self.ui.correctCollapsibleButton.collapsed = False
+        self.panel = module.CorrectPanel(self.ui, session, CurrentLedger(), lambda: "axial")
+        self.panel.enter()
+
+    def add_surface(self) -> None:
+        ball = vtk.vtkSphereSource()
+        ball.Update()
+        node = self.mrml.AddNewNodeByClass("vtkMRMLSegmentationNode", "a surface")
+        node.SetSourceRepresentationToClosedSurface()
+        node.AddSegmentFromClosedSurfaceRepresentation(ball.GetOutput(), "skin", (1, 0, 0))
+
+    def collapse(self, collapsed: bool) -> None:
+        self.ui.correctCollapsibleButton.collapsed = collapsed
+        self.panel._onCollapsed(collapsed)
+
+    def keys(self) -> str:
+        shortcuts = self.panel._shortcuts
+        return "".join(sorted(key for key, one in shortcuts.items() if one.enabled))
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+    return Played(monkeypatch)
+
+
+def test_a_section_that_is_closed_takes_neither_mouse_nor_keys(played: Played) -> None:
+    assert played.keys() == "ADMNSX"
+    played.ui.boxButton.checked = True
+    played.editor.reset_mock()
+    played.collapse(True)
+    assert played.keys() == ""
+    assert played.ui.boxButton.checked is False
+    played.editor.setActiveEffect.assert_called_once_with(None)
+    played.editor.uninstallKeyboardShortcuts.assert_called_once()
+    played.editor.installKeyboardShortcuts.assert_not_called()
+
+
+def test_a_section_that_is_opened_again_has_its_keys_back(played: Played) -> None:
+    played.collapse(True)
+    played.editor.reset_mock()
+    played.collapse(False)
+    assert played.keys() == "ADMNSX"
+    played.editor.installKeyboardShortcuts.assert_called_once()
+
+
+def test_a_module_that_is_entered_with_the_section_closed_takes_no_keys(played: Played) -> None:
+    played.collapse(True)
+    played.panel.exit()
+    played.editor.reset_mock()
+    played.panel.enter()
+    assert played.keys() == ""
+    played.editor.installKeyboardShortcuts.assert_not_called()
+
+
+def test_the_current_slice_is_one_of_a_view_that_is_shown(played: Played) -> None:
+    for name, number in (("Hidden", 2), ("Shown", 5)):
+        view = played.mrml.AddNewNodeByClass("vtkMRMLSliceNode", name)
+        view.JumpSliceByOffsetting(3.0, 3.0, float(number))
+        view.SetMappedInLayout(name == "Shown")
+        played.views[name] = view
+    played.panel.refresh()
+    played.panel._viewTimer.start.reset_mock()
+    played.panel.onLayoutChanged()
+    played.panel._viewTimer.start.assert_called_once()
+    played.panel._onViewsChanged()
+    assert played.panel._current == 5
+    played.views["Hidden"].SetMappedInLayout(True)
+    played.panel._onViewsChanged()
+    assert played.panel._current == 2
+
+
+def test_who_opens_it_goes_on_in_the_first_segmentation_that_fits_the_volume(
+    played: Played,
+) -> None:
+    played.add_surface()
+    first = played.mrml.AddNewNodeByClass("vtkMRMLSegmentationNode", "first")
+    played.mrml.AddNewNodeByClass("vtkMRMLSegmentationNode", "second")
+    played.panel._beginSegmentation()
+    assert played.node.outputSegmentation is first
+    assert played.mrml.GetNumberOfNodesByClass("vtkMRMLSegmentationNode") == 3
+
+
+def test_who_opens_it_where_no_segmentation_fits_gets_a_new_one(played: Played) -> None:
+    played.add_surface()
+    played.panel._beginSegmentation()
+    assert played.node.outputSegmentation.GetName() == "CT segmentation"
