@@ -127,8 +127,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=1,
         metavar="N",
-        help="average over N slightly changed views of every slice (default: 1); more accurate on"
-        " other patients, and takes N times as long",
+        help="average over N slightly changed views of every slice (default: 1); takes N times as"
+        " long, and may help on other patients, not in a volume that was learned from",
     )
     parser.add_argument("--batch", type=int, help="slices per pass of the encoder")
     parser.add_argument(
