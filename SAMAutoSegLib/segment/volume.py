@@ -16,7 +16,7 @@ from SAMAutoSegLib.device import as_precision, choose_precision, is_out_of_memor
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
-from SAMAutoSegLib.images.slices import Axis, SliceStack, plane_for
+from SAMAutoSegLib.images.slices import Axis, Plane, SliceStack, plane_for
 from SAMAutoSegLib.images.structure import label_type
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.calibration import temperature_of
@@ -94,7 +94,7 @@ def segment_volume(
         model, card, backbone: as `load_adapted` gives them.
         axis: of the slices, by default the plane that the model was trained on.
         slices: numbers along that axis, by default all. The others stay 0.
-        roi: what the model is shown and where labels are written, by default everything.
+        roi: where labels are written, by default everywhere; the model is shown whole slices.
         intensity: by default that of the training. Percentiles are those of the whole volume.
         corrected: slices whose labels are known: they come out as they are, and the others follow
             them, see `CorrectedShapes`. Memory then holds four slices more for each structure.
@@ -122,7 +122,8 @@ def segment_volume(
     whole = SliceStack(gray, volume.grid, plane)
     roi = roi or Roi(*((0, length) for length in volume.grid.size))
     across = "ijk"[whole.axis_index]
-    # Cut along rows and columns only: the slices beside the region are its slices' neighbors.
+    # Cut along rows and columns only: the slices beside the region are its slices' neighbors. The
+    # model is shown whole slices, as in its training: in a part of one it does not find its way.
     slab = replace(roi, **{across: (0, len(whole))})
     shown = slab.crop(replace(volume, array=gray))
     images = SliceStack(shown.array, shown.grid, plane)
@@ -146,8 +147,10 @@ def segment_volume(
         doubts = SliceStack(result.uncertainty[slab.kji], shown.grid, plane)
     shapes = None if corrected is None else _shapes(corrected, volume, images, slab, card)
     left = [number for number in numbers if shapes is None or number not in shapes.classes]
-    decoder = _Decoder(model, backbone, images, refinement, cache, views)
-    maps = _logits(decoder, left, batch, progress, result)
+    decoder = _Decoder(model, backbone, whole, refinement, cache, views)
+    inside = _part_of_slices(slab, volume, plane)
+    found = _logits(decoder, left, batch, progress, result)
+    maps: Iterator[tuple[int, Tensor]] = ((number, logits[:, *inside]) for number, logits in found)
     if shapes is not None:
         maps = with_corrected(maps, numbers, shapes)
     if cleanup.smooth_slices_mm:
@@ -175,6 +178,15 @@ def segment_volume(
             sure = [number - run.start for number in known if run.start <= number < run.stop]
             remove_parts(along[run], volume.grid.voxel_volume_mm3, cleanup, sure)
     return result
+
+
+def _part_of_slices(slab: Roi, volume: Volume, plane: Plane) -> tuple[slice, slice]:
+    """The rows and columns of slices that lie in a region which is as long as the volume."""
+    mask = np.zeros(volume.array.shape, bool)
+    mask[slab.kji] = True
+    shown = SliceStack(mask, volume.grid, plane).slice_at(0)
+    rows, columns = (np.flatnonzero(shown.any(axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def _shapes(

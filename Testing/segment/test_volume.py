@@ -130,16 +130,20 @@ def test_a_slice_out_of_range_is_named(segmenter, scan, number) -> None:
         run(segmenter(), scan(), slices=[0, number])
 
 
-def test_nothing_is_written_outside_of_the_region(segmenter, scan) -> None:
-    volume, tiny = scan(), segmenter()
-    roi = Roi((5, 33), (2, 30), (1, 4))
-    result = run(tiny, volume, roi=roi)
-    inside = run(tiny, roi.crop(volume)).labels
+@pytest.mark.parametrize("axis", ["axial", "sagittal", "coronal"])
+def test_a_region_is_segmented_as_in_the_whole_and_nothing_outside(segmenter, scan, axis) -> None:
+    turned = np.diag([-1.0, 1.0, -1.0])
+    volume, tiny = scan((40, 30, 25), direction=turned), segmenter()
+    roi = Roi((5, 33), (2, 30), (1, 24))
+    result = run(tiny, volume, roi=roi, axis=axis, uncertainty=True)
+    whole = run(tiny, volume, axis=axis, uncertainty=True)
+    inside = whole.labels[roi.kji]
     assert np.array_equal(result.labels[roi.kji], inside) and inside.any()
+    doubt = whole.uncertainty[roi.kji]  # other batches round otherwise
+    np.testing.assert_allclose(result.uncertainty[roi.kji], doubt, atol=1e-5)
     outside = result.labels.copy()
     outside[roi.kji] = 0
     assert not outside.any()
-    assert result.slices_done == [1, 2, 3]
 
 
 def test_slices_and_region_together_are_what_both_hold(segmenter, scan) -> None:
