@@ -138,6 +138,10 @@ def run(arguments: argparse.Namespace) -> int:
     require_apart(written, [*inputs, *(entry.local_path for entry in catalog.entries())])
     for path in filter(None, (arguments.output, arguments.curve)):
         require_writable(path)
+    if arguments.output.suffix != ".safetensors":
+        raise SAMAutoSegError(
+            f"{arguments.output} cannot hold a model: name a file that ends in .safetensors"
+        )
     settings = settings_of(arguments)
     if weak or arguments.method == "we-sam":
         from SAMAutoSegLib.cli.finetune_weak import adapt_sam, adapted_by

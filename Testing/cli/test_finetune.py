@@ -434,6 +434,16 @@ def test_labels_that_the_first_file_has_not_are_told(case: Case, capsys: Capture
     assert any("9 (label 9) counts as background; known are 3 (label 3), 7" in n for n in notes)
 
 
+def test_no_model_takes_the_place_of_a_segmentation(case: Case, capsys: Capture) -> None:
+    drawn = case.folder / "drawn.seg.nrrd"
+    drawn.write_bytes(b"by hand")
+    assert main(case.arguments()[:-1] + [str(drawn)]) == 2
+    assert f"{drawn} cannot hold a model: name a file that ends in .safetensors" in (
+        capsys.readouterr().err
+    )
+    assert drawn.read_bytes() == b"by hand"
+
+
 def test_an_image_that_shows_nothing_is_not_learned_from(case: Case, capsys: Capture) -> None:
     path = Path(case.image())
     write_volume(path, Volume(np.zeros((6, 30, 40), np.int16), GRID, "black"))
