@@ -142,7 +142,8 @@ def test_weights_that_are_none_or_half(files: Path, capfd: Capture) -> None:
     assert "half.pth is damaged or cut short" in error(call(files, base=files / "half.pth"), capfd)
     assert main(call(files)) == 0
     model = files / "out" / "model.safetensors"
-    assert "model.safetensors is" in error(call(files, base=model, output=files / "new"), capfd)
+    output = files / "new.safetensors"
+    assert "model.safetensors is" in error(call(files, base=model, output=output), capfd)
 
 
 def test_fetched_weights_that_were_damaged_since(
