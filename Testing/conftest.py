@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import torch
 from PIL import Image
 
+from SAMAutoSegLib.images.volume import Grid
 from SAMAutoSegLib.sam import architecture
 from SAMAutoSegLib.sam.architecture import Parts, ViTShape, build_parts
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -143,3 +145,30 @@ def picture() -> Callable[..., np.ndarray]:
         return np.uint8(np.clip(waves * 50 + 128, 0, 255))
 
     return draw
+
+
+@pytest.fixture
+def write_layers() -> Callable[..., None]:
+    """Writes a .seg.nrrd as Slicer does of overlapping segments: a component for each layer."""
+
+    def write(
+        path: Path,
+        layers: list[np.ndarray],
+        segments: list[tuple[str, object, int]],
+        grid: Grid | None = None,
+    ) -> None:
+        vector = len(layers) > 1
+        array = np.stack(layers, -1) if vector else layers[0]
+        image = sitk.GetImageFromArray(array, isVector=vector)
+        if grid is not None:
+            image.SetSpacing(grid.spacing)
+            image.SetOrigin(grid.origin)
+            image.SetDirection(grid.direction.ravel().tolist())
+        for number, (name, label, layer) in enumerate(segments):
+            fields = {"ID": f"Segment_{number}", "Name": name, "Color": "0.5 0.25 1"}
+            fields |= {"LabelValue": str(label), "Layer": str(layer)}
+            for field, value in fields.items():
+                image.SetMetaData(f"Segment{number}_{field}", value)
+        sitk.WriteImage(image, str(path))
+
+    return write

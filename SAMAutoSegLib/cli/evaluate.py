@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``samautoseg evaluate``."""
     parser.description = (
-        "Score a segmentation against a reference on the same grid, per structure. Structures are"
-        " matched by name where both files name them (.seg.nrrd), else by label value."
+        "Score a segmentation against a reference on the same grid (or a part of it), per"
+        " structure. Structures are matched by name where both files name them (.seg.nrrd), else by"
+        " label value. Segments that overlap are scored each by itself."
     )
     parser.add_argument("prediction", type=Path, help="segmentation to score")
     parser.add_argument("reference", type=Path, help="segmentation that counts as right")
@@ -47,44 +48,40 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.nsd_tolerance > 0:
         raise SAMAutoSegError(f"--nsd-tolerance {arguments.nsd_tolerance}: expected more than 0 mm")
 
-    import numpy as np
-
-    from SAMAutoSegLib.evaluate.metrics import mean_score, score_volume
+    from SAMAutoSegLib.evaluate.metrics import mean_score, score_structure
     from SAMAutoSegLib.evaluate.table import score_table
-    from SAMAutoSegLib.images.read import read_labels
+    from SAMAutoSegLib.images.read import read_layers
     from SAMAutoSegLib.images.selection import parse_slices
     from SAMAutoSegLib.images.slices import SliceStack
     from SAMAutoSegLib.images.structure import matched
 
-    prediction, found = read_labels(arguments.prediction)
-    reference, expected = read_labels(arguments.reference)
-    if not prediction.grid.same_as(reference.grid):
-        raise SAMAutoSegError(
-            f"{arguments.prediction} and {arguments.reference} lie on different grids:"
-            f" {prediction.grid.describe_difference(reference.grid)};"
-            " resample one of them to the other"
-        )
-    pairs = matched(expected, found)
+    prediction = read_layers(arguments.prediction)
+    reference = read_layers(arguments.reference)
+    # Of the two, one may be cropped to a part of the other's voxels.
+    if prediction.array[0].size > reference.array[0].size:
+        reference = reference.on_grid_of(prediction)
+    else:
+        prediction = prediction.on_grid_of(reference)
+    found = prediction.structures
+    pairs = matched(reference.structures, found)
     if arguments.structures is not None:
         pairs = _chosen(arguments.structures, pairs)
-    # The labels of the reference count; the prediction may number its structures otherwise.
-    predicted = np.zeros_like(reference.array)
-    for structure, partner in pairs:
-        if partner is not None:
-            predicted[prediction.array == partner.label] = structure.label
     slices = None
     if arguments.slices is not None:
-        count = len(SliceStack(reference.array, reference.grid, arguments.axis))
+        count = len(SliceStack(reference.array[0], reference.grid, arguments.axis))
         slices = parse_slices(arguments.slices, count)
-    scores = score_volume(
-        predicted,
-        reference.array,
-        reference.grid,
-        [structure for structure, _ in pairs],
-        nsd_tolerance_mm=arguments.nsd_tolerance,
-        slices=slices,
-        axis=arguments.axis,
-    )
+    scores = [
+        score_structure(
+            prediction.mask(partner.label if partner else 0),
+            reference.mask(structure.label),
+            reference.grid,
+            structure,
+            arguments.nsd_tolerance,
+            slices,
+            arguments.axis,
+        )
+        for structure, partner in pairs
+    ]
     scored = [partner for _, partner in pairs]
     unscored = [structure.name for structure in found if structure not in scored]
     if arguments.json:

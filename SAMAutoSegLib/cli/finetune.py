@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--slices",
         action="append",
         metavar="LIST",
-        help="its labeled slices, as in 3,9,15-20 (default: those that hold a label and are not"
-        " held out)",
+        help="its labeled slices, as in 3,9,15-20, or none of it (default: those that hold a label"
+        " and are not held out)",
     )
     data.add_argument(
         "--structures",
@@ -50,7 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--held-out",
         action="append",
         metavar="LIST",
-        help="labeled slices that train nothing and give an honest score",
+        help="labeled slices that train nothing and give an honest score; with several volumes one"
+        " list for each, 'none' where nothing is held out",
     )
     data.add_argument(
         "--start",
@@ -165,8 +166,10 @@ def run(arguments: argparse.Namespace) -> int:
     pairs, structures, notes = _read(arguments)
     axis = known.plane if known and arguments.axis == "auto" else arguments.axis
     plane = plane_along(pairs[0][0].grid, axis)
-    held_out = labeled(pairs, arguments.held_out, plane, structures) if arguments.held_out else []
-    volumes = labeled(pairs, arguments.slices, plane, structures, held_out)
+    held_out = []
+    if arguments.held_out:
+        held_out = labeled(pairs, "--held-out", arguments.held_out, plane, structures)
+    volumes = labeled(pairs, "--slices", arguments.slices, plane, structures, held_out)
     intensity = None if arguments.intensity is None else Intensity.parse(arguments.intensity)
     checkpoint = checkpoint_of(arguments)
     with console_progress() as progress:
@@ -225,46 +228,56 @@ def _adaptation(arguments: argparse.Namespace) -> dict[str, int]:
 def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure], list[str]]":
     """The images with labels, all numbered as in the first, what to learn of them, and notes."""
     from SAMAutoSegLib.cli.given_labels import labels_of
-    from SAMAutoSegLib.images.read import read_image
+    from SAMAutoSegLib.images.read import read_image, read_layers
 
     given = {name: len(getattr(arguments, name) or []) for name in ("image", "labels")}
     if given["image"] != given["labels"]:
         raise SAMAutoSegError(
             f"{given['image']} --image but {given['labels']} --labels: give both for every volume"
         )
+    files = [read_layers(path) for path in arguments.labels]
+    structures = _chosen(arguments.structures, files[0].structures)
+    wanted = [structure.label for structure in structures]
     pairs = []
-    structures: list[Structure] = []
     notes: list[str] = []
-    for image_path, labels_path in zip(arguments.image, arguments.labels, strict=True):
-        image = read_image(image_path)
-        labels, found, told = labels_of(image, labels_path, structures)
-        notes += told
+    for path, layers in zip(arguments.image, files, strict=True):
+        image = read_image(path)
+        labels, told = labels_of(image, layers, files[0].structures, wanted)
         pairs.append((image, labels))
-        structures = structures or found
-    return pairs, _chosen(arguments.structures, structures), notes
+        notes += told
+    return pairs, structures, notes
 
 
 def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":
+    """What to learn: by name or value, VALUE=NAME gives another name; by default all."""
     from SAMAutoSegLib.images.structure import structure_named
 
     if not found:
         raise SAMAutoSegError("the first labels hold nothing but background: label some slices")
-    if text is None:
-        return found
-    chosen: list[Structure] = []
-    for item in (item.strip() for item in text.split(",")):
+    there = ", ".join(f"{s.label} ({s.name})" for s in found)
+    chosen: list[Structure] = list(found) if text is None else []
+    for item in (item.strip() for item in text.split(",")) if text is not None else ():
         value, equals, name = (part.strip() for part in item.partition("="))
         if equals and not name:
             raise SAMAutoSegError(f"structure {item!r} has no name: expected VALUE=NAME")
         hits = [s for s in found if value.casefold() in (str(s.label), s.name.casefold())]
         if not hits:
-            there = ", ".join(f"{s.label} ({s.name})" for s in found)
             raise SAMAutoSegError(f"structure {value!r} is not in the first labels; there: {there}")
+        if len(hits) > 1:
+            raise SAMAutoSegError(
+                f"structure {value!r} is several in the first labels: give its value; there:"
+                f" {there}"
+            )
         chosen.append(structure_named(name, hits[0].label) if equals else hits[0])
     for number, one in enumerate(chosen):
         for other in chosen[:number]:
-            if one.label == other.label or one.name.casefold() == other.name.casefold():
+            if one.label == other.label:
                 raise SAMAutoSegError(f"structure {one.name!r} is named twice: name it once")
+            if one.name.casefold() == other.name.casefold():
+                raise SAMAutoSegError(
+                    f"{other.label} and {one.label} are both named {one.name!r}: tell them apart,"
+                    f" as in --structures '{other.label}={one.name} 1,{one.label}={one.name} 2'"
+                )
     return chosen
 
 

@@ -189,9 +189,10 @@ def _held_out(
     if not arguments.labels:
         raise SAMAutoSegError("--held-out needs --labels, which give the score and train nothing")
     from SAMAutoSegLib.cli.given_labels import labeled, labels_of
+    from SAMAutoSegLib.images.read import read_layers
 
     pairs = [
-        (image, labels_of(image, path, card.structures)[0])
+        (image, labels_of(image, read_layers(path), card.structures)[0])
         for image, path in zip(images, arguments.labels, strict=True)
     ]
-    return labeled(pairs, arguments.held_out, card.plane, card.structures)
+    return labeled(pairs, "--held-out", arguments.held_out, card.plane, card.structures)

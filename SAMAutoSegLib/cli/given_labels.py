@@ -1,13 +1,13 @@
-"""Label files that a user names for an image: read, numbered, and cut to the slices that count."""
+"""Label files that a user names for an image: numbered, and cut to the slices that count."""
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 if TYPE_CHECKING:
+    from SAMAutoSegLib.images.label_layers import LabelLayers
     from SAMAutoSegLib.images.slices import Plane
     from SAMAutoSegLib.images.structure import Structure
     from SAMAutoSegLib.images.volume import Volume
@@ -15,49 +15,63 @@ if TYPE_CHECKING:
 
 
 def labels_of(
-    image: "Volume", path: Path, structures: "Sequence[Structure]"
-) -> "tuple[Volume, list[Structure], list[str]]":
-    """Labels on the image's grid, the structures that the file holds, and notes.
+    image: "Volume",
+    layers: "LabelLayers",
+    known: "Sequence[Structure]",
+    wanted: "Sequence[int] | None" = None,
+) -> "tuple[Volume, list[str]]":
+    """The labels on the image's grid, numbered as the `known` structures, and notes.
 
-    Where `structures` are given, voxels have their label values, whatever the file's are, and those
-    of other structures are 0, which a note tells.
+    Of these only the labels in `wanted` count, by default all. What else the file holds is 0; a
+    note tells of structures that are not known, and of voxels in which segments overlap.
     """
     import numpy as np
 
-    from SAMAutoSegLib.images.read import read_labels
     from SAMAutoSegLib.images.structure import matched
-    from SAMAutoSegLib.images.volume import require_same_grid
 
-    labels, found = read_labels(path)
-    require_same_grid(image, labels)
-    if not structures:
-        return labels, found, []
-    pairs = [(one, other) for one, other in matched(structures, found) if other is not None]
-    values = np.zeros(max(int(labels.array.max()), *(o.label for _, o in pairs), 0) + 1, np.uint16)
-    for structure, partner in pairs:
-        values[partner.label] = structure.label
-    known = [other for _, other in pairs]
-    strange = ", ".join(f"{one.label} ({one.name})" for one in found if one not in known)
-    expected = ", ".join(f"{one.label} ({one.name})" for one in structures)
-    notes = [f"{path}: {strange} counts as background; known are {expected}"] if strange else []
-    return replace(labels, array=values[labels.array]), found, notes
+    pairs = [(a, b) for a, b in matched(known, layers.structures) if b is not None]
+    taken = [(a, b) for a, b in pairs if wanted is None or a.label in wanted]
+    flat, lost = layers.on_grid_of(image).flattened([b.label for _, b in taken])
+    values = np.zeros(int(flat.array.max(initial=0)) + 1, np.uint16)
+    for structure, partner in taken:
+        if partner.label < len(values):
+            values[partner.label] = structure.label
+    notes = []
+    partners = {partner.label for _, partner in pairs}
+    strange = [f"{s.label} ({s.name})" for s in layers.structures if s.label not in partners]
+    if strange:
+        expected = ", ".join(f"{one.label} ({one.name})" for one in known)
+        told = f"{', '.join(strange)} counts as background; known are {expected}"
+        notes.append(f"{layers.source}: {told}")
+    for structure, partner in taken:
+        if partner.label in lost:
+            notes.append(
+                f"{layers.source}: {lost[partner.label]} voxels of {structure.name} lie under a"
+                " later segment and count as that one: a voxel has one label"
+            )
+    return replace(flat, array=values[flat.array]), notes
 
 
 def labeled(
     pairs: "Sequence[tuple[Volume, Volume]]",
+    option: str,
     slices: list[str] | None,
     plane: "Plane",
     structures: "Sequence[Structure]",
     apart: "Sequence[LabeledVolume]" = (),
 ) -> "list[LabeledVolume]":
-    """The chosen slices of every volume, by default those that hold a label and are not `apart`."""
+    """The slices that `option` chooses of every volume, of one of several also `none`.
+
+    By default those that hold a label and are not `apart`.
+    """
     from SAMAutoSegLib.images.selection import parse_slices
     from SAMAutoSegLib.images.slices import SliceStack
     from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
 
     if slices is not None and len(slices) != len(pairs):
         raise SAMAutoSegError(
-            f"{len(slices)} lists of slices for {len(pairs)} volumes: give one for every volume"
+            f"{len(slices)} {option} for {len(pairs)} {'volumes' if len(pairs) > 1 else 'volume'}:"
+            " give one for every volume, 'none' where it has none"
         )
     volumes = []
     for number, (image, labels) in enumerate(pairs):
@@ -65,6 +79,8 @@ def labeled(
         if slices is None:
             taken = {n for other in apart if other.image is image for n in other.slices}
             chosen = [n for n in range(len(stack)) if stack.slice_at(n).any() and n not in taken]
+        elif len(pairs) > 1 and slices[number].strip().lower() == "none":
+            chosen = []
         else:
             chosen = parse_slices(slices[number], len(stack))
         volumes.append(LabeledVolume(image, labels, tuple(chosen)))

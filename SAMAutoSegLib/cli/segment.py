@@ -286,20 +286,24 @@ def _corrected(
 ) -> "tuple[CorrectedSlices | None, list[str]]":
     """The corrected slices, numbered along the plane that is segmented, and notes on them."""
     from SAMAutoSegLib.cli.given_labels import labeled, labels_of
+    from SAMAutoSegLib.images.read import read_layers
     from SAMAutoSegLib.segment.corrected import CorrectedSlices
 
     if arguments.corrected is None:
         if arguments.corrected_slices is not None:
             raise SAMAutoSegError("--corrected-slices needs --corrected LABELS")
         return None, []
-    labels, found, notes = labels_of(volume, arguments.corrected, card.structures)
+    layers = read_layers(arguments.corrected)
+    labels, notes = labels_of(volume, layers, card.structures)
     if not labels.array.any():
+        there = _names(layers.structures) or "nothing but background"
         raise SAMAutoSegError(
             f"{arguments.corrected} has none of the structures that the model knows "
-            f"({_names(card.structures)}); there: {_names(found) or 'nothing but background'}"
+            f"({_names(card.structures)}); there: {there}"
         )
-    given = arguments.corrected_slices
-    chosen = labeled([(volume, labels)], None if given is None else [given], plane, card.structures)
+    given = None if arguments.corrected_slices is None else [arguments.corrected_slices]
+    option = "--corrected-slices"
+    chosen = labeled([(volume, labels)], option, given, plane, card.structures)
     return CorrectedSlices(labels.array, chosen[0].slices), notes
 
 

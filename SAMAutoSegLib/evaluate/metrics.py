@@ -64,7 +64,31 @@ def score_volume(
     slices: Sequence[int] | None = None,
     axis: Axis = "axial",
 ) -> list[StructureScore]:
-    """Score two label maps [K, J, I] on the same grid, a structure at a time.
+    """`score_structure` for each structure of two label maps [K, J, I]."""
+    return [
+        score_structure(
+            prediction == structure.label,
+            reference == structure.label,
+            grid,
+            structure,
+            nsd_tolerance_mm,
+            slices,
+            axis,
+        )
+        for structure in structures
+    ]
+
+
+def score_structure(
+    predicted: np.ndarray,
+    expected: np.ndarray,
+    grid: Grid,
+    structure: Structure,
+    nsd_tolerance_mm: float = 2.0,
+    slices: Sequence[int] | None = None,
+    axis: Axis = "axial",
+) -> StructureScore:
+    """Score the mask of a structure against that of the reference, [K, J, I] on the same grid.
 
     Dice is the overlap of the voxels. NSD (normalized surface Dice, Nikolov et al., J Med Internet
     Res 2021) is the part of both surfaces that lies within `nsd_tolerance_mm` of the other, and
@@ -79,24 +103,19 @@ def score_volume(
     length is like that. Scores of slices and of whole volumes are different measures; do not
     compare the ones with the others.
     """
-    if prediction.shape != reference.shape or prediction.shape != grid.size[::-1]:
+    if predicted.shape != expected.shape or predicted.shape != grid.size[::-1]:
         raise ValueError(
-            f"prediction {prediction.shape} and reference {reference.shape} are not both [K, J, I] "
+            f"prediction {predicted.shape} and reference {expected.shape} are not both [K, J, I] "
             f"of a {grid.size} grid"
         )
-    scores = []
-    for structure in structures:
-        predicted = prediction == structure.label
-        expected = reference == structure.label
-        if slices is None:
-            pairs = [(predicted, expected)]
-            spacing: tuple[float, ...] = grid.spacing[::-1]
-        else:
-            stacks = SliceStack(predicted, grid, axis), SliceStack(expected, grid, axis)
-            pairs = [(stacks[0].slice_at(n), stacks[1].slice_at(n)) for n in slices]
-            spacing = stacks[0].pixel_spacing
-        scores.append(_score(structure, pairs, spacing, nsd_tolerance_mm))
-    return scores
+    if slices is None:
+        pairs = [(predicted, expected)]
+        spacing: tuple[float, ...] = grid.spacing[::-1]
+    else:
+        stacks = SliceStack(predicted, grid, axis), SliceStack(expected, grid, axis)
+        pairs = [(stacks[0].slice_at(n), stacks[1].slice_at(n)) for n in slices]
+        spacing = stacks[0].pixel_spacing
+    return _score(structure, pairs, spacing, nsd_tolerance_mm)
 
 
 def mean_score(scores: Sequence[StructureScore]) -> StructureScore:

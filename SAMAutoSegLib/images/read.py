@@ -14,6 +14,7 @@ import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images import nifti, segment_header
+from SAMAutoSegLib.images.label_layers import LabelLayers
 from SAMAutoSegLib.images.segment_header import Segment
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Grid, Modality, Volume
@@ -48,13 +49,19 @@ def read_image(path: str | Path) -> Volume:
 
 
 def read_labels(path: str | Path) -> tuple[Volume, list[Structure]]:
-    """Read a label map: whole numbers, 0 for background, at most 65535, as uint8 or uint16.
+    """Read a label file as one label map: what `read_layers` gives, a later segment on top."""
+    layers = read_layers(path)
+    return layers.flattened()[0], layers.structures
+
+
+def read_layers(path: str | Path) -> LabelLayers:
+    """Read a label file: whole numbers, 0 for background, at most 65535.
 
     The structures come from the segment headers of a `.seg.nrrd` (names, colors, terminology);
     values without a header, and all values of other files, are named "label 3" after themselves.
-    Slicer keeps segments that may overlap in layers: they are flattened, a later segment covering
-    an earlier one, and labeled 1, 2, 3, ... where two layers use the same value. Besides what
-    `read_image` refuses, values that are negative, too large or not whole raise `SAMAutoSegError`.
+    Slicer keeps segments that may overlap in layers: they are labeled 1, 2, 3, ... where two layers
+    use the same value. Besides what `read_image` refuses, values that are negative, too large or
+    not whole raise `SAMAutoSegError`.
     """
     path = Path(path)
     image, _ = _read(path)
@@ -64,17 +71,17 @@ def read_labels(path: str | Path) -> tuple[Volume, list[Structure]]:
         )
     except ValueError as error:
         raise SAMAutoSegError(f"the segment header of {path} is damaged: {error}") from error
-    if segments:
-        layers = sitk.GetArrayFromImage(image)
-        if image.GetNumberOfComponentsPerPixel() == 1:
-            layers = layers[..., None]
-        labels, structures = _flattened(_whole_numbers(layers, path), segments, path)
+    if segments and image.GetNumberOfComponentsPerPixel() > 1:
+        array = np.moveaxis(sitk.GetArrayViewFromImage(image), -1, 0)
     else:
-        labels, structures = _whole_numbers(_scalar_volume(image, path).array, path), {}
-    for value in np.unique(labels[labels > 0]):
-        structures.setdefault(int(value), structure_named(f"label {value}", int(value)))
-    volume = Volume(labels, _grid(image), _bare_name(path), path)
-    return volume, [structures[label] for label in sorted(structures)]
+        array = _scalar_volume(image, path).array[None]
+    array = _whole_numbers(array, path)
+    if len(array) == 1:
+        named = {segment.value for segment in segments}
+        values = [int(value) for value in np.unique(array) if value and value not in named]
+        segments += [Segment(structure_named(f"label {v}", v), 0, v) for v in values]
+    segments = _numbered(segments, len(array), path)
+    return LabelLayers(array, tuple(segments), _grid(image), _bare_name(path), path)
 
 
 def _scalar_volume(image: sitk.Image, path: Path, modality: Modality | None = None) -> Volume:
@@ -243,7 +250,7 @@ def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
             f"{path} has values from {lowest} to {highest}: expected labels from 0 to "
             f"{_HIGHEST_LABEL}; is it an image?"
         )
-    labels = values.astype(np.uint8 if highest < 256 else np.uint16)
+    labels = values.astype(np.uint8 if highest < 256 else np.uint16, order="C")
     if values.dtype.kind == "f" and not np.array_equal(labels, values):
         raise SAMAutoSegError(
             f"{path} has values that are no whole numbers: expected labels; is it an image, or a "
@@ -252,27 +259,20 @@ def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
     return labels
 
 
-def _flattened(
-    layers: np.ndarray, segments: list[Segment], path: Path
-) -> tuple[np.ndarray, dict[int, Structure]]:
-    """One label map [K, J, I] of the layers [K, J, I, L], and its structures by label."""
+def _numbered(segments: list[Segment], layers: int, path: Path) -> list[Segment]:
+    """The segments with a label for each, renumbered where two have the same value."""
     for segment in segments:
-        if not 0 <= segment.layer < layers.shape[-1]:
+        if not 0 <= segment.layer < layers:
             raise SAMAutoSegError(
                 f"{path} is damaged: segment {segment.structure.name} is in layer {segment.layer} "
-                f"of {layers.shape[-1]}"
+                f"of {layers}"
             )
-    structures = [segment.structure for segment in segments]
-    unique = len({structure.label for structure in structures}) == len(structures)
-    if unique and layers.shape[-1] == 1:
-        return layers[..., 0], {structure.label: structure for structure in structures}
-    if not unique:
-        structures = [replace(old, label=new) for new, old in enumerate(structures, start=1)]
-    dtype = np.uint8 if max(structure.label for structure in structures) < 256 else np.uint16
-    labels = np.zeros(layers.shape[:-1], dtype=dtype)
-    for segment, structure in zip(segments, structures, strict=True):
-        labels[layers[..., segment.layer] == segment.structure.label] = structure.label
-    return labels, {structure.label: structure for structure in structures}
+    if len({segment.value for segment in segments}) == len(segments):
+        return segments
+    return [
+        replace(segment, structure=replace(segment.structure, label=number))
+        for number, segment in enumerate(segments, start=1)
+    ]
 
 
 def _bare_name(path: Path) -> str:

@@ -20,10 +20,11 @@ _REPRESENTATION = "Binary labelmap"
 
 @dataclass(frozen=True)
 class Segment:
-    """A structure and the layer (component of the image) that holds its label."""
+    """A structure, and the layer (component of the image) and value there that show it."""
 
     structure: Structure
     layer: int
+    value: int
 
 
 def parse(metadata: Mapping[str, str]) -> list[Segment]:
@@ -41,7 +42,7 @@ def parse(metadata: Mapping[str, str]) -> list[Segment]:
         color = _color(fields["Color"]) or structure_named(name, label).color
         tags = dict(tag.split(":", 1) for tag in fields["Tags"].split("|") if ":" in tag)
         structure = Structure(label, name, color, tags.get(_TERMINOLOGY_TAG, ""))
-        segments.append(Segment(structure, int(fields["Layer"] or number)))
+        segments.append(Segment(structure, int(fields["Layer"] or number), label))
     return segments
 
 

@@ -133,22 +133,24 @@ def matched(
     """Each expected structure with its partner among those found, None where it has none.
 
     By name where all have one, else by label; then an unnamed structure gets its partner's name.
+    Of several with one name, those of the same label are partners, the others in their order.
     """
     by_name = not any(_is_number(structure.name) for structure in (*expected, *found))
-    pairs: list[tuple[Structure, Structure | None]] = []
-    for structure in expected:
-        partner = next(
-            (
-                other
-                for other in found
-                if (
-                    other.name.casefold() == structure.name.casefold()
-                    if by_name
-                    else other.label == structure.label
-                )
-            ),
-            None,
-        )
+    left = list(found)
+    partners: dict[int, Structure] = {}
+    for same_label in (True, False) if by_name else (True,):
+        for number, structure in enumerate(expected):
+            if number in partners:
+                continue
+            for other in left:
+                same_name = not by_name or other.name.casefold() == structure.name.casefold()
+                if same_name and (other.label == structure.label or not same_label):
+                    partners[number] = other
+                    left.remove(other)
+                    break
+    pairs = []
+    for number, structure in enumerate(expected):
+        partner = partners.get(number)
         if partner is not None and _is_number(structure.name):
             structure = replace(structure, name=partner.name)
         pairs.append((structure, partner))

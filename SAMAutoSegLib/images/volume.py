@@ -113,7 +113,7 @@ class Volume:
 
 def require_same_grid(image: Volume, labels: Volume) -> None:
     """Raise `SAMAutoSegError`, with what differs, unless the labels lie on the image's grid."""
-    difference = image.grid.describe_difference(labels.grid)
+    difference = labels.grid.describe_difference(image.grid)
     if difference:
         raise SAMAutoSegError(
             f"{labels.source or labels.name} is not on the grid of {image.source or image.name}: "

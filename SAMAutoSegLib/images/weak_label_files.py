@@ -35,10 +35,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.images.read import read_labels
+from SAMAutoSegLib.images.read import read_layers
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure, matched
-from SAMAutoSegLib.images.volume import Volume, require_same_grid
+from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels, check_weak_labels, rough_paint
 
 FORMAT = "SAMAutoSeg weak labels"
@@ -256,14 +256,15 @@ def _place(lps: np.ndarray, stack: SliceStack) -> np.ndarray:
 def _from_paint(
     path: Path, image: Volume, stack: SliceStack, structures: Sequence[Structure]
 ) -> WeakLabels:
-    paint, found = read_labels(path)
-    require_same_grid(image, paint)
-    slices = SliceStack(paint.array, image.grid, stack.plane)
-    partners = [(own, other) for own, other in matched(structures, found) if other is not None]
+    layers = read_layers(path).on_grid_of(image)
+    known = matched(structures, layers.structures)
+    partners = [(own, other) for own, other in known if other is not None]
     if not partners:
         names = ", ".join(structure.name for structure in structures)
         raise SAMAutoSegError(f"{path} holds no paint of what the model knows: {names}")
     labels = {other.label: own.label for own, other in partners}
+    paint, _ = layers.flattened(list(labels))
+    slices = SliceStack(paint.array, image.grid, stack.plane)
     return rough_paint(slices, labels, range(len(slices)))
 
 

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +106,8 @@ def test_grids_that_differ_are_an_error_that_says_in_what(
     second = write(tmp_path / "r.nii.gz", labels(1, 2), grid=other)
     assert main(["evaluate", first, second]) == 2
     told = capsys.readouterr().err
-    assert "different grids: spacing" in told and told.count("\n") == 1
+    assert "p.nii.gz is not on the grid of" in told and told.count("\n") == 1
+    assert "spacing 1 x 1 x 3 against 1 x 1 x 2.5" in told
 
 
 @pytest.mark.parametrize("tolerance", ["0", "-1", "nan"])
@@ -121,3 +123,40 @@ def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixtur
     path = write(tmp_path / "a.nii.gz", labels(1, 2))
     assert main(["evaluate", str(tmp_path / "none.nii.gz"), path]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_file_cropped_to_its_segments_is_scored_where_it_lies(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = labels(1, 2)
+    grid = Grid((10, 4, 2), GRID.spacing, (2.0, 2.0, 3.0), GRID.direction)
+    cropped = write(tmp_path / "c.nii.gz", whole[1:3, 2:6, 2:12].copy(), grid=grid)
+    reference = write(tmp_path / "r.nii.gz", whole)
+    report = scores([cropped, reference], capsys)
+    assert dice(report) == {"label 1": 1.0, "label 2": 1.0}
+    assert scores([reference, cropped], capsys)["mean"] == report["mean"]
+    # Slices are numbered in the file that holds the other.
+    assert scores([cropped, reference, "--slices", "2"], capsys)["structures"][0]["dice"] == 1.0
+
+
+def test_segments_of_one_name_are_matched_once_each_the_same_value_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    both = {1: "kidney", 2: "kidney"}
+    prediction = write(tmp_path / "p.seg.nrrd", labels(1, 2), both)
+    report = scores([prediction, prediction], capsys)
+    assert [score["dice"] for score in report["structures"]] == [1.0, 1.0]
+    one = write(tmp_path / "one.seg.nrrd", labels(0, 2), {2: "kidney"})
+    report = scores([one, prediction], capsys)
+    assert [score["dice"] for score in report["structures"]] == [0.0, 1.0]
+
+
+def test_segments_that_overlap_are_scored_each_by_itself(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], write_layers: Callable[..., None]
+) -> None:
+    organ, lesion = labels(1, 1), np.zeros_like(labels(1, 1))
+    lesion[1:3, 3:5, 3:5] = 1
+    names = [("organ", 1, 0), ("lesion", 1, 1)]
+    write_layers(tmp_path / "p.seg.nrrd", [organ, lesion], names, GRID)
+    reference = write(tmp_path / "r.seg.nrrd", organ, {1: "organ"})
+    assert dice(scores([str(tmp_path / "p.seg.nrrd"), reference], capsys)) == {"organ": 1.0}

@@ -189,6 +189,59 @@ def test_several_volumes_each_with_slices_of_their_own(case: Case) -> None:
     assert [i["slices"] for i in found["held_out"]] == [[5], [1]]
 
 
+def test_a_volume_may_be_held_out_whole_or_not_at_all(case: Case) -> None:
+    pairs = ["--slices", "1,3", "--image", case.image(1), "--labels", case.labels()]
+    chosen = ["--slices", "none", "--held-out", "none", "--held-out", "2-4"]
+    first = ["--image", case.image(), "--labels", case.labels()]
+    assert main(case.arguments(*first, *pairs, *chosen, pair=False)) == 0
+    found = read_card(case.output).provenance
+    assert [i["slices"] for i in found["images"] if i["slices"]] == [[1, 3]]
+    assert [i["slices"] for i in found["held_out"] if i["slices"]] == [[2, 3, 4]]
+    assert found["held_out_dice"] is not None
+
+
+def test_structures_of_one_name_have_to_be_told_apart(case: Case, capsys: Capture) -> None:
+    labels = case.labels(1, 2, ("kidney", "kidney"))
+    pair = ["--image", case.image(), "--labels", labels, "--slices", "2"]
+    told = error(case.arguments(*pair, "--structures", "kidney", pair=False), capsys)
+    assert "'kidney' is several in the first labels: give its value; there: 1 (kidney), 2" in told
+    told = error(case.arguments(*pair, pair=False), capsys)
+    assert "1 and 2 are both named 'kidney': tell them apart" in told
+    assert main(case.arguments(*pair, "--structures", "1=a,2=b", pair=False)) == 0
+    assert [s.name for s in read_card(case.output).structures] == ["a", "b"]
+
+
+def test_labels_may_be_cropped_to_a_part_of_the_image(case: Case, tmp_path: Path) -> None:
+    def weights(labels: str) -> dict[str, torch.Tensor]:
+        pair = ["--image", case.image(), "--labels", labels, "--slices", "3"]
+        assert main(case.arguments(*pair, pair=False)) == 0
+        return learned(case)
+
+    origin = tuple((GRID.ijk_to_lps @ [2, 3, 1, 1])[:3].tolist())
+    grid = Grid((38, 25, 4), GRID.spacing, origin, GRID.direction)
+    named = [structure_named(f"label {value}", value) for value in (3, 7)]
+    write_segmentation(tmp_path / "c.nii.gz", shapes(3, 7)[1:5, 3:28, 2:].copy(), grid, named)
+    assert same(weights(str(tmp_path / "c.nii.gz")), weights(case.labels()))
+
+
+def test_a_segment_that_another_covers_is_told_and_can_be_learned_whole(
+    case: Case, tmp_path: Path, capsys: Capture, write_layers: Callable[..., None]
+) -> None:
+    organ, lesion = (shapes(1, 0) == 1).astype(np.uint8), np.zeros_like(shapes(1, 0))
+    lesion[1:4, 5:9, 5:9] = 1
+    path = tmp_path / "x.seg.nrrd"
+    write_layers(path, [organ, lesion], [("organ", 1, 0), ("lesion", 1, 1)], GRID)
+    pair = ["--image", case.image(), "--labels", str(path), "--slices", "2"]
+    assert main(case.arguments(*pair, pair=False)) == 0
+    assert "48 voxels of organ lie under a later segment" in capsys.readouterr().out
+    assert main(case.arguments(*pair, "--structures", "organ", pair=False)) == 0
+    assert "lie under" not in capsys.readouterr().out
+    covered = learned(case)
+    write_layers(path, [organ], [("organ", 1, 0)], GRID)
+    assert main(case.arguments(*pair, pair=False)) == 0
+    assert same(learned(case), covered)
+
+
 def test_named_structures_of_several_files_are_matched_by_name(case: Case) -> None:
     names = ("spleen", "liver")
 
@@ -350,7 +403,7 @@ def test_resume_needs_the_training_it_belongs_to(
         (["--held-out", "99"], "slice 99 is out of range"),
         (["--structures", "heart"], "'heart' is not in the first labels; there: 3 (label 3)"),
         (["--structures", "3,3"], "'label 3' is named twice"),
-        (["--structures", "3=liver,7=Liver"], "'Liver' is named twice"),
+        (["--structures", "3=liver,7=Liver"], "3 and 7 are both named 'Liver'"),
         (["--structures", "3="], "'3=' has no name: expected VALUE=NAME"),
         (["--method", "boost"], "method 'boost': expected one of "),
         (["--budget", "endless"], "budget 'endless': expected one of quick"),
@@ -366,7 +419,8 @@ def test_resume_needs_the_training_it_belongs_to(
         (["--lora-rank", "-1"], "LoRA rank -1"),
         (["--base", "none.pth"], "no checkpoint at none.pth"),
         (["--labels", "none.nii.gz"], "1 --image but 2 --labels: give both"),
-        (["--slices", "2"], "2 lists of slices for 1 volumes"),
+        (["--slices", "2"], "2 --slices for 1 volume: give one for every volume"),
+        (["--held-out", "none"], "cannot read slice 'none'"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_writes_nothing(

@@ -414,7 +414,7 @@ def test_corrected_labels_that_cannot_be_are_refused(
     said = error(case, capsys, "--corrected", str(other))
     assert "none of the structures that the model knows (liver, spleen); there: aorta" in said
     small = case.image.parent / "small.seg.nrrd"
-    grid = replace(GRID, size=(40, 30, 4))
+    grid = replace(GRID, size=(40, 30, 4), spacing=(1.0, 1.0, 9.0))
     write_segmentation(small, np.ones((4, 30, 40), np.uint8), grid, [structure_named("liver", 1)])
     assert "is not on the grid of" in error(case, capsys, "--corrected", str(small))
 

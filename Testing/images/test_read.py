@@ -234,20 +234,7 @@ def test_values_that_are_no_labels_are_refused(tmp_path, plain_grid, value, mess
         read_labels(tmp_path / "image.nrrd")
 
 
-def write_layers(path, layers, segments) -> None:
-    """A .seg.nrrd as Slicer writes overlapping segments: one component for each layer."""
-    vector = len(layers) > 1
-    image = sitk.GetImageFromArray(np.stack(layers, -1) if vector else layers[0], isVector=vector)
-    for number, (name, label, layer) in enumerate(segments):
-        image.SetMetaData(f"Segment{number}_ID", f"Segment_{number}")
-        image.SetMetaData(f"Segment{number}_Name", name)
-        image.SetMetaData(f"Segment{number}_Color", "0.5 0.25 1")
-        image.SetMetaData(f"Segment{number}_LabelValue", str(label))
-        image.SetMetaData(f"Segment{number}_Layer", str(layer))
-    sitk.WriteImage(image, str(path))
-
-
-def test_overlapping_layers_are_flattened_with_the_later_segment_on_top(tmp_path):
+def test_overlapping_layers_are_flattened_with_the_later_segment_on_top(tmp_path, write_layers):
     organ = np.zeros((5, 6, 7), np.uint8)
     organ[1:4, 1:5, 1:6] = 1
     lesion = np.zeros_like(organ)
@@ -263,7 +250,7 @@ def test_overlapping_layers_are_flattened_with_the_later_segment_on_top(tmp_path
     np.testing.assert_array_equal(labels.array, np.where(lesion, 2, organ))
 
 
-def test_layers_with_different_values_keep_them(tmp_path):
+def test_layers_with_different_values_keep_them(tmp_path, write_layers):
     first, second = np.zeros((2, 5, 6, 7), np.uint8)
     first[1], second[1:3, 0] = 7, 4
     write_layers(tmp_path / "x.seg.nrrd", [first, second], [("seven", 7, 0), ("four", 4, 1)])
@@ -272,21 +259,21 @@ def test_layers_with_different_values_keep_them(tmp_path):
     np.testing.assert_array_equal(labels.array, np.where(second, second, first))
 
 
-def test_a_segment_in_a_layer_that_is_not_there_is_refused(tmp_path):
+def test_a_segment_in_a_layer_that_is_not_there_is_refused(tmp_path, write_layers):
     layer = np.ones((5, 6, 7), np.uint8)
     write_layers(tmp_path / "x.seg.nrrd", [layer, layer], [("a", 1, 0), ("b", 1, 5)])
     with pytest.raises(SAMAutoSegError, match="segment b is in layer 5 of 2"):
         read_labels(tmp_path / "x.seg.nrrd")
 
 
-def test_a_damaged_segment_header_is_refused(tmp_path):
+def test_a_damaged_segment_header_is_refused(tmp_path, write_layers):
     layer = np.ones((5, 6, 7), np.uint8)
     write_layers(tmp_path / "x.seg.nrrd", [layer], [("a", "one", 0)])
     with pytest.raises(SAMAutoSegError, match="header of .*x.seg.nrrd is damaged.*'one'"):
         read_labels(tmp_path / "x.seg.nrrd")
 
 
-def test_values_that_no_segment_names_are_labels_too(tmp_path):
+def test_values_that_no_segment_names_are_labels_too(tmp_path, write_layers):
     layer = np.zeros((5, 6, 7), np.uint8)
     layer[1], layer[2] = 1, 9
     write_layers(tmp_path / "x.seg.nrrd", [layer], [("organ", 1, 0)])

@@ -7,6 +7,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.structure import (
     Structure,
     label_type,
+    matched,
     standard_structures,
     structure_named,
 )
@@ -78,3 +79,10 @@ def test_malformed_json_is_refused_with_what_was_found(data):
 @pytest.mark.parametrize(("highest", "kind"), [(255, np.uint8), (256, np.uint16)])
 def test_a_label_map_takes_a_byte_a_voxel_until_a_label_needs_two(highest, kind):
     assert label_type([structure_named("liver", highest), structure_named("aorta", 1)]) == kind
+
+
+def test_structures_of_one_name_get_a_partner_each_that_of_the_same_label_first() -> None:
+    first, second, third = (structure_named("kidney", label) for label in (1, 2, 3))
+    assert matched([first, second], [second, first]) == [(first, first), (second, second)]
+    assert matched([first, second], [second]) == [(first, None), (second, second)]
+    assert matched([first, second], [third, first]) == [(first, first), (second, third)]
