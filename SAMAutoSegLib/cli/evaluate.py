@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from SAMAutoSegLib.cli.wording import counted
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print(score_table(scores))
         print(f"\nNSD at {arguments.nsd_tolerance:g} mm", end="")
-        print(f", on {len(slices)} slices only" if slices is not None else "")
+        print(f", on {counted(len(slices), 'slice')} only" if slices is not None else "")
         if unscored:
             print(f"Not scored of the prediction: {', '.join(unscored)}")
     return 0

@@ -11,6 +11,7 @@ from SAMAutoSegLib.cli.given_training import (
     settings_of,
     started_from,
 )
+from SAMAutoSegLib.cli.wording import counted
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods.registry import method_named, method_names
 
@@ -284,6 +285,7 @@ def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":
 def _report(tuned: "FineTuned", arguments: argparse.Namespace) -> None:
     result, card = tuned.result, tuned.card
     score = card.provenance["held_out_dice"]
+    by_structure = card.provenance["held_out_dice_by_structure"]
     if arguments.json:
         report = {
             "model": str(arguments.output),
@@ -293,18 +295,23 @@ def _report(tuned: "FineTuned", arguments: argparse.Namespace) -> None:
             "best_step": result.best_step,
             "stopped": result.stopped or None,
             "held_out_dice": score,
+            "held_out_dice_by_structure": by_structure,
             "seconds": {name: round(value, 2) for name, value in tuned.seconds.items()},
             "notes": result.notes,
         }
         print(json.dumps(report, indent=2))
         return
     names = ", ".join(structure.name for structure in card.structures)
-    how = f"learned from {card.slices_learned} slices" if card.slices_learned else "adapted"
+    learned = counted(card.slices_learned or 0, "slice")
+    how = f"learned from {learned}" if card.slices_learned else "adapted"
     print(f"{arguments.output}: {names}, {how} by {card.method}")
     spent = ", ".join(f"{name} {value:.1f} s" for name, value in tuned.seconds.items() if value)
     print(f"{result.steps} steps ({result.stopped or 'all'}), {spent}")
     if score is not None:
         print(f"mean Dice on the held-out slices: {score:.3f}")
+        width = max(map(len, by_structure))
+        for name, dice in by_structure.items():
+            print(f"  {name:{width}}  {dice:.3f}")
     elif card.provenance["held_out"]:
         print("no held-out score: no held-out slice shows any of the structures")
     elif not arguments.held_out:

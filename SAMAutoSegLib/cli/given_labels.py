@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from SAMAutoSegLib.cli.wording import counted
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def labeled(
 
     if slices is not None and len(slices) != len(pairs):
         raise SAMAutoSegError(
-            f"{len(slices)} {option} for {len(pairs)} {'volumes' if len(pairs) > 1 else 'volume'}:"
+            f"{len(slices)} {option} for {counted(len(pairs), 'volume')}:"
             " give one for every volume, 'none' where it has none"
         )
     volumes = []

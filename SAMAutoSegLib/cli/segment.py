@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from SAMAutoSegLib.cli.wording import counted
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ def run(arguments: argparse.Namespace) -> int:
         _tell(report)
     if result.cancelled:
         raise Cancelled(
-            f"stopped; {arguments.output} holds the {len(result.slices_done)} slices that were done"
+            f"stopped; {arguments.output} holds {counted(len(result.slices_done), 'slice')}"
         )
     return 0
 
@@ -349,24 +350,31 @@ def _trace(result: "SegmentationResult", card: "ModelCard") -> dict[str, Any]:
 
 
 def _decisions(result: "SegmentationResult") -> dict[str, int]:
-    """How often each decision was made, and how often the first pass was kept."""
+    """How often each decision was made, and how often a first pass or its refinement was kept."""
     counts: dict[str, int] = {}
     for step in (step for steps in result.trace.values() for step in steps):
         counts[step.decision] = counts.get(step.decision, 0) + 1
-        if step.kept and not step.iteration and step.area:
-            counts["first pass kept"] = counts.get("first pass kept", 0) + 1
+        if step.kept and step.area:
+            kept = "refinement kept" if step.iteration else "first pass kept"
+            counts[kept] = counts.get(kept, 0) + 1
     return counts
 
 
 def _tell(report: dict[str, Any]) -> None:
     width = max(len(structure["name"]) for structure in report["structures"])
     for structure in report["structures"]:
-        print(f"{structure['name']:{width}}  {structure['milliliters']:10.1f} ml")
+        label, volume = structure["label"], structure["milliliters"]
+        print(f"{label:3} {structure['name']:{width}}  {volume:10.1f} ml")
     print(
-        f"\n{len(report['slices'])} {report['axis']} slices in"
+        f"\n{counted(len(report['slices']), report['axis'] + ' slice')} in"
         f" {report['seconds']['segmenting']:.1f} s on {report['device']} ({report['precision']}),"
         f" written to {report['output']}"
     )
+    if report["refinement"]:
+        made = report["refinement"]
+        outlines = made.get("first pass", 0) + made.get("sure, no prompt", 0)
+        changed = made.get("refinement kept", 0)
+        print(f"Refined: {changed} of {counted(outlines, 'outline')} (a structure in a slice)")
     if report["check_first"]:
         tenth = -(-len(report["check_first"]) // 10)
         print(f"Check first: {', '.join(map(str, report['check_first'][:tenth]))}")

@@ -11,7 +11,7 @@ Every event has `event` and `time` (seconds since 1970):
 - progress: `fraction`, `message`, `seconds_left` (or None)
 - loss: `step` and what the method tells of it: its losses, with "loss" in their names, the watched
   one first; after a resumption some steps come again, the later ones hold
-- score: `step`, `held_out_dice` (mean over the structures)
+- score: `step`, `held_out_dice` (mean over the structures), `held_out_dice/liver` and so on
 - finished, stopped: `model` (path, None where nothing was learned yet), `before` and `after` (Dice
   of every structure over the held-out slices, None where neither labels nor prediction hold it or
   the former model does not know it; all of it None where no slice was held out or, for `before`,

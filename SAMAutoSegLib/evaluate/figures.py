@@ -95,11 +95,12 @@ def training_curve_png(
 
     Each entry of `history` has `step` and any of: values whose name holds "loss", values whose name
     holds "dice" (0 to 1). A value need not be in every entry; the best Dice is marked. Underscores
-    in the names become spaces in the legend. Other values are not drawn.
+    in the names become spaces in the legend. Other values, and those of a single structure
+    ("held_out_dice/liver"), are not drawn.
     """
     names = list(dict.fromkeys(name for entry in history for name in entry))
     panels = [
-        (label, [name for name in names if word in name.lower()])
+        (label, [name for name in names if word in name.lower() and "/" not in name])
         for word, label in (("loss", "loss"), ("dice", "Dice"))
     ]
     panels = [(label, drawn) for label, drawn in panels if drawn]

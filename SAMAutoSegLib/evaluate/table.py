@@ -9,19 +9,14 @@ from SAMAutoSegLib.evaluate.metrics import StructureScore, mean_score
 
 
 def score_table(scores: Sequence[StructureScore]) -> str:
-    """A row for each structure and the mean: Dice, NSD, HD95 and the voxels compared."""
+    """A row for each structure: Dice, NSD, HD95 and the voxels compared; and the mean."""
     header = ["structure", "Dice", "NSD", "HD95 mm", "reference voxels", "predicted voxels"]
-    rows = [
-        [
-            score.name,
-            _number(score.dice, 3),
-            _number(score.nsd, 3),
-            _number(score.hd95_mm, 1),
-            str(score.reference_voxels),
-            str(score.predicted_voxels),
-        ]
-        for score in [*scores, mean_score(scores)]
-    ]
+    rows = []
+    for score in [*scores, mean_score(scores)]:
+        voxels = [str(score.reference_voxels), str(score.predicted_voxels)]
+        measures = [_number(score.dice, 3), _number(score.nsd, 3), _number(score.hd95_mm, 1)]
+        # No structure has label 0: that is the mean, which has no voxels of its own.
+        rows.append([score.name, *measures, *(voxels if score.label else ["", ""])])
     return _table(header, rows)
 
 

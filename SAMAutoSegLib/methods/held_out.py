@@ -13,7 +13,7 @@ from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.slices import Plane
-from SAMAutoSegLib.methods.losses import mean_dice
+from SAMAutoSegLib.methods.losses import class_dice
 from SAMAutoSegLib.methods.method import sample_logits
 from SAMAutoSegLib.methods.outcome import origin_of
 from SAMAutoSegLib.methods.training_set import ChosenSlices, LabeledVolume, TrainingSet
@@ -24,10 +24,11 @@ from SAMAutoSegLib.sam.backbone import Backbone
 def held_out_scorer(
     tests: TrainingSet, backbone: Backbone
 ) -> Callable[[AdaptedModel], dict[str, float]]:
-    """Mean Dice over the structures, of the voxels of all slices at the images' resolution.
+    """Dice of the voxels of all slices at the images' resolution.
 
-    Not a mean over slices: at the end of an organ, where a slice holds a few voxels of it, that
-    would count these as much as the whole organ.
+    `held_out_dice` is the mean over the structures that a slice or the prediction holds,
+    `held_out_dice/liver` that of one of them. Not a mean over slices: at the end of an organ, where
+    a slice holds a few voxels of it, that would count these as much as the whole organ.
     """
     expected = torch.cat([torch.from_numpy(slice_).flatten() for slice_ in tests.references])
 
@@ -36,8 +37,13 @@ def held_out_scorer(
         for n in range(len(tests)):
             shown = sample_logits(model, tests, n, backbone.spec)
             predicted.append(shown.argmax(0).to(torch.uint8).flatten().cpu())
-        dice = mean_dice(torch.cat(predicted), expected, model.classes)
-        return {} if math.isnan(dice) else {"held_out_dice": dice}
+        dice = class_dice(torch.cat(predicted), expected, model.classes)
+        known = {
+            f"held_out_dice/{name}": value
+            for name, value in zip(tests.structures, dice, strict=True)
+            if not math.isnan(value)
+        }
+        return {"held_out_dice": sum(known.values()) / len(known), **known} if known else {}
 
     return score
 

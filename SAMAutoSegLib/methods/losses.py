@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,10 +49,15 @@ def segmentation_loss(
 
 def mean_dice(predicted: Tensor, expected: Tensor, classes: int) -> float:
     """Mean Dice over the structures that either holds; NaN if there is none. Any equal shapes."""
+    scores = [dice for dice in class_dice(predicted, expected, classes) if not math.isnan(dice)]
+    return sum(scores) / len(scores) if scores else math.nan
+
+
+def class_dice(predicted: Tensor, expected: Tensor, classes: int) -> list[float]:
+    """Dice of every structure, NaN for one that neither holds. Any equal shapes."""
     scores = []
     for number in range(1, classes):
         a, b = predicted == number, expected == number
         size = int(a.sum() + b.sum())
-        if size:
-            scores.append(2 * int((a & b).sum()) / size)
-    return sum(scores) / len(scores) if scores else float("nan")
+        scores.append(2 * int((a & b).sum()) / size if size else math.nan)
+    return scores

@@ -56,13 +56,19 @@ def provenance_of(
         source: the card of the model it went on from.
         plane: of all slices.
     """
-    score = result.score.get("held_out_dice")
+    scores = {name: round(score, 4) for name, score in result.score.items()}
+    dice = "held_out_dice/"
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "program": f"SAMAutoSeg {__version__}",
         "images": [origin_of(volume, plane) for volume in volumes],
         "held_out": [origin_of(volume, plane) for volume in held_out],
-        "held_out_dice": None if score is None else round(score, 4),
+        "held_out_dice": scores.get("held_out_dice"),
+        "held_out_dice_by_structure": {
+            name.removeprefix(dice): score
+            for name, score in scores.items()
+            if name.startswith(dice)
+        },
         "steps": result.steps,
         "best_step": result.best_step,
         "seconds": round(result.seconds, 1),

@@ -159,6 +159,10 @@ def test_the_report_tells_steps_score_and_notes(case: Case, capsys: Capture) -> 
     assert told["steps"] == 4 and 1 <= told["best_step"] <= 4 and told["stopped"] is None
     assert 0 <= told["held_out_dice"] <= 1
     assert read_card(case.output).provenance["held_out_dice"] == told["held_out_dice"]
+    by_structure = told["held_out_dice_by_structure"]
+    assert "label 7" in by_structure  # of label 3 nothing is in these slices
+    mean = sum(by_structure.values()) / len(by_structure)
+    assert mean == pytest.approx(told["held_out_dice"], abs=1e-3)
     assert any("one slice cannot be split" in note for note in told["notes"])
     assert any("no labeled slice shows label 7" in note for note in told["notes"])
     assert told["seconds"].keys() == {"encoding", "training", "scoring"}

@@ -190,7 +190,7 @@ def test_ctrl_c_writes_the_slices_that_are_done(
     interrupted_at(1, monkeypatch)
     assert main(case.arguments("--json")) == 130
     told = capsys.readouterr()
-    assert f"stopped; {case.output} holds the 2 slices that were done" in told.err
+    assert f"stopped; {case.output} holds 2 slices" in told.err
     assert json.loads(told.out)["cancelled"] and json.loads(told.out)["slices"] == [0, 1]
     assert np.array_equal(case.labels()[:2], whole[:2]) and not case.labels()[2:].any()
 
@@ -301,6 +301,12 @@ def test_a_refinement_is_traced_slice_by_slice(
         assert {step["structure"] for step in steps} == {"liver", "spleen"}
         assert sum(step["kept"] for step in steps) == 2
     assert told["refinement"]["first pass"] == 10
+    capsys.readouterr()
+    assert main(case.arguments("--refine", "2")) == 0
+    made = told["refinement"]
+    changed = 10 - made.get("first pass kept", 0)
+    assert made.get("refinement kept", 0) == changed
+    assert f"Refined: {changed} of 10 outlines" in capsys.readouterr().out
     assert sum(told["refinement"].values()) >= sum(len(steps) for steps in trace.values())
 
 

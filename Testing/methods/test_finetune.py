@@ -88,7 +88,10 @@ def test_the_held_out_score_is_that_of_the_final_model(
         a, b = predicted == number, held_out.labels.array[7] == label
         dice.append(2 * (a & b).sum() / (a.sum() + b.sum()))
     assert tuned.result.best_step == 30 and np.mean(dice) > 0.2
-    assert tuned.card.provenance["held_out_dice"] == pytest.approx(np.mean(dice), abs=1e-3)
+    provenance = tuned.card.provenance
+    assert provenance["held_out_dice"] == pytest.approx(np.mean(dice), abs=1e-3)
+    by_structure = list(provenance["held_out_dice_by_structure"].values())
+    assert by_structure == pytest.approx(dice, abs=1e-3)
 
 
 def test_a_slice_cannot_be_learned_from_and_held_out(tune: Tune, labeled: Build) -> None:
