@@ -28,6 +28,9 @@ FORMAT = "SAMAutoSeg adapted model"
 FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 
+CALIBRATION = "calibration"
+"""Entry of a card's provenance: what `methods.calibration.calibrate` gives."""
+
 
 @dataclass(frozen=True)
 class ModelCard:
@@ -68,6 +71,11 @@ class ModelCard:
         """The same, of this model or of the one that learned from most among those before it."""
         counts = map(_slices_of, origins(self.provenance))
         return max((count for count in counts if count is not None), default=None)
+
+    @property
+    def temperature(self) -> float:
+        """What its logits are divided by for true probabilities: of its calibration, else 1."""
+        return float((self.provenance.get(CALIBRATION) or {}).get("temperature", 1.0))
 
     def to_json(self) -> dict[str, Any]:
         return {

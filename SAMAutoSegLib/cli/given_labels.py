@@ -67,7 +67,8 @@ def labeled(
     """
     from SAMAutoSegLib.images.selection import parse_slices
     from SAMAutoSegLib.images.slices import SliceStack
-    from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
+    from SAMAutoSegLib.images.structure import as_classes
+    from SAMAutoSegLib.methods.training_set import LabeledVolume
 
     if slices is not None and len(slices) != len(pairs):
         raise SAMAutoSegError(

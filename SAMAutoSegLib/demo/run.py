@@ -27,13 +27,13 @@ from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.slices import SliceStack
-from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.images.structure import Structure, as_classes, structure_named
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.images.write import write_segmentation, write_volume
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.settings import settings_for
-from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
+from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import Progress
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone

@@ -17,7 +17,6 @@ from SAMAutoSegLib.engine.volumes import OpenVolumes
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Axis, SliceStack
-from SAMAutoSegLib.methods.training_set import low_res_target
 from SAMAutoSegLib.sam import catalog
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
@@ -183,10 +182,9 @@ class Clicks:
             )
         backbone = view.loaded.backbone
         side = 4 * backbone.embedding_side
-        inside = low_res_target(
-            (mask != 0).astype(np.uint8), backbone.spec, side, view.stack.pixel_spacing
-        )
-        return torch.where(inside == 1, _SURE, -_SURE)[None].numpy()
+        shown = torch.from_numpy((mask != 0).astype(np.float32))[None]
+        inside = backbone.spec.slice_to_low_res(shown, side, view.stack.pixel_spacing)
+        return torch.where(inside == 1, _SURE, -_SURE).numpy()
 
 
 def _takes_points(backbone: Backbone) -> bool:

@@ -18,6 +18,9 @@ _CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGIONS = "Anatomic codes - DICOM master list"
 _ORGAN = "SCT^123037004^Anatomical Structure"
 _ALTERED = "SCT^49755003^Morphologically Altered Structure"
+# Class numbers are bytes, 0 is the background, and 255 stands for pixels that do not count.
+_MOST_STRUCTURES = 254
+
 _LEFT = "SCT^7771000^Left"
 _RIGHT = "SCT^24028007^Right"
 
@@ -125,6 +128,23 @@ def label_type(structures: Sequence[Structure]) -> np.dtype:
     """The numpy type of a label map that holds these structures: a byte where that is enough."""
     highest = max(structure.label for structure in structures)
     return np.dtype(np.uint8 if highest < 256 else np.uint16)
+
+
+def as_classes(labels: np.ndarray, structures: Sequence[Structure]) -> np.ndarray:
+    """Label values to class numbers: n + 1 for structure n, 0 for everything else; uint8.
+
+    Raises:
+        SAMAutoSegError: more structures than can be learned, or a negative label value.
+    """
+    if labels.min() < 0:
+        raise SAMAutoSegError(f"label value {labels.min()}: expected 0 or more")
+    if len(structures) > _MOST_STRUCTURES:
+        most = _MOST_STRUCTURES
+        raise SAMAutoSegError(f"{len(structures)} structures: at most {most} can be learned")
+    table = np.zeros(int(max(labels.max(), *(s.label for s in structures))) + 1, np.uint8)
+    for number, structure in enumerate(structures, start=1):
+        table[structure.label] = number
+    return table[labels]
 
 
 def matched(

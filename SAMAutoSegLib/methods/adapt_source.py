@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.heatmap_decoder import HeatmapDecoder
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
-from SAMAutoSegLib.methods.calibration import CALIBRATION
 from SAMAutoSegLib.methods.held_out import (
     held_out_neighbors,
     held_out_scorer,

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.methods.losses import IGNORED
@@ -25,15 +24,6 @@ from SAMAutoSegLib.sam.backbone import Backbone
 
 # One number is fitted: more pixels of a slice tell nothing more of it, and fill the memory.
 _PIXELS_OF_A_SLICE = 2**16
-
-CALIBRATION = "calibration"
-"""Entry of a model card's provenance: what `calibrate` gives."""
-
-
-def temperature_of(card: ModelCard) -> float:
-    """What the model's logits are divided by: that of its calibration, else 1."""
-    calibration = card.provenance.get(CALIBRATION) or {}
-    return float(calibration.get("temperature", 1.0))
 
 
 def calibrate(

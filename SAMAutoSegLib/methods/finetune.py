@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
+from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, Adapted, ModelCard
 from SAMAutoSegLib.adapt.pixel_branch import pixel_side_for
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
-from SAMAutoSegLib.methods.calibration import CALIBRATION, calibrate
+from SAMAutoSegLib.methods.calibration import calibrate
 from SAMAutoSegLib.methods.held_out import (
     held_out_neighbors,
     held_out_scorer,

@@ -8,11 +8,11 @@ from PIL import Image
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.device import as_precision
+from SAMAutoSegLib.images.views import changed_view
 from SAMAutoSegLib.methods.losses import segmentation_loss
 from SAMAutoSegLib.methods.method import Steps, adamw, descend, draw
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet, low_res_target
-from SAMAutoSegLib.methods.views import changed_view
 from SAMAutoSegLib.sam.input_spec import InputSpec
 
 _LEARNING_RATE = 3e-3

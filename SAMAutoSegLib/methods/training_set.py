@@ -9,17 +9,16 @@ from typing import Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
-from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.structure import Structure, as_classes
+from SAMAutoSegLib.images.views import changed_view
 from SAMAutoSegLib.images.volume import Volume, require_same_grid
 from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.slice_groups import group_neighbors
-from SAMAutoSegLib.methods.views import changed_view
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images, embed_slices
@@ -263,54 +262,12 @@ def _joined(parts: Sequence[TrainingSet]) -> TrainingSet:
     )
 
 
-def as_classes(labels: np.ndarray, structures: Sequence[Structure]) -> np.ndarray:
-    """Label values to class numbers: n + 1 for structure n, 0 for everything else; uint8.
-
-    Raises:
-        SAMAutoSegError: more structures than can be learned, or a negative label value.
-    """
-    if labels.min() < 0:
-        raise SAMAutoSegError(f"label value {labels.min()}: expected 0 or more")
-    if len(structures) >= IGNORED:
-        raise SAMAutoSegError(f"{len(structures)} structures: at most {IGNORED - 1} can be learned")
-    table = np.zeros(int(max(labels.max(), *(s.label for s in structures))) + 1, np.uint8)
-    for number, structure in enumerate(structures, start=1):
-        table[structure.label] = number
-    return table[labels]
-
-
 def low_res_target(
     reference: np.ndarray, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]
 ) -> Tensor:
     """Class numbers [H, W] where the low-res logits [side, side] have them; nearest neighbor."""
     planes = torch.from_numpy(np.ascontiguousarray(reference))[None].float()
-    return low_res_planes(planes, spec, side, pixel_spacing, IGNORED)[0].to(torch.uint8)
-
-
-def low_res_planes(
-    planes: Tensor, spec: InputSpec, side: int, pixel_spacing: tuple[float, float], outside: float
-) -> Tensor:
-    """Planes [C, H, W] of a slice where the low-res logits have it, nearest: [C, side, side].
-
-    Raises:
-        SAMAutoSegError: the slice is so thin that no low-res pixel lies in it.
-    """
-    height, width = planes.shape[1:]
-    place = spec.placement((height, width), pixel_spacing)
-    centers = (torch.arange(side) + 0.5) * (spec.side / side)
-    for start, length in ((place.top, place.height), (place.left, place.width)):
-        if not ((centers >= start) & (centers < start + length)).any():
-            raise SAMAutoSegError(
-                f"slices of {height} x {width} pixels are too thin: shown at side {spec.side} "
-                "nothing is left of them in the model's output; choose another axis"
-            )
-    shown = F.interpolate(planes[None], (place.height, place.width), mode="nearest-exact")
-    right = spec.side - place.width - place.left
-    bottom = spec.side - place.height - place.top
-    whole = F.pad(shown, (place.left, right, place.top, bottom), value=outside)
-    if side != spec.side:
-        whole = F.interpolate(whole, (side, side), mode="nearest-exact")
-    return whole[0]
+    return spec.slice_to_low_res(planes, side, pixel_spacing, IGNORED)[0].to(torch.uint8)
 
 
 def check_slices(image: Volume, slices: Sequence[int], stack: SliceStack) -> None:

@@ -14,11 +14,11 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.views import random_motion
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.images.weak_labels import WeakLabels, check_weak_labels
 from SAMAutoSegLib.methods.strong_views import degraded
-from SAMAutoSegLib.methods.training_set import check_slices, low_res_planes
-from SAMAutoSegLib.methods.views import random_motion
+from SAMAutoSegLib.methods.training_set import check_slices
 from SAMAutoSegLib.methods.weak_evidence import Evidence, gather_evidence
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -125,7 +125,7 @@ def build_unlabeled_set(
         shape, spacing = stack.slice_shape, stack.pixel_spacing
         check_slices(volume.image, volume.slices, stack)
         check_weak_labels(volume.weak, shape, len(stack), structures)
-        inside = low_res_planes(torch.ones(1, *shape), backbone.spec, m, spacing, 0.0)[0] > 0
+        inside = backbone.spec.slice_to_low_res(torch.ones(1, *shape), m, spacing)[0] > 0
         for number in volume.slices:
             hints = volume.weak.of(number)
             original = backbone.spec.gather(stack.views, number)

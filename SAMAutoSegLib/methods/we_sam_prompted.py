@@ -26,7 +26,7 @@ from SAMAutoSegLib.images.weak_labels import Hint
 from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.strong_views import degraded
-from SAMAutoSegLib.methods.training_set import check_slices, low_res_planes
+from SAMAutoSegLib.methods.training_set import check_slices
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 from SAMAutoSegLib.methods.we_sam import Learned, WeSAMSettings, blocks_to_adapt, drift
 from SAMAutoSegLib.methods.we_sam_losses import (
@@ -228,7 +228,7 @@ def _prompted_slices(
         stack = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
         shape, spacing = stack.slice_shape, stack.pixel_spacing
         check_slices(volume.image, volume.slices, stack)
-        inside = low_res_planes(torch.ones(1, *shape), backbone.spec, m, spacing, 0.0)[None]
+        inside = backbone.spec.slice_to_low_res(torch.ones(1, *shape), m, spacing)[None]
         for number in volume.slices:
             prompts = [
                 prompt

@@ -17,10 +17,9 @@ from scipy import ndimage
 from torch import Tensor
 
 from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.views import Motion
 from SAMAutoSegLib.images.weak_labels import Box, Hint
 from SAMAutoSegLib.methods.losses import IGNORED
-from SAMAutoSegLib.methods.training_set import low_res_planes
-from SAMAutoSegLib.methods.views import Motion
 from SAMAutoSegLib.sam.input_spec import InputSpec
 from SAMAutoSegLib.sam.predictor import ClickPredictor
 
@@ -79,7 +78,7 @@ class Evidence:
 
     def low_res(self, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]) -> Evidence:
         def of(planes: Tensor, outside: float = 0.0) -> Tensor:
-            return low_res_planes(planes, spec, side, pixel_spacing, outside)
+            return spec.slice_to_low_res(planes, side, pixel_spacing, outside)
 
         nothing = float("nan")
         return Evidence(

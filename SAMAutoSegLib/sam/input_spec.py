@@ -166,6 +166,35 @@ class InputSpec:
         maps = F.interpolate(maps, original, mode="bilinear", align_corners=False)
         return maps.reshape(*leading, *original)
 
+    def slice_to_low_res(
+        self,
+        planes: torch.Tensor,
+        side: int,
+        pixel_spacing: tuple[float, float] = (1.0, 1.0),
+        outside: float = 0.0,
+    ) -> torch.Tensor:
+        """Planes [C, H, W] of a slice where low-res logits have it, nearest: [C, side, side].
+
+        Raises:
+            SAMAutoSegError: the slice is so thin that no low-res pixel lies in it.
+        """
+        height, width = planes.shape[1:]
+        place = self.placement((height, width), pixel_spacing)
+        centers = (torch.arange(side) + 0.5) * (self.side / side)
+        for start, length in ((place.top, place.height), (place.left, place.width)):
+            if not ((centers >= start) & (centers < start + length)).any():
+                raise SAMAutoSegError(
+                    f"slices of {height} x {width} pixels are too thin: shown at side {self.side} "
+                    "nothing is left of them in the model's output; choose another axis"
+                )
+        shown = F.interpolate(planes[None], (place.height, place.width), mode="nearest-exact")
+        right = self.side - place.width - place.left
+        bottom = self.side - place.height - place.top
+        whole = F.pad(shown, (place.left, right, place.top, bottom), value=outside)
+        if side != self.side:
+            whole = F.interpolate(whole, (side, side), mode="nearest-exact")
+        return whole[0]
+
     def to_input_points(
         self,
         points: np.ndarray,

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from SAMAutoSegLib.methods.views import random_motion
+from SAMAutoSegLib.images.views import random_motion
 
 # Smaller contrast changes than those of a training: a view should still be the same slice.
 _GAMMA = (0.8, 1.25)

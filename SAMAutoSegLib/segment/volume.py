@@ -17,10 +17,8 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import Axis, Plane, SliceStack, plane_for
-from SAMAutoSegLib.images.structure import label_type
+from SAMAutoSegLib.images.structure import as_classes, label_type
 from SAMAutoSegLib.images.volume import Volume
-from SAMAutoSegLib.methods.calibration import temperature_of
-from SAMAutoSegLib.methods.training_set import as_classes
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images, embed_slices
@@ -166,7 +164,7 @@ def segment_volume(
         if doubts is not None and given:
             result.uncertainty_by_slice[number] = 0.0
         elif doubts is not None:
-            doubt = wrong_probability(scores, temperature_of(card)).cpu().numpy()
+            doubt = wrong_probability(scores, card.temperature).cpu().numpy()
             doubts.put(number, doubt)
             result.uncertainty_by_slice[number] = float(doubt.sum(dtype=np.float64))
         result.slices_done.append(number)

@@ -24,9 +24,10 @@ from SAMAutoSegLib.demo.unet import segment_by_unet
 from SAMAutoSegLib.evaluate.metrics import mean_score, score_volume
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.slices import SliceStack
+from SAMAutoSegLib.images.structure import as_classes
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.settings import settings_for
-from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
+from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import silent
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache

@@ -39,12 +39,12 @@ from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.slices import SliceStack, plane_along
-from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.images.structure import Structure, as_classes, structure_named
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.auto_sam import AutoHead
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.registry import method_named
-from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
+from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache

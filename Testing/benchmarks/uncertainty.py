@@ -33,11 +33,11 @@ from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.slices import Plane, SliceStack
-from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.images.structure import Structure, as_classes, structure_named
 from SAMAutoSegLib.methods.calibration import fit_temperature
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.settings import settings_for
-from SAMAutoSegLib.methods.training_set import LabeledVolume, as_classes
+from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone

@@ -6,11 +6,14 @@ import pytest
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.structure import (
     Structure,
+    as_classes,
     label_type,
     matched,
     standard_structures,
     structure_named,
 )
+
+DISC_AND_BAR = [structure_named("disc", 3), structure_named("bar", 7)]
 
 
 @pytest.mark.parametrize("name", ["left kidney", "Left Kidney", "kidney_left", "LEFT-KIDNEY"])
@@ -86,3 +89,20 @@ def test_structures_of_one_name_get_a_partner_each_that_of_the_same_label_first(
     assert matched([first, second], [second, first]) == [(first, first), (second, second)]
     assert matched([first, second], [second]) == [(first, None), (second, second)]
     assert matched([first, second], [third, first]) == [(first, first), (second, third)]
+
+
+def test_label_values_become_class_numbers() -> None:
+    labels = np.array([[0, 7, 3, 5, 300]], np.uint16)
+    assert as_classes(labels, DISC_AND_BAR).tolist() == [[0, 2, 1, 0, 0]]
+    assert as_classes(np.zeros((1, 2), np.uint8), DISC_AND_BAR).tolist() == [[0, 0]]
+
+
+def test_negative_label_values_are_refused() -> None:
+    with pytest.raises(SAMAutoSegError, match="label value -1: expected 0 or more"):
+        as_classes(np.array([[0, -1]], np.int16), DISC_AND_BAR)
+
+
+def test_more_structures_than_class_numbers_are_refused() -> None:
+    many = [structure_named(f"part {n}", n) for n in range(1, 256)]
+    with pytest.raises(SAMAutoSegError, match="255 structures: at most 254"):
+        as_classes(np.zeros((1, 1), np.uint8), many)

@@ -2,13 +2,12 @@ import numpy as np
 import pytest
 import torch
 
+from SAMAutoSegLib.adapt.adapted_file import CALIBRATION
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.methods.calibration import (
-    CALIBRATION,
     _some_pixels,
     calibrate,
     fit_temperature,
-    temperature_of,
 )
 from SAMAutoSegLib.methods.joint import Joint
 from SAMAutoSegLib.methods.settings import Settings
@@ -73,9 +72,9 @@ def test_one_group_of_neighbors_cannot_be_split(samples, new_model, tiny_backbon
 
 
 def test_a_card_holds_the_temperature_only_if_it_was_asked_for(tune, labeled) -> None:
-    assert temperature_of(tune(labeled(), **SHORT).card) == 1.0
+    assert tune(labeled(), **SHORT).card.temperature == 1.0
     asked = tune(labeled(), with_calibration=True, **SHORT).card
-    assert temperature_of(asked) == asked.provenance[CALIBRATION]["temperature"] != 1.0
+    assert asked.temperature == asked.provenance[CALIBRATION]["temperature"] != 1.0
 
 
 def test_calibrating_is_told_and_can_be_cancelled_without_losing_the_model(tune, labeled) -> None:

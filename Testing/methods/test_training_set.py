@@ -13,7 +13,6 @@ from SAMAutoSegLib.methods.losses import IGNORED, mean_dice
 from SAMAutoSegLib.methods.training_set import (
     LabeledVolume,
     TrainingSet,
-    as_classes,
     build_training_set,
     low_res_target,
 )
@@ -59,23 +58,6 @@ def test_slices_that_are_too_thin_to_be_drawn_are_refused() -> None:
         with pytest.raises(SAMAutoSegError, match=f"slices of {shape[0]} x {shape[1]} pixels are"):
             low_res_target(np.ones(shape, np.uint8), spec, 256, (1.0, 1.0))
     assert low_res_target(np.ones((2, 512), np.uint8), spec, 256, (1.0, 1.0)).eq(1).any()
-
-
-def test_label_values_become_class_numbers(structures: list[Structure]) -> None:
-    labels = np.array([[0, 7, 3, 5, 300]], np.uint16)
-    assert as_classes(labels, structures).tolist() == [[0, 2, 1, 0, 0]]
-    assert as_classes(np.zeros((1, 2), np.uint8), structures).tolist() == [[0, 0]]
-
-
-def test_negative_label_values_are_refused(structures: list[Structure]) -> None:
-    with pytest.raises(SAMAutoSegError, match="label value -1: expected 0 or more"):
-        as_classes(np.array([[0, -1]], np.int16), structures)
-
-
-def test_more_structures_than_class_numbers_are_refused() -> None:
-    many = [structure_named(f"part {n}", n) for n in range(1, 256)]
-    with pytest.raises(SAMAutoSegError, match="255 structures: at most 254"):
-        as_classes(np.zeros((1, 1), np.uint8), many)
 
 
 def test_features_targets_and_references_belong_together(

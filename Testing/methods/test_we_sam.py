@@ -9,7 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, ModelCard
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.heads import HeadName
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
@@ -19,7 +19,6 @@ from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels
 from SAMAutoSegLib.methods import we_sam
 from SAMAutoSegLib.methods.adapt_source import adapt_source
-from SAMAutoSegLib.methods.calibration import CALIBRATION
 from SAMAutoSegLib.methods.held_out import unseen
 from SAMAutoSegLib.methods.method import AGREEMENT, Guarded
 from SAMAutoSegLib.methods.outcome import origin_of

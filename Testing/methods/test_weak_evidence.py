@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.views import Motion
 from SAMAutoSegLib.images.weak_labels import Hint
 from SAMAutoSegLib.methods.losses import IGNORED
-from SAMAutoSegLib.methods.views import Motion
 from SAMAutoSegLib.methods.weak_evidence import Evidence, corrected, gather_evidence, pseudo_labels
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.predictor import ClickPredictor

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from SAMAutoSegLib.adapt.adapted_file import CALIBRATION
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.selection import Roi
-from SAMAutoSegLib.methods.calibration import CALIBRATION, temperature_of
 from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.uncertainty import first_to_check, wrong_probability
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
@@ -74,7 +74,7 @@ def test_a_models_calibration_counts(segmenter, scan) -> None:
     volume, tiny = scan(), segmenter()
     plain = run(tiny, volume)
     tiny.card = replace(tiny.card, provenance={CALIBRATION: {"temperature": 3.0}})
-    assert temperature_of(tiny.card) == 3.0
+    assert tiny.card.temperature == 3.0
     soft = run(tiny, volume)
     assert np.array_equal(soft.labels, plain.labels)
     assert (soft.uncertainty > plain.uncertainty).mean() > 0.99

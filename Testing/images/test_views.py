@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from SAMAutoSegLib.methods.views import changed_view
+from SAMAutoSegLib.images.views import changed_view
 
 
 def disc(rows: int, columns: int, spacing: tuple[float, float]) -> np.ndarray:
