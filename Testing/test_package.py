@@ -1,0 +1,79 @@
+"""The library as a whole: its layers, and what it offers at the top."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import SAMAutoSegLib
+from SAMAutoSegLib.images.structure import standard_structures
+from SAMAutoSegLib.images.volume import Grid, Volume
+from SAMAutoSegLib.images.write import write_segmentation, write_volume
+
+ROOT = Path(__file__).parents[1]
+LIBRARY = ROOT / "SAMAutoSegLib"
+
+
+def layers() -> list[str]:
+    """The packages and files of the library from bottom to top, as the README lists them."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    listed = readme.split("\nSAMAutoSegLib/\n")[1].split("\nResources/")[0]
+    names: list[str] = []
+    for line in listed.splitlines():
+        names += re.split(r",? +", line[2:].split("   ")[0].split("/ ")[0].rstrip("/"))
+    return names
+
+
+def imports() -> Iterator[tuple[Path, str]]:
+    """Every import of a part of the library by a file of it, the name of the part."""
+    for path in LIBRARY.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("SAMAutoSegLib"):
+                parts = (node.module or "").split(".")
+                for name in parts[1:2] or [alias.name for alias in node.names]:
+                    yield path, name
+
+
+def test_each_layer_imports_only_from_those_above_it_in_the_readme() -> None:
+    order = layers()
+    there = {path.name.removesuffix(".py") for path in LIBRARY.iterdir()}
+    known = there - {"__init__", "__main__", "__pycache__", "CMakeLists.txt", "py.typed"}
+    assert set(order) == known
+    wrong = []
+    for path, name in imports():
+        own = path.relative_to(LIBRARY).parts[0].removesuffix(".py")
+        if own in order and name in order and order.index(name) > order.index(own):
+            wrong.append(f"{path.relative_to(LIBRARY)} imports from {name}")
+    assert wrong == []
+
+
+def test_names_at_the_top_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SAMAutoSegLib._MODULES:
+        assert getattr(SAMAutoSegLib, name).__name__ == name and name in dir(SAMAutoSegLib)
+    with pytest.raises(AttributeError, match="has no attribute 'segment_all'"):
+        _ = SAMAutoSegLib.segment_all  # type: ignore[attr-defined]
+
+
+def test_the_python_example_of_the_readme_runs(
+    tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = np.zeros((5, 32, 40), np.uint8)
+    labels[1:4, 8:20, 10:24] = 1
+    gray = np.random.default_rng(0).normal(100, 9, labels.shape) - 80 * labels
+    grid = Grid((40, 32, 5), (1.0, 1.0, 4.0), (0.0, 0.0, 0.0), np.eye(3))
+    for name in ("ct", "other"):
+        write_volume(tmp_path / f"{name}.nii.gz", Volume(gray.astype(np.int16), grid, name))
+    write_segmentation(tmp_path / "labels.seg.nrrd", labels, grid, standard_structures(["liver"]))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    example = readme.split("```python\n")[1].split("```")[0]
+    assert '"lite-medsam"' in example
+    example = example.replace('"lite-medsam"', repr(str(tiny_file)))
+    example = example.replace('method="blo-sam"', 'method="blo-sam", settings={"steps": 3}')
+    monkeypatch.chdir(tmp_path)
+    exec(example, {})
+    found, structures = SAMAutoSegLib.read_labels("other.seg.nrrd")
+    assert found.array.shape == labels.shape and structures[0].name == "liver"
+    assert SAMAutoSegLib.load_adapted("organs.safetensors", base=tiny_file)[1].slices_learned == 2
