@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
 from SAMAutoSegLib import __version__
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
@@ -74,8 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _tell(f"{what} (run again with --debug to see where)", _FAILED, debug)
 
 
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, without the whole usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(_USER_ERROR, f"samautoseg: error: {message} (see {self.prog} --help)\n")
+
+
 def _parser(given: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="samautoseg",
         description="Adapt Segment Anything to medical volumes from a few corrected slices.",
     )

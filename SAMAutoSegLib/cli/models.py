@@ -146,9 +146,14 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _fetch(arguments: argparse.Namespace) -> None:
+    from SAMAutoSegLib.adapt.adapted_file import shipped_models
     from SAMAutoSegLib.sam import catalog
     from SAMAutoSegLib.sam.fetch import fetch_model
 
+    shipped = {path.stem for path in shipped_models()}
+    for name in arguments.name:
+        if name in shipped:
+            raise SAMAutoSegError(f"{name} comes with the program: there is nothing to fetch")
     entries = [catalog.get(name) for name in arguments.name]
     paths = {}
     for entry in entries:
@@ -215,16 +220,23 @@ def _remove(arguments: argparse.Namespace) -> None:
     from SAMAutoSegLib.adapt.adapted_file import shipped_models
 
     paths = {model["name"]: Path(model["path"]) for model in _models() if model["here"]}
-    for path in shipped_models():
-        paths.pop(path.stem, None)
+    shipped = [path.stem for path in shipped_models()]
+    for name in shipped:
+        paths.pop(name, None)
+    chosen = []
     for name in arguments.name:
-        if name not in paths:
+        named = [path for key, path in paths.items() if name in (key, Path(key).stem)]
+        if name in shipped and not named:
+            raise SAMAutoSegError(f"{name} comes with the program and cannot be removed")
+        if len(named) != 1:
             here = ", ".join(paths) or "none"
-            raise SAMAutoSegError(f"model {name!r} is not in the model folder; there: {here}")
-    for name in arguments.name:
-        size = paths[name].stat().st_size
+            what = "is several models" if named else "is not in the model folder"
+            raise SAMAutoSegError(f"model {name!r} {what}; there: {here}")
+        chosen += named
+    for path in dict.fromkeys(chosen):
+        size = path.stat().st_size
         try:
-            os.remove(paths[name])
+            os.remove(path)
         except OSError as error:
-            raise SAMAutoSegError(f"cannot remove {paths[name]}: {error.strerror}") from error
-        print(f"removed {paths[name]} ({size / 1e6:.0f} MB)")
+            raise SAMAutoSegError(f"cannot remove {path}: {error.strerror}") from error
+        print(f"removed {path} ({size / 1e6:.0f} MB)")

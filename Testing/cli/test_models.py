@@ -94,6 +94,26 @@ def test_remove_does_not_reach_outside_of_the_model_folder(
     assert (tmp_path / "data" / "mine.safetensors").exists()
 
 
+def test_models_are_removed_by_their_name_without_a_suffix_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("organs.safetensors", "organs.pth", "heart.safetensors"):
+        save_adapted(folder / name)
+    assert main(["models", "remove", "organs"]) == 2
+    assert "'organs' is several models" in capsys.readouterr().err
+    assert main(["models", "remove", "heart", "heart.safetensors"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["organs.pth", "organs.safetensors"]
+
+
+def test_a_starter_model_is_neither_fetched_nor_removed(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["models", "fetch", "hippocampus"]) == 2
+    assert "there is nothing to fetch" in capsys.readouterr().err
+    assert main(["models", "remove", "hippocampus"]) == 2
+    assert "hippocampus comes with the program" in capsys.readouterr().err
+
+
 def test_inspect_says_what_a_file_is_by_path_and_by_name(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
