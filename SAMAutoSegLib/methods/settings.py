@@ -101,13 +101,13 @@ def require_between(name: str, value: Any, low: float, high: float) -> None:
     number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
     if not (number and low <= value <= high):
         kind = "a whole number" if whole else "a number"
-        raise SAMAutoSegError(f"setting {name} {value}: expected {kind} from {low} to {high}")
+        raise SAMAutoSegError(f"setting {name}={value}: expected {kind} from {low} to {high}")
 
 
 def require_one_of(name: str, value: Any, choices: Sequence[str]) -> None:
     """`SAMAutoSegError` unless a setting is one of these."""
     if value not in choices:
-        raise SAMAutoSegError(f"setting {name} {value}: expected {' or '.join(choices)}")
+        raise SAMAutoSegError(f"setting {name}={value}: expected {' or '.join(choices)}")
 
 
 def settings_for(budget: Budget) -> dict[str, Any]:

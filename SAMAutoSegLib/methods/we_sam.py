@@ -122,7 +122,7 @@ class WeSAMSettings(Settings):
         for name in self.unused:
             if getattr(self, name) != usual[name]:
                 raise SAMAutoSegError(
-                    f"setting {name} {getattr(self, name)}: expected {usual[name]}, since this "
+                    f"setting {name}={getattr(self, name)}: expected {usual[name]}, since this "
                     "adaptation makes no use of it"
                 )
 
@@ -284,11 +284,14 @@ class WeSAM:
         before, after = self.judged_source, self.judged(model)
         if self.samples.hinted:
             better = after.marked > before.marked
-            measure = f"agreement with the weak labels {before.marked:.3f} to {after.marked:.3f}"
+            values = f"{before.marked:.3f} before, {after.marked:.3f} after"
+            measure = f"agreement with the weak labels {values}"
         else:
             gain = after.consistency - before.consistency
             better = not self.source_is_sure and gain >= _LEAST_GAIN
-            measure = f"Dice between views {before.consistency:.3f} to {after.consistency:.3f}"
+            measure = (
+                f"Dice between views {before.consistency:.3f} before, {after.consistency:.3f} after"
+            )
         astray = after.rest < self.settings.least_agreement * before.rest
         if after.rest == after.rest:
             measure += f", agreement with the source where nothing is marked {after.rest:.3f}"

@@ -95,8 +95,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         return _read_safetensors(source)
     if not start.startswith((b"PK\x03\x04", b"\x80")):
         raise SAMAutoSegError(
-            f"{source} is not a checkpoint (it begins with {start[:12]!r}): "
-            "expected a PyTorch .pth or a .safetensors file"
+            f"{source} is not a checkpoint: expected a PyTorch .pth or a .safetensors file"
         )
     try:
         with warnings.catch_warnings():

@@ -412,7 +412,7 @@ def test_resume_needs_the_training_it_belongs_to(
         (["--method", "boost"], "method 'boost': expected one of "),
         (["--budget", "endless"], "budget 'endless': expected one of quick"),
         (["--set", "steps"], "--set steps: expected NAME=VALUE"),
-        (["--set", "steps=many"], "setting steps many: expected a whole number"),
+        (["--set", "steps=many"], "setting steps=many: expected a whole number"),
         (["--set", "speed=3"], "setting 'speed' is not known"),
         (["--axis", "up"], "unknown axis 'up'"),
         (["--intensity", "ct:heart"], "unknown CT window 'heart'"),

@@ -136,10 +136,10 @@ def test_a_plain_sam_adapts_with_prompts_and_stays_a_sam(case: Case, capsys: Cap
         (("--axis", "axial"), "those of the model given by --start"),
         (("--calibrate",), "--calibrate needs --labels"),
         (("--lora-rank", "8"), "no --lora-rank"),
-        (("--set", "view_strength=2"), "setting view_strength 2: expected 0.0"),
+        (("--set", "view_strength=2"), "setting view_strength=2: expected 0.0"),
         (("--slices", "1", "--slices", "2"), "2 --slices for 1 images"),
         (("--slices", "9"), "slice 9 is out of range"),
-        (("--set", "learned=decoder"), "setting learned decoder"),
+        (("--set", "learned=decoder"), "setting learned=decoder"),
         (("--weak", "none.json"), "none.json does not exist"),
     ],
 )
@@ -159,9 +159,9 @@ def test_a_prompted_sam_needs_prompts_with_names(case: Case, capsys: Capture) ->
     ("more", "words"),
     [
         (("--lora-rank", "8"), "no --lora-rank"),
-        (("--set", "views=4"), "setting views 4: expected 1"),
-        (("--set", "patience=0.4"), "setting patience 0.4: expected 0.0"),
-        (("--set", "average=0.5"), "setting average 0.5: expected 0.0"),
+        (("--set", "views=4"), "setting views=4: expected 1"),
+        (("--set", "patience=0.4"), "setting patience=0.4: expected 0.0"),
+        (("--set", "average=0.5"), "setting average=0.5: expected 0.0"),
     ],
 )
 def test_what_a_prompted_sam_makes_no_use_of_is_refused(

@@ -80,7 +80,7 @@ def test_a_disc_and_a_bar_are_learned(
     [("head", "class-tokens"), ("token_init", "zero"), ("schedule", "cosine"), ("dice", "none")],
 )
 def test_settings_are_checked(name: str, value: str) -> None:
-    with pytest.raises(SAMAutoSegError, match=f"setting {name} {value}: expected .* or "):
+    with pytest.raises(SAMAutoSegError, match=f"setting {name}={value}: expected .* or "):
         make_settings(AutoSAMSettings, {name: value})
 
 

@@ -178,7 +178,7 @@ def test_models_trained_with_boxes_only_are_marked_in_the_catalogue() -> None:
 
 
 def test_an_unknown_prompt_is_refused() -> None:
-    with pytest.raises(SAMAutoSegError, match="setting prompt circle: expected auto or box or"):
+    with pytest.raises(SAMAutoSegError, match="setting prompt=circle: expected auto or box or"):
         HeatmapSettings(prompt="circle")
 
 

@@ -132,7 +132,7 @@ def test_the_model_knows_what_its_second_pass_was_prompted_with(tune: Tune) -> N
 
 
 def test_a_kind_of_prompt_that_does_not_exist_is_refused_by_name() -> None:
-    with pytest.raises(SAMAutoSegError, match="setting prompt mask: expected box or box-point"):
+    with pytest.raises(SAMAutoSegError, match="setting prompt=mask: expected box or box-point"):
         SAMSPSettings(prompt="mask")  # type: ignore[arg-type]
 
 

@@ -45,7 +45,7 @@ def test_a_setting_of_another_method_is_refused_with_a_list() -> None:
     ],
 )
 def test_a_value_that_cannot_be_is_refused_by_name(name: str, value: object) -> None:
-    with pytest.raises(SAMAutoSegError, match=f"setting {name} .*expected") as caught:
+    with pytest.raises(SAMAutoSegError, match=f"setting {name}=.*expected") as caught:
         make_settings(BLOSAMSettings, {name: value})
     assert str(value) in str(caught.value) and "\n" not in str(caught.value)
 

@@ -264,7 +264,10 @@ def test_a_model_that_departs_where_nothing_is_marked_gives_way_to_the_source(
     method = WeSAM(started, slices(), SETTINGS)
     before = Judgment(marked=0.4, rest=0.9, consistency=0.5)
     for after, words in (
-        (replace(before, marked=0.5), "adapted: agreement with the weak labels 0.400 to 0.500"),
+        (
+            replace(before, marked=0.5),
+            "adapted: agreement with the weak labels 0.400 before, 0.500 after",
+        ),
         (replace(before, marked=0.5, rest=0.7), "kept, since the adapted one departs from it"),
         (replace(before, marked=0.5, rest=float("nan")), "adapted: "),
         (replace(before, consistency=0.9), "kept, since nothing speaks for the adapted one"),
@@ -277,7 +280,7 @@ def test_a_model_that_departs_where_nothing_is_marked_gives_way_to_the_source(
 @pytest.mark.parametrize(
     ("before", "after", "words"),
     [
-        (0.5, 0.6, "adapted: Dice between views 0.500 to 0.600"),
+        (0.5, 0.6, "adapted: Dice between views 0.500 before, 0.600 after"),
         (0.5, 0.505, "kept, since nothing speaks for the adapted one"),
         (0.83, 0.89, "kept, since it segments changed views alike already"),
     ],
@@ -347,17 +350,17 @@ def test_a_single_slice_can_be_adapted_to_and_is_told(
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"learned": "decoder"}, "setting learned decoder: expected encoder or all"),
-        ({"strong": 0}, "setting strong 0"),
+        ({"learned": "decoder"}, "setting learned=decoder: expected encoder or all"),
+        ({"strong": 0}, "setting strong=0"),
         ({"confidence": 1.0}, "setting confidence"),
         ({"temperature": 0.0}, "setting temperature"),
-        ({"schedule": "cosine"}, "setting schedule cosine: expected polynomial or constant"),
-        ({"pixel_steps": 1}, "setting pixel_steps 1: expected 0"),
-        ({"pixel_weight": 0.5}, "setting pixel_weight 0.5: expected 0.0, since this adaptation"),
-        ({"feature_dropout": 0.2}, "setting feature_dropout 0.2: expected 0.0"),
-        ({"view_strength": 2.0}, "setting view_strength 2.0: expected 0.0"),
-        ({"ce_weight": 0.5}, "setting ce_weight 0.5: expected 0.2"),
-        ({"count_absent": True}, "setting count_absent True: expected False"),
+        ({"schedule": "cosine"}, "setting schedule=cosine: expected polynomial or constant"),
+        ({"pixel_steps": 1}, "setting pixel_steps=1: expected 0"),
+        ({"pixel_weight": 0.5}, "setting pixel_weight=0.5: expected 0.0, since this adaptation"),
+        ({"feature_dropout": 0.2}, "setting feature_dropout=0.2: expected 0.0"),
+        ({"view_strength": 2.0}, "setting view_strength=2.0: expected 0.0"),
+        ({"ce_weight": 0.5}, "setting ce_weight=0.5: expected 0.2"),
+        ({"count_absent": True}, "setting count_absent=True: expected False"),
         ({"recipe": "mine"}, "mine"),
     ],
 )
