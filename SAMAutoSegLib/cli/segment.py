@@ -5,7 +5,7 @@ import json
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from SAMAutoSegLib.cli.wording import counted
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from SAMAutoSegLib.adapt.adapted_file import ModelCard
     from SAMAutoSegLib.images.slices import Plane
     from SAMAutoSegLib.images.structure import Structure
-    from SAMAutoSegLib.images.volume import Volume
+    from SAMAutoSegLib.images.volume import Grid, Volume
     from SAMAutoSegLib.segment.corrected import CorrectedSlices
+    from SAMAutoSegLib.segment.refinement import Refinement
     from SAMAutoSegLib.segment.volume import SegmentationResult
 
 
@@ -140,58 +141,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Segment, write and report."""
-    if arguments.batch is not None and arguments.batch < 1:
-        raise SAMAutoSegError(f"--batch {arguments.batch}: expected 1 or more slices")
     from SAMAutoSegLib.adapt.adapted_file import load_adapted, located
+    from SAMAutoSegLib.cli.segment_report import report_of, tell
     from SAMAutoSegLib.device import choose_device
-    from SAMAutoSegLib.files import (
-        replace_when_complete,
-        require_apart,
-        require_writable,
-        sha256_of_file,
-    )
+    from SAMAutoSegLib.files import sha256_of_file
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.images.selection import Roi, parse_slices
     from SAMAutoSegLib.images.slices import SliceStack, plane_for
-    from SAMAutoSegLib.images.volume import Volume
-    from SAMAutoSegLib.images.write import (
-        require_known_format,
-        write_segmentation,
-        write_volume,
-    )
     from SAMAutoSegLib.progress import console_progress
-    from SAMAutoSegLib.sam import catalog
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
     from SAMAutoSegLib.segment.cleanup import CleanUp
-    from SAMAutoSegLib.segment.refinement import Refinement
-    from SAMAutoSegLib.segment.uncertainty import first_to_check
     from SAMAutoSegLib.segment.volume import segment_volume
 
-    started = time.monotonic()
+    times = [time.monotonic()]
     model_file = located(arguments.model)
-    base = Path(arguments.base) if arguments.base else None
-    require_apart(
-        [arguments.output, arguments.uncertainty, arguments.trace],
-        [arguments.image, arguments.corrected, model_file, base]
-        + [entry.local_path for entry in catalog.entries()],
-    )
-    require_known_format(arguments.output)
-    require_writable(arguments.output)
-    if arguments.uncertainty:
-        require_known_format(arguments.uncertainty)
-        require_writable(arguments.uncertainty)
+    _check(arguments, model_file)
     cleanup = CleanUp(arguments.largest_component, arguments.remove_islands, arguments.smooth)
-    for name in ("keep_iteration", "trace", "refine_with"):
-        if arguments.refine is None and getattr(arguments, name) is not None:
-            raise SAMAutoSegError(f"--{name.replace('_', '-')} needs --refine N")
-    refinement = None
-    if arguments.refine is not None:
-        refinement = Refinement(
-            arguments.refine, arguments.keep_iteration, prompt=arguments.refine_with
-        )
-    if arguments.trace:
-        require_writable(arguments.trace)
+    refinement = _refinement(arguments)
     intensity = None if arguments.intensity is None else Intensity.parse(arguments.intensity)
     device = choose_device(arguments.device)
     volume = read_image(arguments.image)
@@ -201,8 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
     count = len(SliceStack(volume.array, volume.grid, plane))
     slices = None if arguments.slices is None else parse_slices(arguments.slices, count)
     corrected, notes = _corrected(arguments, volume, plane, card)
-
-    loaded = time.monotonic()
+    times.append(time.monotonic())
     with console_progress() as progress:
         result = segment_volume(
             volume,
@@ -225,8 +191,8 @@ def run(arguments: argparse.Namespace) -> int:
     result.notes[:0] = notes
     if not result.slices_done:
         raise Cancelled("stopped before the first slice was done: nothing was written")
-    segmented = time.monotonic()
-    facts = {
+    times.append(time.monotonic())
+    origin = {
         "model": model_file.name,
         "model_sha256": sha256_of_file(model_file),
         "backbone": card.backbone,
@@ -234,52 +200,91 @@ def run(arguments: argparse.Namespace) -> int:
         "method": card.method,
         "image": arguments.image.resolve().name,
     }
-    write_segmentation(
-        arguments.output,
-        result.labels,
-        volume.grid,
-        list(card.structures),
-        {**facts, **_circumstances()},
-    )
-    if result.uncertainty is not None:
-        doubts = Volume(result.uncertainty, volume.grid, "uncertainty")
-        write_volume(arguments.uncertainty, doubts)
-    if arguments.trace:
-        with replace_when_complete(arguments.trace) as temporary:
-            temporary.write_text(json.dumps(_trace(result, card), indent=2), encoding="utf-8")
-    written = time.monotonic()
+    _write(arguments, result, card, volume.grid, origin)
+    times.append(time.monotonic())
     report = {
-        **facts,
+        **origin,
         "output": str(arguments.output),
         "device": str(backbone.device),
         "precision": str(backbone.precision).removeprefix("torch."),
         "axis": plane,
-        "slices": result.slices_done,
         "corrected_slices": [] if corrected is None else list(corrected.slices),
-        "cancelled": result.cancelled,
-        "refinement": _decisions(result),
-        "structures": _sizes(result, card, volume),
-        "uncertainty_by_slice": {
-            number: round(value, 1) for number, value in result.uncertainty_by_slice.items()
-        },
-        "check_first": first_to_check(result.uncertainty_by_slice),
-        "notes": result.notes,
+        **report_of(result, card, volume.grid),
         "seconds": {
-            "loading": round(loaded - started, 3),
-            "segmenting": round(segmented - loaded, 3),
-            "writing": round(written - segmented, 3),
-            "total": round(written - started, 3),
+            name: round(after - before, 3)
+            for name, before, after in (
+                ("loading", times[0], times[1]),
+                ("segmenting", times[1], times[2]),
+                ("writing", times[2], times[3]),
+                ("total", times[0], times[3]),
+            )
         },
     }
     if arguments.json:
         print(json.dumps(report, indent=2))
     else:
-        _tell(report)
+        tell(report)
     if result.cancelled:
-        raise Cancelled(
-            f"stopped; {arguments.output} holds {counted(len(result.slices_done), 'slice')}"
-        )
+        done = counted(len(result.slices_done), "slice")
+        raise Cancelled(f"stopped; {arguments.output} holds {done}")
     return 0
+
+
+def _check(arguments: argparse.Namespace, model_file: Path) -> None:
+    """`SAMAutoSegError` for what cannot be done or would overwrite an input."""
+    from SAMAutoSegLib.files import require_apart, require_writable
+    from SAMAutoSegLib.images.write import require_known_format
+    from SAMAutoSegLib.sam import catalog
+
+    if arguments.batch is not None and arguments.batch < 1:
+        raise SAMAutoSegError(f"--batch {arguments.batch}: expected 1 or more slices")
+    base = Path(arguments.base) if arguments.base else None
+    require_apart(
+        [arguments.output, arguments.uncertainty, arguments.trace],
+        [arguments.image, arguments.corrected, model_file, base]
+        + [entry.local_path for entry in catalog.entries()],
+    )
+    for image in (arguments.output, arguments.uncertainty):
+        if image:
+            require_known_format(image)
+            require_writable(image)
+    if arguments.trace:
+        require_writable(arguments.trace)
+
+
+def _refinement(arguments: argparse.Namespace) -> "Refinement | None":
+    from SAMAutoSegLib.segment.refinement import Refinement
+
+    if arguments.refine is not None:
+        kept = arguments.keep_iteration
+        return Refinement(arguments.refine, kept, prompt=arguments.refine_with)
+    for name in ("keep_iteration", "trace", "refine_with"):
+        if getattr(arguments, name) is not None:
+            raise SAMAutoSegError(f"--{name.replace('_', '-')} needs --refine N")
+    return None
+
+
+def _write(
+    arguments: argparse.Namespace,
+    result: "SegmentationResult",
+    card: "ModelCard",
+    grid: "Grid",
+    origin: dict[str, str],
+) -> None:
+    from SAMAutoSegLib import __version__
+    from SAMAutoSegLib.cli.segment_report import trace_of
+    from SAMAutoSegLib.files import replace_when_complete
+    from SAMAutoSegLib.images.volume import Volume
+    from SAMAutoSegLib.images.write import write_segmentation, write_volume
+
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    provenance = {**origin, "version": __version__, "date": now}
+    write_segmentation(arguments.output, result.labels, grid, list(card.structures), provenance)
+    if result.uncertainty is not None:
+        write_volume(arguments.uncertainty, Volume(result.uncertainty, grid, "uncertainty"))
+    if arguments.trace:
+        with replace_when_complete(arguments.trace) as temporary:
+            temporary.write_text(json.dumps(trace_of(result, card), indent=2), encoding="utf-8")
 
 
 def _corrected(
@@ -310,73 +315,3 @@ def _corrected(
 
 def _names(structures: "Sequence[Structure]") -> str:
     return ", ".join(structure.name for structure in structures)
-
-
-def _circumstances() -> dict[str, str]:
-    from SAMAutoSegLib import __version__
-
-    return {"version": __version__, "date": datetime.now(UTC).isoformat(timespec="seconds")}
-
-
-def _sizes(
-    result: "SegmentationResult", card: "ModelCard", volume: "Volume"
-) -> list[dict[str, Any]]:
-    import numpy as np
-
-    sizes = []
-    for structure in card.structures:
-        voxels = int(np.count_nonzero(result.labels == structure.label))
-        milliliters = round(voxels * volume.grid.voxel_volume_mm3 / 1000, 3)
-        sizes.append(
-            {
-                "name": structure.name,
-                "label": structure.label,
-                "voxels": voxels,
-                "milliliters": milliliters,
-            }
-        )
-    return sizes
-
-
-def _trace(result: "SegmentationResult", card: "ModelCard") -> dict[str, Any]:
-    """Every iteration of every structure of every slice."""
-    names = [structure.name for structure in card.structures]
-    return {
-        "slices": {
-            str(number): [{"structure": names[step.number - 1], **step.to_json()} for step in steps]
-            for number, steps in result.trace.items()
-        }
-    }
-
-
-def _decisions(result: "SegmentationResult") -> dict[str, int]:
-    """How often each decision was made, and how often a first pass or its refinement was kept."""
-    counts: dict[str, int] = {}
-    for step in (step for steps in result.trace.values() for step in steps):
-        counts[step.decision] = counts.get(step.decision, 0) + 1
-        if step.kept and step.area:
-            kept = "refinement kept" if step.iteration else "first pass kept"
-            counts[kept] = counts.get(kept, 0) + 1
-    return counts
-
-
-def _tell(report: dict[str, Any]) -> None:
-    width = max(len(structure["name"]) for structure in report["structures"])
-    for structure in report["structures"]:
-        label, volume = structure["label"], structure["milliliters"]
-        print(f"{label:3} {structure['name']:{width}}  {volume:10.1f} ml")
-    print(
-        f"\n{counted(len(report['slices']), report['axis'] + ' slice')} in"
-        f" {report['seconds']['segmenting']:.1f} s on {report['device']} ({report['precision']}),"
-        f" written to {report['output']}"
-    )
-    if report["refinement"]:
-        made = report["refinement"]
-        outlines = made.get("first pass", 0) + made.get("sure, no prompt", 0)
-        changed = made.get("refinement kept", 0)
-        print(f"Refined: {changed} of {counted(outlines, 'outline')} (a structure in a slice)")
-    if report["check_first"]:
-        tenth = -(-len(report["check_first"]) // 10)
-        print(f"Check first: {', '.join(map(str, report['check_first'][:tenth]))}")
-    for note in report["notes"]:
-        print(f"Note: {note}")
