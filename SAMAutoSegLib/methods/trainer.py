@@ -107,6 +107,7 @@ def train(
     """
     started = saved = time.monotonic()
     method: Steps = method_type(model, samples, settings)
+    guard = method if isinstance(method, Guarded) else None
     if model.pixels is not None and settings.pixel_steps and isinstance(samples, TrainingSet):
         method = WithPixelBranch(method, model, samples, settings)
     state = TrainingState(identity={})
@@ -122,7 +123,7 @@ def train(
             state = load_state(checkpoint, state.identity)
             state.restore(model, method)
     result = TrainingResult(notes=method.notes())
-    run = _Run(model, method, settings, state, result)
+    run = _Run(model, method, guard, settings, state, result)
     model.train()
     while state.step < settings.steps and not result.stopped:
         entry = run.step()
@@ -168,6 +169,7 @@ class _Run:
 
     model: AdaptedModel
     method: Steps
+    guard: Guarded | None
     settings: Settings
     state: TrainingState
     result: TrainingResult
@@ -213,8 +215,8 @@ class _Run:
         patience = max(_LEAST_PATIENCE, round(share * self.settings.steps))
         if share and self.state.step - self.state.best_step >= patience:
             return "no more gain"
-        if isinstance(self.method, Guarded):
-            return self.method.stop_reason(self.state.history)
+        if self.guard is not None:
+            return self.guard.stop_reason(self.state.history)
         return ""
 
     def write(self, checkpoint: Path) -> None:
@@ -232,8 +234,8 @@ class _Run:
         if state.best:
             self.model.load_learned_state(state.best)
         self.model.eval()
-        if isinstance(self.method, Guarded):
-            result.notes += self.method.concluded(self.model)
+        if self.guard is not None:
+            result.notes += self.guard.concluded(self.model)
         result.history = state.history
         result.steps, result.best_step = state.step, state.best_step
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from SAMAutoSegLib.methods.blo_sam import BLOSAM
 from SAMAutoSegLib.methods.method import sample_logits
 from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.pixel_training import _reduced
@@ -51,6 +52,18 @@ def test_the_sam_learns_the_same_with_and_without_it(learn: Tune) -> None:
     plain, beside = sam_state(learn(pixel_steps=0)), sam_state(learn(pixel_steps=2))
     assert plain.keys() == beside.keys()
     assert all(torch.equal(value, beside[name]) for name, value in plain.items())
+
+
+def test_a_method_can_stop_a_training_that_has_a_branch(
+    learn: Tune, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def enough(self: BLOSAM, history: list[dict[str, float]]) -> str:
+        return "enough" if len(history) == 2 else ""
+
+    monkeypatch.setattr(BLOSAM, "stop_reason", enough, raising=False)
+    monkeypatch.setattr(BLOSAM, "concluded", lambda self, model: ["judged"], raising=False)
+    result = learn(pixel_steps=1).result
+    assert (result.stopped, result.steps) == ("enough", 2) and "judged" in result.notes
 
 
 def test_it_has_less_to_say_across_patients(
