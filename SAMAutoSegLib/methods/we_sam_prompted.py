@@ -169,7 +169,7 @@ def adapt_prompted(
     Raises:
         SAMAutoSegError: no slice with a prompt, slices that the image lacks.
     """
-    chosen = make_settings(PromptedWeSAMSettings, settings or {}, len(volumes))
+    chosen = make_settings(PromptedWeSAMSettings, settings or {})
     assert isinstance(chosen, PromptedWeSAMSettings)
     torch.manual_seed(chosen.seed)
     model = PromptedModel(backbone, blocks_to_adapt(chosen, backbone))
