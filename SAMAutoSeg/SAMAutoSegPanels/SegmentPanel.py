@@ -1,6 +1,7 @@
 """Volume in, segmentation out: the Segment button and its options."""
 
 import slicer
+import vtk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.selection import parse_slices
@@ -30,6 +31,8 @@ class SegmentPanel:
         self._estimateFor = None
         self._devicesShown = None
         self._optionsProblem = ""
+        self._region = None
+        self._regionTag = None
         self.run = None
         ui.segmentButton.connect("clicked()", self.onSegmentButton)
         ui.deviceSelector.connect("activated(int)", self._onDevice)
@@ -43,6 +46,17 @@ class SegmentPanel:
         volumeNode = self._session.parameterNode.inputVolume
         if volumeNode is not None:
             fitRoi(roiNode, volumeNode)
+
+    def _watchRegion(self, region):
+        """Have a region that is drawn, moved or turned looked at anew."""
+        if region is self._region:
+            return
+        if self._region is not None:
+            self._region.RemoveObserver(self._regionTag)
+        self._region = region
+        if region is not None:
+            event = vtk.vtkCommand.ModifiedEvent
+            self._regionTag = region.AddObserver(event, lambda caller, event: self.refresh())
 
     @property
     def running(self):
@@ -181,6 +195,7 @@ class SegmentPanel:
             run, self.run = self.run, None
             run.changed.disconnectAll()
             run.abandon()
+        self._watchRegion(None)
         self._estimateFor = None
 
     def onNodeRemoved(self, node):
@@ -202,6 +217,7 @@ class SegmentPanel:
         """Find out whether the options fit the volume, and how many of its slices they mean."""
         session = self._session
         node, share = session.parameterNode, 1.0
+        self._watchRegion(None if node is None else node.roi)
         volume = None if node is None else node.inputVolume
         self._optionsProblem = ""
         if volume is not None and not volumeProblem(volume):

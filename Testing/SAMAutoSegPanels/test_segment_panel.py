@@ -105,6 +105,29 @@ def test_how_long_it_takes_follows_the_slices_and_the_region_that_are_chosen(
     assert played.session.shareOfSlices == 3 / 8 and len(played.sent) == 1
 
 
+def test_a_region_that_is_moved_is_looked_at_anew(played: Played) -> None:
+    played.region.SetCenter(0.0, 0.0, 100.0)
+    played.node.roi = played.region
+    played.panel.refresh()
+    assert "outside" in played.panel.facts.optionsProblem
+    played.region.SetCenter(0.0, 0.0, 1.0)
+    assert (played.panel.facts.optionsProblem, played.session.shareOfSlices) == ("", 3 / 8)
+    played.panel.abandon()
+    played.region.SetCenter(0.0, 0.0, 100.0)
+    assert played.panel.facts.optionsProblem == ""
+
+
+def test_a_region_made_by_the_selector_lies_around_the_volume_and_can_be_segmented(
+    played: Played,
+) -> None:
+    region = played.mrml.AddNewNodeByClass("vtkMRMLMarkupsROINode", "new")
+    played.node.roi = region
+    played.panel.refresh()
+    assert "is empty" in played.panel.facts.optionsProblem
+    played.panel._onNewRoi(region)
+    assert (played.panel.facts.optionsProblem, played.session.shareOfSlices) == ("", 1.0)
+
+
 def test_a_change_of_the_share_is_told_to_those_who_show_it_and_once(played: Played) -> None:
     told: list[float] = []
     played.session.changed.connect(lambda: told.append(played.session.shareOfSlices))
