@@ -19,7 +19,7 @@ from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import silent
 
-Scheme = Literal["volume", "patients"]
+Scheme = Literal["volume", "spread", "patients"]
 Read = Callable[[], tuple[Volume, Volume]]
 
 # Slices beside a structure may be labeled as well, so that its ends are learned.
@@ -87,24 +87,32 @@ def load_set(name: str, data: Path | None, test_patients: int) -> ImageSet:
 
 
 def draw(images: ImageSet, scheme: Scheme, count: int, seed: int) -> Draw:
-    """Labeled slices by seed, of one volume or one of each of `count` patients.
+    """Labeled slices by seed.
 
-    Within a volume, tested is every slice that is neither labeled nor next to a labeled one.
+    volume: anywhere in one volume, however close to each other; tested is every slice that is
+        neither labeled nor next to a labeled one.
+    spread: one in each of `count` equal parts of one volume, as a user would who sees the whole;
+        tested is every slice that is not labeled.
+    patients: one slice of each of `count` patients; tested are other patients.
 
     Raises:
         SAMAutoSegError: the volume has fewer slices or leaves none that shows a structure, or the
             set has fewer patients.
     """
-    rng = np.random.default_rng([seed, count, scheme == "patients"])
-    if scheme == "volume":
+    rng = np.random.default_rng([seed, count, ("volume", "patients", "spread").index(scheme)])
+    if scheme != "patients":
         image, labels = images.pool[int(rng.integers(len(images.pool)))]()
         stack = SliceStack(labels.array, image.grid, images.plane)
         near = _near_structures(stack)
         if len(near) < count:
             raise SAMAutoSegError(f"{count} slices: {image.name} has {len(near)} with a structure")
-        chosen = sorted(int(n) for n in rng.choice(near, count, replace=False))
-        beside = {n + step for n in chosen for step in (-1, 0, 1)}
-        left = tuple(n for n in range(len(stack)) if n not in beside)
+        if scheme == "spread":
+            chosen = [int(rng.choice(part)) for part in np.array_split(near, count)]
+            left_out = set(chosen)
+        else:
+            chosen = sorted(int(n) for n in rng.choice(near, count, replace=False))
+            left_out = {n + step for n in chosen for step in (-1, 0, 1)}
+        left = tuple(n for n in range(len(stack)) if n not in left_out)
         if not any(stack.slice_at(n).any() for n in left):
             raise SAMAutoSegError(f"{count} slices of {image.name} leave none to test")
         return Draw(

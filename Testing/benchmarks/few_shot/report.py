@@ -13,7 +13,11 @@ from pathlib import Path
 import numpy as np
 from contenders import CONTENDERS
 
-SCHEMES = {"volume": "rest of the same volume", "patients": "other patients"}
+SCHEMES = {
+    "volume": "rest of the same volume",
+    "spread": "spread over a volume, all its other slices",
+    "patients": "other patients",
+}
 PRIMARY = 4
 _DRAWS = 10_000
 

@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=os.environ.get(_DATA))
     parser.add_argument("--sets", default="ct,hippocampus,cardiac")
-    parser.add_argument("--schemes", default="volume,patients")
+    parser.add_argument("--schemes", default="volume,spread,patients")
     parser.add_argument("--counts", default="1,2,4,8,16", help="labeled slices")
     parser.add_argument("--methods", default=",".join(CONTENDERS))
     parser.add_argument("--seeds", type=int, default=10)
