@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, contextmanager
 from enum import StrEnum
 
 import numpy as np
@@ -17,23 +14,15 @@ import numpy as np
 from SAMAutoSegLib.images.slices import Axis, Plane, SliceStack
 from SAMAutoSegScene.Provenance import TAG, tagOf
 from SAMAutoSegScene.SegmentLayers import SegmentLayers
-from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack
+from SAMAutoSegScene.SliceDigests import SliceDigests, differ, filled
+from SAMAutoSegScene.SliceGeometry import emptyStack
 from SAMAutoSegScene.VolumeReader import gridOfVolume
+from SAMAutoSegScene.WrittenByModel import WrittenByModel
 
 ATTRIBUTE = "SAMAutoSeg.Ledger"
 GENERATION = "SAMAutoSeg.Generation"
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 VERSION = 1
-
-# Bytes of a digest: two different masks of a slice agree once in 2**48 times.
-_DIGEST_BYTES = 6
-_EMPTY = "A" * (_DIGEST_BYTES * 4 // 3)
-
-# Slices that are looked at together.
-_BLOCK = 16
-
-# More than Slicer can undo.
-_KEPT_GENERATIONS = 20
 
 # During a run the scene is kept up to date this often.
 _SECONDS_BETWEEN_SAVES = 2.0
@@ -61,8 +50,7 @@ class SliceLedger:
     unchecked; they are protected, but not learned from. A segment that was renamed is the same
     segment; one that was removed counts no more, neither does what the model had written into it.
 
-    Undoing what the model wrote brings back the states of before: the segments carry, as a tag,
-    the generation of what was written, and Slicer's undo restores tags together with voxels.
+    Undoing what the model wrote brings back the states of before, see `WrittenByModel`.
 
     A slice that was marked as reviewed and is changed later is a corrected one. Where slices of
     another plane were in use before, all that is there counts as the model's: what was corrected
@@ -76,9 +64,9 @@ class SliceLedger:
         self.layers = SegmentLayers(segmentationNode, grid)
         self.stack = emptyStack(grid, axis)
         self.plane: Plane = self.stack.plane
-        self._digests: dict[str, tuple[tuple, dict[int, str]]] = {}
+        self._digests = SliceDigests(self.layers, self.stack)
         self._listeners: list[Callable[[], None]] = []
-        self._written: dict[str, tuple] = {}
+        self._afterModel: dict[str, tuple] = {}
         self._saved = 0.0
         self._load()
         self._tags = [
@@ -107,14 +95,13 @@ class SliceLedger:
         """The state of a slice; costs about one slice if segments changed since the last call."""
         if number in self._excluded:
             return SliceState.EXCLUDED
-        now = self._digestsNow(number)
+        now = self._now(number)
         reviewed = self._reviewed.get(number)
         if reviewed is not None:
-            same = all(reviewed.get(one, _EMPTY) == digest for one, digest in now.items())
-            return SliceState.REVIEWED if same else SliceState.CORRECTED
-        known = self._known(number)
+            return SliceState.CORRECTED if differ(now, reviewed) else SliceState.REVIEWED
+        known = self._written.known(number)
         unchecked = self._uncheckedIn(number, known)
-        if self._differs(now, {**unchecked, **known}):
+        if differ(now, {**unchecked, **known}):
             return SliceState.CORRECTED
         if unchecked.keys() & now.keys():
             return SliceState.UNCHECKED
@@ -130,15 +117,7 @@ class SliceLedger:
 
         For a timer: `states` costs next to nothing afterwards.
         """
-        until = time.perf_counter() + seconds
-        current = self._current().values()
-        for start in range(0, len(self), _BLOCK):
-            block = range(start, min(start + _BLOCK, len(self)))
-            if any(number not in digests for digests in current for number in block):
-                self._readSlices(block)
-                if time.perf_counter() > until:
-                    return block.stop == len(self)
-        return True
+        return self._digests.refresh(seconds)
 
     def slicesIn(self, *states: SliceState) -> list[int]:
         """The numbers of the slices in one of these states."""
@@ -154,15 +133,14 @@ class SliceLedger:
         True if the slice was reviewed, or if the user changed one of these segments there, or may
         have done so before anything was known.
         """
-        now = self._digestsNow(number)
-        reviewed = self._reviewed.get(number)
-        if reviewed is not None:
+        now = self._now(number)
+        if number in self._reviewed:
             return True
-        known = self._known(number)
+        known = self._written.known(number)
         wanted = set(segmentIds) & now.keys()
         if wanted & self._uncheckedIn(number, known).keys():
             return True
-        return self._differs({one: now[one] for one in wanted}, known)
+        return differ({one: now[one] for one in wanted}, known)
 
     # What the user says
 
@@ -171,7 +149,7 @@ class SliceLedger:
         for number in numbers:
             self._checked(number)
             if reviewed:
-                self._reviewed[number] = self._filled(self._digestsNow(number))
+                self._reviewed[number] = filled(self._now(number))
                 self._excluded.discard(number)
             else:
                 self._reviewed.pop(number, None)
@@ -193,8 +171,8 @@ class SliceLedger:
 
         To be called after the undo state was saved and before the first slice is written.
         """
-        self._forgetOld()
-        self._startGeneration(list(segmentIds))
+        self._written.forgetOld()
+        self._written.start(segmentIds)
         self._save()
 
     @contextmanager
@@ -205,41 +183,30 @@ class SliceLedger:
         """
         numbers = [self._checked(number) for number in numbers]
         present = [one for one in segmentIds if self.layers.labelmap(one) is not None]
-        before = self._stamps()
-        undone = not self._generations or self._generation() != self._generations[-1]["id"]
+        before = self._digests.stamps()
         # What others did in between may be undone on its own, and takes along all that the model
         # writes from now on. So that gets a generation of its own.
-        if undone or (self._written and before != self._written):
-            self._startGeneration(present)
+        others = self._afterModel and before != self._afterModel
+        if others or self._written.isUndone():
+            self._written.start(present)
         with self.onlyChanges(numbers):
             yield
         for number in numbers:
-            now = self._digestsNow(number)
-            self._generations[-1]["slices"][number] = {one: now[one] for one in present}
+            now = self._now(number)
+            self._written.note(number, {one: now[one] for one in present})
             self._reviewed.pop(number, None)
-        self._written = self._stamps()
+        self._afterModel = self._digests.stamps()
         if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
             self._save(quietly=True)
 
-    @contextmanager
-    def onlyChanges(self, numbers: Iterable[int]) -> Iterator[None]:
+    def onlyChanges(self, numbers: Iterable[int]) -> AbstractContextManager[None]:
         """Around changes to these slices alone: others need not be looked at again."""
-        before = self._stamps()
-        yield
-        changed = set(numbers)
-        for one, stamp in self._stamps().items():
-            kept = self._digests.get(one)
-            if kept is not None and kept[0] == before.get(one):
-                rest = {n: digest for n, digest in kept[1].items() if n not in changed}
-                self._digests[one] = (stamp, rest)
+        return self._digests.onlyChanges(numbers)
 
     def endRun(self) -> None:
         """Keep what the run wrote in the scene."""
-        self._written = {}
+        self._afterModel = {}
         self._save()
-
-    def _stamps(self) -> dict[str, tuple]:
-        return {one: self.layers.stamp(one) for one in self.layers.segmentIds()}
 
     # What was trained
 
@@ -272,115 +239,12 @@ class SliceLedger:
         """How uncertain the model is of a slice; None if it was not asked."""
         return self._uncertainty.get(number)
 
-    # Digests
-
-    def _digestsNow(self, number: int) -> dict[str, str]:
-        """For each segment the digest of its voxels in a slice."""
-        self._checked(number)
-        current = self._current()
-        if any(number not in digests for digests in current.values()):
-            self._readSlices(range(number, number + 1))
-        return {one: digests[number] for one, digests in current.items()}
-
-    def _current(self) -> dict[str, dict[int, str]]:
-        """For each segment the digests that hold for what is there now."""
-        current = {}
-        for one, stamp in self._stamps().items():
-            kept = self._digests.get(one)
-            if kept is None or kept[0] != stamp:
-                kept = self._digests[one] = (stamp, {})
-            current[one] = kept[1]
-        return current
-
-    def _readSlices(self, numbers: range) -> None:
-        """Compute the digests of neighboring slices."""
-        current = self._current()
-        for digests in current.values():
-            digests.update(dict.fromkeys(numbers, _EMPTY))
-        box = list(boxOfSlice(self.stack, numbers[0]))
-        box[2 - self.stack.axis_index] = slice(numbers.start, numbers.stop)
-        for labelmap in self.layers.labelmaps():
-            segments = {
-                self.layers.value(one): current[one] for one in self.layers.sharing(labelmap)
-            }
-            # As the views show them: Slicer turns left-handed volumes over when it loads them.
-            block = self.layers.codes(labelmap, tuple(box))
-            grid = replace(self.stack.grid, size=block.shape[::-1])
-            views = SliceStack(block, grid, self.plane).views
-            for number, codes in zip(numbers, views, strict=True):
-                for value, digest in digestsOf(codes).items():
-                    if value in segments:
-                        segments[value][number] = digest
-
-    def _known(self, number: int) -> dict[str, str]:
-        """For each segment the digest of what the model wrote last, as far as it is not undone."""
-        known: dict[str, str] = {}
-        for entry in self._lineage():
-            for one, digest in entry["slices"].get(number, {}).items():
-                known.setdefault(one, digest)
-        return known
+    def _now(self, number: int) -> dict[str, str]:
+        return self._digests.of(self._checked(number))
 
     def _uncheckedIn(self, number: int, known: Mapping[str, str]) -> dict[str, str]:
         """For segments of an unknown model's run the digests they came with."""
         return {one: d for one, d in self._unchecked.get(number, {}).items() if one not in known}
-
-    def _differs(self, now: Mapping[str, str], known: Mapping[str, str]) -> bool:
-        return any(known.get(one, _EMPTY) != digest for one, digest in now.items())
-
-    @staticmethod
-    def _filled(digests: Mapping[str, str]) -> dict[str, str]:
-        return {one: digest for one, digest in digests.items() if digest != _EMPTY}
-
-    # Generations
-
-    def _generation(self) -> int:
-        """The newest generation that the segments hold; 0 if none."""
-        found = 0
-        for one in self.layers.segmentIds():
-            tag = tagOf(self.layers.segmentation.GetSegment(one), self._tagName)
-            ledger, _, number = tag.partition(":")
-            if ledger == self._id and number.isdigit():
-                found = max(found, int(number))
-        return found
-
-    def _lineage(self) -> list[dict]:
-        """The generations that led to what is there now, the newest first."""
-        entries = {entry["id"]: entry for entry in self._generations}
-        lineage = []
-        number = self._generation()
-        while number in entries:
-            lineage.append(entries[number])
-            number = entries[number]["parent"]
-        return lineage
-
-    def _startGeneration(self, segmentIds: list[str]) -> None:
-        parent = self._generation()
-        number = max((entry["id"] for entry in self._generations), default=0) + 1
-        self._generations.append({"id": number, "parent": parent, "slices": {}})
-        for one in segmentIds:
-            segment = self.layers.segmentation.GetSegment(one)
-            if segment is not None:
-                segment.SetTag(self._tagName, f"{self._id}:{number}")
-
-    def _forgetOld(self) -> None:
-        """Put together what is too long ago to be undone, so that the scene does not grow."""
-        lineage = self._lineage()
-        old = [entry for entry in lineage[_KEPT_GENERATIONS:] if entry["id"] != 0]
-        if not old:
-            return
-        self._base()
-        for entry in reversed(old):
-            self._base()["slices"].update(entry["slices"])
-        kept = {0, *(entry["id"] for entry in lineage[:_KEPT_GENERATIONS])}
-        self._generations = [entry for entry in self._generations if entry["id"] in kept]
-        for entry in self._generations[1:]:
-            entry["parent"] = entry["parent"] if entry["parent"] in kept else 0
-
-    def _base(self) -> dict:
-        """The generation that no undo takes away."""
-        if not self._generations or self._generations[0]["id"] != 0:
-            self._generations.insert(0, {"id": 0, "parent": -1, "slices": {}})
-        return self._generations[0]
 
     # The scene
 
@@ -412,14 +276,8 @@ class SliceLedger:
             return len(self) - 1 - int(number) if turned else int(number)
 
         self._id: str = data["id"]
-        self._generations: list[dict] = [
-            {
-                "id": entry["id"],
-                "parent": entry["parent"],
-                "slices": {here(n): digests for n, digests in _unpacked(entry).items()},
-            }
-            for entry in data.get("generations", [])
-        ]
+        self._written = WrittenByModel(self.layers, self._tagName, self._id)
+        self._written.unpack(data.get("generations", []), here)
         self._reviewed: dict[int, dict[str, str]] = {
             here(n): digests for n, digests in data.get("reviewed", {}).items()
         }
@@ -436,7 +294,7 @@ class SliceLedger:
             # Slices of another plane were in use so far, and corrections are known there.
             for number, state in enumerate(self.states()):
                 if state == SliceState.CORRECTED:
-                    self._base()["slices"][number] = self._filled(self._digestsNow(number))
+                    self._written.noteForGood(number, filled(self._now(number)))
         elif "version" not in data:
             self._findUnchecked()
 
@@ -447,7 +305,7 @@ class SliceLedger:
             return
         self.refresh(np.inf)
         for number in range(len(self)):
-            now = self._filled(self._digestsNow(number))
+            now = filled(self._now(number))
             if written & now.keys():
                 self._unchecked[number] = {one: now[one] for one in written & now.keys()}
         # At once: else what is corrected from now on would count as unchecked the next time. But a
@@ -478,7 +336,7 @@ class SliceLedger:
             "count": len(self),
             "size": self.stack.grid.size,
             "upwards": self._upwards,
-            "generations": [_packed(entry) for entry in self._generations],
+            "generations": self._written.packed(),
             "reviewed": self._reviewed,
             "excluded": sorted(self._excluded),
             "learned": self.learned,
@@ -535,44 +393,6 @@ def forgetLedgers(segmentationNode) -> None:
     """Remove all states: the voxels that they are of are gone."""
     for plane in PLANES:
         segmentationNode.RemoveAttribute(f"{ATTRIBUTE}.{plane}")
-
-
-def digestsOf(codes: np.ndarray) -> dict[int, str]:
-    """For each value of a slice, except 0, text that stands for where it is."""
-    places = np.flatnonzero(codes).astype(np.int32)
-    values = codes.ravel()[places]
-    return {
-        int(value): base64.urlsafe_b64encode(
-            hashlib.blake2b(places[values == value].data, digest_size=_DIGEST_BYTES).digest()
-        ).decode()
-        for value in np.unique(values)
-    }
-
-
-def _packed(entry: dict) -> dict:
-    """A generation as JSON: for each segment the digests of its slices, one after the other."""
-    numbers = sorted(entry["slices"])
-    segments = sorted({one for digests in entry["slices"].values() for one in digests})
-    return {
-        "id": entry["id"],
-        "parent": entry["parent"],
-        "numbers": numbers,
-        "digests": {
-            one: "".join(entry["slices"][number].get(one, "-" * len(_EMPTY)) for number in numbers)
-            for one in segments
-        },
-    }
-
-
-def _unpacked(data: dict) -> dict[int, dict[str, str]]:
-    width = len(_EMPTY)
-    slices: dict[int, dict[str, str]] = {number: {} for number in data["numbers"]}
-    for one, text in data["digests"].items():
-        for index, number in enumerate(data["numbers"]):
-            digest = text[index * width : (index + 1) * width]
-            if digest != "-" * width:
-                slices[number][one] = digest
-    return slices
 
 
 def _eventsOf(segmentationNode) -> tuple[int, ...]:

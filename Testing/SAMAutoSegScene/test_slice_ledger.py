@@ -9,6 +9,7 @@ import vtk
 from SAMAutoSegScene.Provenance import Provenance, writeProvenance
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
+from SAMAutoSegScene.SliceDigests import SliceDigests
 from SAMAutoSegScene.SliceLedger import SliceLedger, SliceState
 from SAMAutoSegScene.VolumeReader import gridOfVolume
 
@@ -259,10 +260,8 @@ def test_a_change_of_one_slice_costs_no_look_at_the_others_during_a_run(plain, m
     plain.run()
     plain.ledger.states()
     read = []
-    original = SliceLedger._readSlices
-    monkeypatch.setattr(
-        SliceLedger, "_readSlices", lambda self, n: (read.extend(n), original(self, n))
-    )
+    original = SliceDigests._read
+    monkeypatch.setattr(SliceDigests, "_read", lambda self, n: (read.extend(n), original(self, n)))
     writer = SegmentWriter(plain.node, plain.volume_node, ledger=plain.ledger)
     writer.begin(plain.ids.values())
     writer.writeSlice("axial", 3, (plain.labels[3] + 1) % 3, plain.ids)
