@@ -6,8 +6,10 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-# Recent enough to follow a pace that changes, as where kept embeddings end.
+# Recent enough to follow a pace that changes, as where kept embeddings end; not so close that
+# quick slices never cover the least time to tell from.
 _MARKS = 30
+_SECONDS_BETWEEN_MARKS = 0.1
 
 _LEAST_SECONDS = 0.5
 
@@ -22,7 +24,8 @@ class TimeLeft:
     def at(self, fraction: float) -> float | None:
         """Seconds left, to a tenth; None while there is too little to tell from."""
         now = self._clock()
-        self._marks.append((now, fraction))
+        if not self._marks or now - self._marks[-1][0] >= _SECONDS_BETWEEN_MARKS:
+            self._marks.append((now, fraction))
         if fraction >= 1:
             return 0.0
         since, before = self._marks[0]

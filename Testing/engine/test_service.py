@@ -1,6 +1,7 @@
 """Requests to the real engine process."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +107,15 @@ def test_corrected_slices_stay_and_the_others_follow_as_by_the_library(
 
 
 def test_progress_goes_from_nothing_to_all(engine: Driver, files: Files, long_volume: str) -> None:
-    chosen = list(range(0, 60))
-    answers = engine.ask("segment", **files.segmenting(long_volume, slices=chosen))
+    started = time.monotonic()
+    answers = engine.ask("segment", **files.segmenting(long_volume))
+    seconds = time.monotonic() - started
     fractions = [fraction for fraction, _, _ in answers.progress]
     assert fractions == sorted(fractions) and fractions[0] == 0 and fractions[-1] == 1
     assert answers.progress[0][1] == "loading the model"
-    assert answers.progress[-1][1:] == ("segmenting: 60 of 60 slices", 0.0)
-    assert any(left for _, _, left in answers.progress)
+    assert answers.progress[-1][1:] == ("segmenting: 150 of 150 slices", 0.0)
+    # A machine so quick that it is over before there is a pace to tell from is not at fault.
+    assert any(left for _, _, left in answers.progress) or seconds < 1
 
 
 def test_region_intensity_and_cleanup_are_obeyed(engine: Driver, files: Files, volume: str) -> None:

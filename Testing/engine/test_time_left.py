@@ -24,6 +24,16 @@ def test_a_pace_that_changes_is_followed() -> None:
     assert told == 100.0
 
 
+def test_quick_slices_are_told_of_too() -> None:
+    now = 0.0
+    left = TimeLeft(lambda: now)
+    for step in range(501):
+        now = step / 100
+        told = left.at(step / 1000)
+        assert (told is not None) == (now >= 0.5)
+    assert told == 5.0
+
+
 def test_nothing_is_told_from_too_little() -> None:
     now = 0.0
     left = TimeLeft(lambda: now)
