@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with remembered_interrupts() as interrupted:
         try:
             try:
-                parsed = _parser(given).parse_args(given)
+                parsed = _parser(given).parse_args(given or ["--help"])
                 return int(parsed.run(parsed))
             finally:
                 sys.stdout.flush()

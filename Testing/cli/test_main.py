@@ -118,7 +118,7 @@ def test_a_fault_of_the_program_is_one_line_that_asks_for_debug(
     assert told.count("\n") == 1
 
 
-@pytest.mark.parametrize("arguments", [[], ["unknown"], ["try", "--number", "x"]])
+@pytest.mark.parametrize("arguments", [["--json"], ["unknown"], ["try", "--number", "x"]])
 def test_wrong_arguments_end_with_status_2(
     arguments: list[str], command: Command, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,3 +171,11 @@ def test_output_into_a_closed_pipe_says_nothing() -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 1
+
+
+def test_the_bare_command_tells_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([])
+    printed = capsys.readouterr()
+    assert ended.value.code == 0 and not printed.err
+    assert "segment an image with an adapted model" in printed.out
