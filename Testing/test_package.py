@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,3 +78,13 @@ def test_the_python_example_of_the_readme_runs(
     found, structures = SAMAutoSegLib.read_labels("other.seg.nrrd")
     assert found.array.shape == labels.shape and structures[0].name == "liver"
     assert SAMAutoSegLib.load_adapted("organs.safetensors", base=tiny_file)[1].slices_learned == 2
+
+
+def test_the_lowest_versions_that_are_tested_are_those_that_are_allowed() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    allowed = dict(line.split(">=") for line in project["dependencies"] if ">=" in line)
+    lines = (ROOT / ".ci/lowest.txt").read_text(encoding="utf-8").splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert set(tested) == set(allowed)
+    wrong = [name for name in allowed if f"{tested[name]}.".find(f"{allowed[name]}.") != 0]
+    assert wrong == []
