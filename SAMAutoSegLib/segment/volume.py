@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_file import ModelCard
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
-from SAMAutoSegLib.device import as_precision, choose_precision, is_out_of_memory
-from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import Axis, Plane, SliceStack, plane_for
@@ -21,14 +18,15 @@ from SAMAutoSegLib.images.structure import as_classes, label_type
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images, embed_slices
-from SAMAutoSegLib.segment.changed_views import ChangedViews
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
 from SAMAutoSegLib.segment.corrected import CorrectedShapes, CorrectedSlices, with_corrected
-from SAMAutoSegLib.segment.refinement import Refinement, Step, prompter_of, refine
+from SAMAutoSegLib.segment.refinement import Refinement, Step
+from SAMAutoSegLib.segment.slice_decoder import SliceDecoder
 from SAMAutoSegLib.segment.smoothing import smooth_across_slices
 from SAMAutoSegLib.segment.uncertainty import wrong_probability
 
+Maps = Iterator[tuple[int, Tensor]]
 OnSlice = Callable[[int, np.ndarray], None]
 
 # A smoothed probability of 0 has a logarithm all the same.
@@ -130,14 +128,7 @@ def segment_volume(
     values = np.array([0, *(structure.label for structure in card.structures)])
     values = values.astype(label_type(card.structures))
     result = SegmentationResult(np.zeros(volume.array.shape, values.dtype))
-    if gray.min() == gray.max():
-        result.notes.append(
-            "all of the image is shown in one gray level, so nothing can be seen in it: check the "
-            "file, or choose other intensity limits"
-        )
-    if plane != card.plane:
-        result.notes.append(f"{plane} slices, though the model was trained on {card.plane} ones")
-
+    result.notes += _notes(gray, plane, card)
     labels = SliceStack(result.labels[slab.kji], shown.grid, plane)
     doubts = None
     if uncertainty:
@@ -145,16 +136,14 @@ def segment_volume(
         doubts = SliceStack(result.uncertainty[slab.kji], shown.grid, plane)
     shapes = None if corrected is None else _shapes(corrected, volume, images, slab, card)
     left = [number for number in numbers if shapes is None or number not in shapes.classes]
-    decoder = _Decoder(model, backbone, whole, refinement, cache, views)
+    decoder = SliceDecoder(model, backbone, whole, refinement, cache, views)
     inside = _part_of_slices(slab, volume, plane)
-    found = _logits(decoder, left, batch, progress, result)
-    maps: Iterator[tuple[int, Tensor]] = ((number, logits[:, *inside]) for number, logits in found)
+    found = decoder.decode(left, batch, progress)
+    maps: Maps = ((number, logits[:, *inside]) for number, logits in found)
     if shapes is not None:
         maps = with_corrected(maps, numbers, shapes)
     if cleanup.smooth_slices_mm:
-        shares = ((number, logits.softmax(0)) for number, logits in maps)
-        smoothed = smooth_across_slices(shares, cleanup.smooth_slices_mm / images.slice_spacing)
-        maps = ((number, mean.clamp(min=_LEAST_SHARE).log()) for number, mean in smoothed)
+        maps = _smoothed(maps, cleanup.smooth_slices_mm / images.slice_spacing)
     known = {} if shapes is None else shapes.classes
     for number, scores in maps:
         given = number in known
@@ -170,12 +159,33 @@ def segment_volume(
         result.slices_done.append(number)
         if on_slice is not None:
             on_slice(number, labels.slice_at(number))
+    result.cancelled, result.trace = decoder.cancelled, decoder.trace
+    result.notes += decoder.notes
     if cleanup.removes_parts:
         along = np.moveaxis(labels.array, 2 - labels.axis_index, 0)
         for run in _runs(result.slices_done):
             sure = [number - run.start for number in known if run.start <= number < run.stop]
             remove_parts(along[run], volume.grid.voxel_volume_mm3, cleanup, sure)
     return result
+
+
+def _notes(gray: np.ndarray, plane: Plane, card: ModelCard) -> list[str]:
+    notes = []
+    if gray.min() == gray.max():
+        notes.append(
+            "all of the image is shown in one gray level, so nothing can be seen in it: check the "
+            "file, or choose other intensity limits"
+        )
+    if plane != card.plane:
+        notes.append(f"{plane} slices, though the model was trained on {card.plane} ones")
+    return notes
+
+
+def _smoothed(maps: Maps, sigma: float) -> Maps:
+    """Logarithms of probabilities that are smoothed across slices, sigma in slices."""
+    shares = ((number, logits.softmax(0)) for number, logits in maps)
+    for number, mean in smooth_across_slices(shares, sigma):
+        yield number, mean.clamp(min=_LEAST_SHARE).log()
 
 
 def _part_of_slices(slab: Roi, volume: Volume, plane: Plane) -> tuple[slice, slice]:
@@ -207,122 +217,6 @@ def _shapes(
         images.pixel_spacing,
         images.slice_spacing,
     )
-
-
-def _logits(
-    decoder: _Decoder,
-    numbers: list[int],
-    batch: int | None,
-    progress: Progress,
-    result: SegmentationResult,
-) -> Iterator[tuple[int, Tensor]]:
-    """Logits [K, rows, columns] of one slice after the other; the last one when cancelled."""
-    model, backbone, images = decoder.model, decoder.backbone, decoder.images
-    device, precision = backbone.device, backbone.precision
-    left = list(numbers)
-
-    def tell(*_: object) -> None:
-        done = len(numbers) - len(left)
-        progress(done / len(numbers), f"segmenting: {done} of {len(numbers)} slices")
-
-    try:
-        if left:
-            tell()
-        while left:
-            embedded = embed_slices(
-                backbone,
-                images.views,
-                images.pixel_spacing,
-                numbers=left,
-                cache=decoder.cache,
-                batch=batch,
-                encoder_blocks=model.adaptation.encoder_blocks,
-                progress=tell,
-            )
-            try:
-                for number, features in embedded:
-                    logits, steps = decoder.decode(number, features)
-                    if steps:
-                        result.trace[number] = steps
-                    del left[0]
-                    yield number, logits
-                continue
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                if backbone.device.type == "cpu":
-                    raise SAMAutoSegError(
-                        f"not enough memory for slice {left[0]}: close other programs, or take a "
-                        "smaller backbone or region"
-                    ) from error
-            # Outside of the except clause, which keeps what filled the memory alive.
-            if batch != 1:
-                batch = 1
-                continue
-            result.notes.append(
-                f"{device} ran out of memory at a single slice: the last {len(left)} of "
-                f"{len(numbers)} slices were computed on the CPU"
-            )
-            cpu = torch.device("cpu")
-            backbone.to(cpu, choose_precision(cpu))
-            model.to(cpu)
-    except Cancelled:
-        result.cancelled = True
-    finally:
-        if backbone.device != device:
-            backbone.to(device, precision)
-            model.to(device)
-
-
-@dataclass
-class _Decoder:
-    """From features of a slice to its logits."""
-
-    model: AdaptedModel
-    backbone: Backbone
-    images: SliceStack
-    refinement: Refinement | None
-    cache: EmbeddingCache | None
-    views: int
-
-    def decode(self, number: int, features: Tensor) -> tuple[Tensor, list[Step]]:
-        """Logits [K, rows, columns] of a slice, and what a refinement did to it."""
-        image = self.backbone.spec.gather(self.images.views, number)
-        logits, steps = self._logits_of(image, features)
-        if self.views == 1:
-            return logits, steps
-        views = self._changed.of(image)
-        encoded = (self._encoded(view) for view in views)
-        found = [self._logits_of(*pair)[0] for pair in zip(views, encoded, strict=True)]
-        return self._changed.averaged(logits, found), steps
-
-    @cached_property
-    def _changed(self) -> ChangedViews:
-        return ChangedViews(self.views - 1, self.images.slice_shape, self.images.pixel_spacing)
-
-    def _encoded(self, image: np.ndarray) -> Tensor:
-        blocks = self.model.adaptation.encoder_blocks
-        spacing = self.images.pixel_spacing
-        return embed_images(self.backbone, [image], spacing, self.cache, blocks)[0]
-
-    def _logits_of(self, image: np.ndarray, features: Tensor) -> tuple[Tensor, list[Step]]:
-        model, backbone = self.model, self.backbone
-        with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
-            entering = features[None].to(backbone.precision)
-            steps: list[Step] = []
-            if self.refinement is None:
-                low_res = model(entering)[0].float()
-            else:
-                embedding = model.embed(entering)
-                low_res, steps = refine(
-                    model.decode(embedding)[0].float(),
-                    embedding,
-                    prompter_of(model, backbone),
-                    backbone.spec.side,
-                    self.refinement,
-                )
-            spacing = self.images.pixel_spacing
-            return model.slice_logits(low_res, image, backbone.spec, spacing), steps
 
 
 def _chosen(slices: Sequence[int] | None, count: int, inside: tuple[int, int]) -> list[int]:
