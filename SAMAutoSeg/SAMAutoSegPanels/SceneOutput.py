@@ -9,6 +9,7 @@ from SAMAutoSegScene.SegmentWriter import SegmentWriter
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack, sliceOfBox
 
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegPanels.Translation import _
 
 
@@ -33,11 +34,12 @@ class SceneOutput:
         self._provenance = None
         self.sliceCount = 0
 
-    def begin(self, volumeNode, structures, segmentationNode, plane, provenance):
+    def begin(self, volumeNode, structures, segmentationNode, plane, provenance, region=None):
         """The output; see `prepareSegmentation` for what is raised.
 
         A segmentation on other voxels than the volume's is resampled if the user agrees.
-        ``provenance`` are the fields of `Provenance`; they are noted with the first slice.
+        ``provenance`` are the fields of `Provenance`; they are noted with the first slice. Outside
+        of ``region``, index ranges along I, J and K, all stays as it is.
         """
         resample = segmentationNode is not None and self._mayResample(segmentationNode, volumeNode)
         output = prepareSegmentation(volumeNode, structures, segmentationNode, resample=resample)
@@ -49,7 +51,7 @@ class SceneOutput:
             output.node, volumeNode, editorNode=editorNode, saveUndo=saveUndo, ledger=ledger
         )
         self._output, self._provenance = output, Provenance(**provenance)
-        self._writer.begin(output.segmentIds.values())
+        self._writer.begin(output.segmentIds.values(), None if region is None else Roi(*region))
         return output
 
     def _mayResample(self, segmentationNode, volumeNode):

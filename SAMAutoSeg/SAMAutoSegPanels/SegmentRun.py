@@ -12,6 +12,8 @@ from SAMAutoSegPanels.Signal import Signal
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import asSentence, listWords, sliceWords
 
+_UNEXPECTED = _("an unexpected error ended it, see the Python console; what is done is kept")
+
 
 class SegmentRun:
     """Started once; goes on by itself through callbacks of the engine and of the event loop.
@@ -101,11 +103,15 @@ class SegmentRun:
                 self._segmentationNode,
                 self._plane,
                 self._provenance(),
+                self._request.get("roi"),
             )
             corrected = self._scene.corrected() if self._follow else {}
         except SAMAutoSegError as error:
             self._fail(str(error))
             return
+        except Exception:
+            self._fail(_UNEXPECTED)
+            raise
         self._set(RUNNING)
         self._pending = self._session.client.send(
             "segment",
@@ -166,6 +172,9 @@ class SegmentRun:
             except SAMAutoSegError as error:
                 self._stopWriting(str(error))
                 return
+            except Exception:
+                self._stopWriting(_UNEXPECTED)
+                raise
             self._done.add(number)
             self._pump()
         elif self._ending is not None:
@@ -173,7 +182,10 @@ class SegmentRun:
             ending()
 
     def _stopWriting(self, message):
-        """The volume or the segmentation is gone, or was moved: what was written stays."""
+        """The volume or the segmentation is gone, or was moved: what was written stays.
+
+        A fault of the program ends the run too; a run that goes on for ever helps nobody.
+        """
         self._arrived.clear()
         if not self._pending.done:
             self._pending.cancel()

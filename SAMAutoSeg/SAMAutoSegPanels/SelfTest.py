@@ -9,7 +9,7 @@ import numpy as np
 import slicer
 import vtk
 
-from SAMAutoSegPanels.Options import Budget
+from SAMAutoSegPanels.Options import Budget, GrayLevels
 from SAMAutoSegPanels.RetrainState import FINISHED
 
 _MODEL = "SAMAutoSeg self test"
@@ -50,6 +50,8 @@ class SelfTest:
             self.retrain()
             self._say("The model segments; what was corrected stays")
             self.segment()
+            self._say("In a region, with all that can be asked for")
+            self.options()
             self._say("Cancel keeps slices, deleted nodes and a closed scene do no harm")
             self.breakOff()
             self._say("Reloaded, the module is as it was when it was opened")
@@ -163,6 +165,33 @@ class SelfTest:
         case.assertGreater(dice, 0.7)
         provenance = self.node.outputSegmentation.GetAttribute("SAMAutoSeg.Provenance")
         case.assertIn(_MODEL, provenance)
+
+    def options(self):
+        from SAMAutoSegScene.SliceGeometry import roiOfNode
+
+        case, ui, node, panel = self.case, self.ui, self.node, self.widget.segmentPanel
+        node.outputSegmentation = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLSegmentationNode")
+        region = ui.roiSelector.addNode()
+        self.turn()
+        region.SetSizeWorld(20.0, 24.0, 40.0)
+        node.refine = node.uncertainty = node.largestPart = True
+        node.smoothSlicesMm = 3.0
+        node.intensity = GrayLevels.VIEW
+        self.wait(lambda: ui.segmentButton.enabled, 10, "the Segment button")
+        ui.segmentButton.click()
+        self.wait(lambda: not panel.running, 300, "the segmentation")
+        case.assertFalse(panel.run.failed, panel.run.message)
+        found = self.segmentArray()
+        inside = np.zeros_like(found)
+        inside[roiOfNode(region, self.volume).kji] = True
+        case.assertGreater((found & self.truth & inside).sum(), 0.5 * (self.truth & inside).sum())
+        case.assertFalse((found & ~inside).any(), "the region was left")
+        ledger = self.widget.logic.ledgers.ledger
+        case.assertIsNotNone(ledger.uncertaintyOf(12), "no uncertainty")
+        slicer.mrmlScene.RemoveNode(region)
+        node.refine = node.uncertainty = node.largestPart = False
+        node.smoothSlicesMm = 0.0
+        node.intensity = GrayLevels.MODEL
 
     def breakOff(self):
         case, ui, panel = self.case, self.ui, self.widget.segmentPanel

@@ -11,7 +11,8 @@ import numpy as np
 import slicer
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.images.slices import Axis
+from SAMAutoSegLib.images.selection import Roi
+from SAMAutoSegLib.images.slices import Axis, SliceStack
 from SAMAutoSegScene.EditRules import EditRules
 from SAMAutoSegScene.SegmentLayers import Box, SegmentLayers, SegmentsInBox, wholeBox
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack, sliceOfBox
@@ -68,14 +69,19 @@ class SegmentWriter:
         self.layers = SegmentLayers(segmentationNode, gridOfVolume(volumeNode))
         self.result = WrittenSlices()
         self._touched: set[str] = set()
+        self._region: Box = wholeBox(self.layers.grid)
         # Of the planes that slices were corrected in before, and which of their slices stay.
         self._others: list[tuple[SliceLedger, list[int]]] = []
 
     # A run of the model
 
-    def begin(self, segmentIds: Iterable[str]) -> None:
-        """Start a run that writes these segments; the state for undo is saved now, once."""
+    def begin(self, segmentIds: Iterable[str], region: Roi | None = None) -> None:
+        """Start a run that writes these segments; the state for undo is saved now, once.
+
+        Outside of the region, where one is given, all stays as it is.
+        """
         self._requireSamePlace()
+        self._region = wholeBox(self.layers.grid) if region is None else region.kji
         segmentIds = list(segmentIds)
         if self.saveUndo is not None:
             self.saveUndo()
@@ -115,6 +121,7 @@ class SegmentWriter:
         box = boxOfSlice(stack, number)
         voxels = np.zeros([part.stop - part.start for part in box], labels.dtype)
         sliceOfBox(voxels, stack)[...] = labels
+        box, voxels = self._inRegion(stack, number, voxels)
         if ledger is not None:
             with ledger.modelWrites([number], targets.values()):
                 self._writeLabels(voxels, box, targets)
@@ -122,6 +129,15 @@ class SegmentWriter:
             self._writeLabels(voxels, box, targets)
         self.result.written.append(number)
         return True
+
+    def _inRegion(
+        self, stack: SliceStack, number: int, voxels: np.ndarray
+    ) -> tuple[Box, np.ndarray]:
+        """The part of a slice that lies in the region: its box and its voxels."""
+        box, part = list(self._region), list(self._region)
+        across = 2 - stack.axis_index
+        box[across], part[across] = slice(number, number + 1), slice(0, 1)
+        return (box[0], box[1], box[2]), voxels[tuple(part)]
 
     def end(self) -> WrittenSlices:
         """End a run, also one that was cancelled: what is written stays."""

@@ -139,6 +139,9 @@ def fitRoi(roiNode, volumeNode) -> None:
     low, high = np.array(bounds[::2]), np.array(bounds[1::2])
     roiNode.SetCenterWorld(*map(float, (low + high) / 2))
     roiNode.SetSizeWorld(*map(float, high - low))
+    if roiNode.GetDisplayNode() is not None:
+        # What is segmented in it is to be seen.
+        roiNode.GetDisplayNode().SetFillVisibility(False)
 
 
 def roiOfNode(roiNode, volumeNode) -> Roi:

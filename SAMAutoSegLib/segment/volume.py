@@ -103,7 +103,8 @@ def segment_volume(
         batch: slices per pass of the encoder, see `embed_slices`.
         progress: told after every pass; if it raises Cancelled, the slices done are kept.
         on_slice: called with the number and the labels [rows, columns], oriented as by
-            `SliceStack`, of every slice once it is done; parts are removed at the very end only.
+            `SliceStack`, of every slice once it is done; 0 outside of the region. Parts are removed
+            at the very end only.
 
     Raises:
         SAMAutoSegError: unknown axis, a slice that is out of range, no slice inside the region,
@@ -130,6 +131,7 @@ def segment_volume(
     result = SegmentationResult(np.zeros(volume.array.shape, values.dtype))
     result.notes += _notes(gray, plane, card)
     labels = SliceStack(result.labels[slab.kji], shown.grid, plane)
+    labels_of_whole = SliceStack(result.labels, volume.grid, plane)
     doubts = None
     if uncertainty:
         result.uncertainty = np.zeros(volume.array.shape, np.float32)
@@ -158,7 +160,7 @@ def segment_volume(
             result.uncertainty_by_slice[number] = float(doubt.sum(dtype=np.float64))
         result.slices_done.append(number)
         if on_slice is not None:
-            on_slice(number, labels.slice_at(number))
+            on_slice(number, labels_of_whole.slice_at(number))
     result.cancelled, result.trace = decoder.cancelled, decoder.trace
     result.notes += decoder.notes
     if cleanup.removes_parts:

@@ -43,9 +43,9 @@ class Scene:
         self.questions.append(question)
         return self.agrees
 
-    def begin(self, node=None):
+    def begin(self, node=None, region=None):
         structures = standard_structures(["liver", "spleen"])
-        return self.output.begin(self.volume, structures, node, "axial", PROVENANCE)
+        return self.output.begin(self.volume, structures, node, "axial", PROVENANCE, region)
 
 
 @pytest.fixture
@@ -72,6 +72,20 @@ def test_a_run_makes_segments_colors_them_and_says_which_model_it_was(scene: Sce
     ledger = scene.ledgers.ledger
     assert [str(state) for state in ledger.states()][2:4] == ["untouched", "model"]
     assert ledger.uncertaintyOf(3) == 0.4
+
+
+def test_outside_of_a_region_all_stays_as_it_is(scene: Scene) -> None:
+    node = scene.begin().node
+    scene.output.write(3, "axial", halves())
+    scene.output.end(None)
+    scene.begin(node, [[1, 5], [2, 4], [0, 8]])
+    scene.output.write(3, "axial", np.ones((5, 6), np.uint8))
+    scene.output.end(None)
+    expected = halves()
+    expected[1:3, 1:5] = 1  # rows run against J here
+    scene.ledgers.ledger.markReviewed([3])
+    scene.begin(node)
+    assert np.array_equal(scene.output.corrected()["corrected"], expected[None])
 
 
 def test_slices_of_a_run_that_breaks_off_say_which_model_it_was(scene: Scene) -> None:

@@ -57,11 +57,17 @@ class Scene:
         self.gone = ""
 
     def begin(
-        self, volume: object, structures: list, node: object, plane: str, provenance: dict
+        self,
+        volume: object,
+        structures: list,
+        node: object,
+        plane: str,
+        provenance: dict,
+        region: object,
     ) -> Any:
         if self.gone:
             raise SAMAutoSegError(self.gone)
-        self.provenance = provenance
+        self.provenance, self.region = provenance, region
         return SimpleNamespace(node=node or "new node", notes=[])
 
     def corrected(self) -> dict:
@@ -136,6 +142,25 @@ def test_corrected_slices_go_along_if_the_others_are_to_follow(
 ) -> None:
     assert played(follow=True).toEngine().client.params["corrected_slices"] == [2]
     assert "corrected_slices" not in played().toEngine().client.params
+
+
+def test_the_scene_is_told_the_region(played: Callable[..., Played]) -> None:
+    region = [[0, 5], [1, 4], [0, 30]]
+    one = played(roi=region).toEngine()
+    assert one.client.params["roi"] == one.scene.region == region
+    assert played().toEngine().scene.region is None
+
+
+def test_a_fault_of_the_program_ends_the_run(played: Callable[..., Played]) -> None:
+    one = played().toEngine()
+    one.slice(4)
+    one.later.run()
+    one.scene.write = None  # type: ignore[assignment]
+    one.slice(5)
+    with pytest.raises(TypeError):
+        one.later.run()
+    assert one.run.failed and not one.run.running and one.client.cancels == 1
+    assert "unexpected error" in one.run.message and one.scene.abandoned == 1
 
 
 def test_the_result_waits_for_slices_that_are_not_written_yet(

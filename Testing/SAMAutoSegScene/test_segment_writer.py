@@ -11,6 +11,7 @@ from SAMAutoSegScene.SegmentWriter import SegmentWriter
 from vtk.util.numpy_support import vtk_to_numpy
 
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid
@@ -52,6 +53,24 @@ def test_one_slice_is_written_and_the_others_stay(
     stack.put(2, new)
     for label, one in output.segmentIds.items():
         np.testing.assert_array_equal(mask_of(output.node, one, grid), labels == label)
+
+
+def test_a_run_in_a_region_changes_nothing_outside(
+    scene, grid, plane, structures, labels_for, mask_of
+):
+    labels = labels_for(grid)
+    volume_node, output = written(scene, grid, structures, labels)
+    region = Roi(*((1, length - 1) for length in grid.size))
+    expected = labels.copy()
+    expected[region.kji] = 3 - labels[region.kji]
+    writer = SegmentWriter(output.node, volume_node)
+    writer.begin(output.segmentIds.values(), region)
+    stack = SliceStack((3 - labels).astype(np.uint8), grid, plane)
+    for number in range(1, len(stack) - 1):
+        assert writer.writeSlice(plane, number, stack.slice_at(number), output.segmentIds)
+    writer.end()
+    for label, one in output.segmentIds.items():
+        np.testing.assert_array_equal(mask_of(output.node, one, grid), expected == label)
 
 
 def test_segments_cover_no_more_than_they_have_to_after_a_run(scene, plain_grid, structures):

@@ -126,7 +126,10 @@ def test_region_intensity_and_cleanup_are_obeyed(engine: Driver, files: Files, v
         "cleanup": {"largest_component": True},
         "precision": "float32",
     }
-    labels = engine.result("segment", **files.segmenting(volume, **chosen))["labels"]
+    answers = engine.ask("segment", **files.segmenting(volume, **chosen))
+    assert answers.result is not None
+    labels = answers.result["labels"]
+    assert {shown.shape for shown in answers.slices.values()} == {(30, 40)}
     inside = labels[2:9, 4:28, 5:30]
     assert inside.any() and np.count_nonzero(inside) == np.count_nonzero(labels)
     assert not np.array_equal(inside, files.labels[2:9, 4:28, 5:30])

@@ -135,7 +135,18 @@ def test_a_region_is_segmented_as_in_the_whole_and_nothing_outside(segmenter, sc
     turned = np.diag([-1.0, 1.0, -1.0])
     volume, tiny = scan((40, 30, 25), direction=turned), segmenter()
     roi = Roi((5, 33), (2, 30), (1, 24))
-    result = run(tiny, volume, roi=roi, axis=axis, uncertainty=True)
+    told = {}
+    result = run(
+        tiny,
+        volume,
+        roi=roi,
+        axis=axis,
+        uncertainty=True,
+        on_slice=lambda number, labels: told.update({number: labels.copy()}),
+    )
+    stack = SliceStack(result.labels, volume.grid, axis)
+    assert all(np.array_equal(labels, stack.slice_at(n)) for n, labels in told.items())
+    assert list(told) == result.slices_done
     whole = run(tiny, volume, axis=axis, uncertainty=True)
     inside = whole.labels[roi.kji]
     assert np.array_equal(result.labels[roi.kji], inside) and inside.any()
