@@ -281,6 +281,10 @@ class RetrainPanel:
         except SAMAutoSegError as error:
             self._starting = None
             self._fail(str(error))
+        except Exception:
+            self._starting = None
+            self._fail(_("an unexpected error ended it, see the Python console"))
+            raise
         else:
             self._session.later(self._writeOn)
 

@@ -6,7 +6,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -78,6 +78,8 @@ def _acquired(lock: FileLock) -> bool:
 
 def _work(folder: Path) -> int:
     resumed = (folder / CHECKPOINT).exists()
+    for cut_off in folder.glob(".partial-*"):  # of a process that was killed while it wrote
+        cut_off.unlink()
     append_event(folder, "started", pid=os.getpid(), host=socket.gethostname(), resumed=resumed)
     try:
         spec = read_spec(folder)
@@ -132,7 +134,7 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
     started = time.monotonic()
     leave_a_core()
     _lower_priority()
-    progress = _Progress(folder)
+    progress = _Progress(folder, resumed)
     progress(0.0, "loading the model")
     task = _task(folder, spec)
     before = after = None
@@ -151,11 +153,17 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
         "progress": progress,
     }
     tuned = learn(task, spec, method, options)
-    if task.held_out:
-        progress.note("scoring the new model")
-        after = _dice(task, tuned)
+    # First of all: the checkpoint is gone by now.
     save_adapted(folder / MODEL, tuned.model, tuned.card)
     notes = [*task.notes, *tuned.result.notes]
+    if task.held_out:
+        progress.note("scoring the new model")
+        try:
+            after = _dice(task, tuned)
+        except Exception as error:
+            message, details = explain(error)
+            print(details, file=sys.stderr)
+            notes.append(f"the new model is complete, but could not be scored: {message}")
     scored = task.held_out or method != _WITHOUT_LABELS  # rough paint could not give a score
     if scored and sum(len(volume.slices) for volume in task.held_out) < 2:
         held = "one slice" if task.held_out else "no slice"
@@ -278,16 +286,22 @@ def _learned_without_labels(
 class _Progress:
     """Writes how far the training is, and asks whether it shall stop."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, resumed: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._folder = folder
-        self._time_left = TimeLeft()
+        # What was learned before comes with the first step: stopped then, it is kept.
+        self._can_stop = not resumed
+        self._steps = False
+        self._clock = clock
+        self._time_left = TimeLeft(clock)
         self._told = -_SECONDS_BETWEEN_PROGRESS
 
     def __call__(self, fraction: float, message: str) -> None:
-        if (self._folder / STOP).exists():
+        if self._can_stop and (self._folder / STOP).exists():
             raise Cancelled("stopped before the first step: nothing was learned yet")
         left = self._time_left.at(fraction)
-        now = time.monotonic()
+        now = self._clock()
         if now - self._told >= _SECONDS_BETWEEN_PROGRESS or fraction >= 1.0:
             self._told = now
             self._tell(fraction, message, left)
@@ -297,6 +311,9 @@ class _Progress:
         self._tell(1.0, message, None)
 
     def on_step(self, entry: dict[str, float]) -> None:
+        if not self._steps:
+            # A resumed training begins in the middle, which says nothing of its pace.
+            self._steps, self._can_stop, self._time_left = True, True, TimeLeft(self._clock)
         step = int(entry["step"])
         values = {name: round(value, 5) for name, value in entry.items() if name != "step"}
         scores = {name: values.pop(name) for name in list(values) if name.startswith("held_out")}

@@ -15,11 +15,13 @@ new ones and takes mature moments for fresh ones.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from SAMAutoSegLib.adapt.adapted_model import PROMPT, Adaptation, AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -158,7 +160,9 @@ class BLOSAM:
 
         step = adamw_step(self.lower, names, rate, self.settings.gradient_clip)
         order = self.settings.order
-        return hypergradient(loss_on(lower), loss_on(upper), names, prompt, step, order)
+        # The fused kernels of attention have no second derivative.
+        with sdpa_kernel(SDPBackend.MATH) if order == "exact" else nullcontext():
+            return hypergradient(loss_on(lower), loss_on(upper), names, prompt, step, order)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
         return {"weights": self.lower, "prompt": self.upper}

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from SAMAutoSegLib.engine import jobs
+from SAMAutoSegLib.engine import job_process, jobs, machine
 from SAMAutoSegLib.engine.jobs import (
     CHECKPOINT,
     EVENTS,
@@ -31,6 +31,7 @@ from SAMAutoSegLib.engine.transport import engine_environment
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.structure import Structure, standard_structures
 from SAMAutoSegLib.images.write import write_segmentation
+from SAMAutoSegLib.sam.architecture import ViTShape
 
 from .conftest import Files, tiny_command
 
@@ -177,6 +178,56 @@ def test_a_job_that_is_stopped_before_its_first_step_has_no_model(
     until(lambda: job.state == "stopped")
     assert job.result is not None and job.result["model"] is None
     assert "nothing was learned yet" in job.result["notes"][0] and not job.model_path.exists()
+
+
+def test_a_resumed_job_that_is_stopped_at_once_keeps_what_was_learned_before(
+    tmp_path: Path, spec: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    job = TrainingJob.create(tmp_path / "job", spec, arrays)
+    job.start(PROCESS)
+    until(lambda: len(named(job, "loss")) >= 6)
+    os.kill(named(job, "started")[0]["pid"], signal.SIGKILL)
+    until(lambda: job.state == "lost")
+    (job.folder / ".partial-0-checkpoint.pt").touch()  # what a process leaves that is killed then
+    job = TrainingJob.attach(job.folder)
+    job.start(PROCESS)
+    job.stop()
+    until(lambda: job.state == "stopped")
+    assert job.result is not None and job.result["steps"] >= 5
+    assert job.model_path.exists() and not list(job.folder.glob(".partial-*"))
+
+
+def test_a_model_that_cannot_be_scored_is_kept(
+    tmp_path: Path,
+    spec: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    tiny_vit_b: ViTShape,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def out_of_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(job_process, "_dice", out_of_memory)
+    monkeypatch.setattr(job_process, "_lower_priority", lambda: None)
+    monkeypatch.setattr(machine, "leave_a_core", lambda: None)
+    job = TrainingJob.create(tmp_path / "job", spec, arrays)
+    assert job_process.main([str(job.folder)]) == 0
+    result = named(job, "finished")[0]
+    assert Path(result["model"]).exists() and result["after"] is None
+    assert any("could not be scored: not enough memory" in note for note in result["notes"])
+
+
+def test_the_time_left_of_a_resumed_training_is_that_of_its_own_steps(tmp_path: Path) -> None:
+    now = 0.0
+    progress = job_process._Progress(tmp_path, True, lambda: now)
+    progress(0.0, "loading the model")
+    for step in range(240, 260):
+        now += 0.5
+        progress.on_step({"step": float(step), "loss": 1.0})
+        progress(step / 300, "training")
+    lines = (tmp_path / EVENTS).read_text(encoding="utf-8").splitlines()
+    told = [json.loads(line) for line in lines if '"progress"' in line]
+    assert told[-1]["seconds_left"] == pytest.approx(20.5, abs=0.1)
 
 
 def test_a_refined_model_is_scored_before_and_after(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -116,6 +117,16 @@ def test_every_order_moves_the_prompt_by_its_own_gradient(
     assert not torch.equal(prompts["first"], prompts["exact"])
     between = (prompts["finite-difference"] - prompts["exact"]).norm()
     assert between < 0.2 * (prompts["first"] - prompts["exact"]).norm()
+
+
+@pytest.mark.parametrize("order", ["exact", "finite-difference"])
+def test_second_order_works_with_adapted_encoder_blocks(
+    tune: Callable[..., Any], order: str
+) -> None:
+    settings = {"steps": 1, "prompt_every": 1, "warmup": 1, "views": 1, "pixel_steps": 0}
+    chosen = {**settings, "order": order}
+    tuned = tune(method="blo-sam", adaptation={"encoder_blocks": 1}, settings=chosen)
+    assert tuned.result.history[0]["prompt_loss_on_D2"] > 0
 
 
 def test_second_order_works_on_features_in_bfloat16(
