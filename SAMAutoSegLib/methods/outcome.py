@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
 
 from SAMAutoSegLib import __version__
 from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
@@ -82,13 +85,23 @@ def origin_of(volume: ChosenSlices, plane: Plane) -> dict[str, Any]:
     """An image and its slices, as a card names them.
 
     Returns:
-        `name`, `sha256` of its file, `plane` and `slices`.
+        `name`, `sha256` of its file, `voxels` (SHA-256 of their values, as one image may lie in
+        several files), `plane` and `slices`.
     """
     source = volume.image.source
     digest = sha256_of_file(source) if source is not None and source.is_file() else None
     return {
         "name": volume.image.name,
         "sha256": digest,
+        "voxels": _digest_of_voxels(volume.image.array),
         "plane": plane,
         "slices": list(volume.slices),
     }
+
+
+def _digest_of_voxels(array: np.ndarray) -> str:
+    """Of an array [K, J, I], whatever its type: programs that read one file differ in it."""
+    digest = hashlib.sha256(repr(array.shape).encode())
+    for part in array:
+        digest.update(np.ascontiguousarray(part, np.float32).data)
+    return digest.hexdigest()

@@ -1,8 +1,10 @@
 """A training goes on from a former model, also where the structures change."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -160,6 +162,22 @@ def test_a_slice_that_a_former_model_learned_from_is_not_scored(
     assert note in across.result.notes
     none_left = learn(named("disc"), slices=(4,), start=second, held_out=[labeled((5,))])
     assert none_left.card.provenance["held_out_dice"] is None
+
+
+def test_an_image_is_the_same_in_whatever_file_it_lies(
+    learn: Learn, labeled: Callable[..., LabeledVolume]
+) -> None:
+    def copy_of(volume: LabeledVolume) -> LabeledVolume:
+        values = volume.image.array.astype(np.float64)
+        image = replace(volume.image, array=values, name="copy", source=Path("copy.nrrd"))
+        return replace(volume, image=image)
+
+    with pytest.raises(SAMAutoSegError, match="slice 5 of copy is both learned from and held out"):
+        learn(named("disc"), held_out=[copy_of(labeled((5, 7)))])  # learns from slices 2 and 5
+    first = learn(named("disc"), held_out=[copy_of(labeled((4,)))])
+    assert [note for note in first.result.notes if "slice 4 of copy is next to a learned" in note]
+    second = learn(named("disc"), slices=(0,), start=first, held_out=[copy_of(labeled((5, 7)))])
+    assert [one["slices"] for one in second.card.provenance["held_out"]] == [[7]]
 
 
 @pytest.mark.parametrize(
