@@ -208,6 +208,8 @@ def _finish(tuned: "FineTuned", checkpoint: Path, arguments: argparse.Namespace)
     from SAMAutoSegLib.evaluate.figures import training_curve_png
 
     save_adapted(arguments.output, tuned.model, tuned.card)
+    if tuned.result.stopped != "cancelled":
+        checkpoint.unlink(missing_ok=True)
     if arguments.curve:
         training_curve_png(arguments.curve, tuned.result.history, title=arguments.method)
     _report(tuned, arguments)

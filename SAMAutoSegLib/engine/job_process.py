@@ -153,8 +153,9 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
         "progress": progress,
     }
     tuned = learn(task, spec, method, options)
-    # First of all: the checkpoint is gone by now.
     save_adapted(folder / MODEL, tuned.model, tuned.card)
+    if tuned.result.stopped != "cancelled":
+        (folder / CHECKPOINT).unlink(missing_ok=True)
     notes = [*task.notes, *tuned.result.notes]
     if task.held_out:
         progress.note("scoring the new model")

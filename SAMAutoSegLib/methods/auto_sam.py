@@ -52,6 +52,8 @@ class AutoSAMSettings(Settings):
             in it).
     """
 
+    shaping: ClassVar[frozenset[str]] = frozenset({"head", "token_init"})
+
     learning_rate: float = 1e-3
     head: AutoHead = "auto-vit-tokens"
     token_init: TokenInit = "random"

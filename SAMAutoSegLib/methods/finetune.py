@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, Adapted, ModelCard
+from SAMAutoSegLib.adapt.adapted_model import Adaptation
 from SAMAutoSegLib.adapt.pixel_branch import pixel_side_for
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
@@ -24,10 +25,11 @@ from SAMAutoSegLib.methods.held_out import (
     refuse_overlap,
     unseen,
 )
+from SAMAutoSegLib.methods.method import Method
 from SAMAutoSegLib.methods.outcome import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.registry import method_named
-from SAMAutoSegLib.methods.settings import make_settings
-from SAMAutoSegLib.methods.starting_model import starting_model
+from SAMAutoSegLib.methods.settings import Settings, make_settings
+from SAMAutoSegLib.methods.starting_model import StartingModel, starting_model
 from SAMAutoSegLib.methods.trainer import OnStep, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
 from SAMAutoSegLib.progress import Progress, part_of, silent
@@ -46,6 +48,7 @@ _STRENGTH_ACROSS_PATIENTS = 2.0
 # How much the pixel branch has to say. What a net from scratch learns on a few slices holds in this
 # patient, and less in the next: chosen on the demo CT, and on patients of the benchmark's pools.
 _PIXELS_IN_ONE_PATIENT, _PIXELS_ACROSS_PATIENTS = 0.5, 0.25
+_OF_THE_BRANCH = ("pixel_steps", "pixel_weight")
 
 
 def finetune(
@@ -74,7 +77,8 @@ def finetune(
         plane: of the slices.
         method: name in the registry.
         settings: of the method, where they differ from its defaults, see `make_settings`.
-        adaptation: entries of `Adaptation`, where they differ from what the method adapts.
+        adaptation: entries of `Adaptation`, where they differ from what the method adapts, or from
+            what a `start` of the same method has.
         intensity: by default that of `start`, or that of the first image, for all.
         start: a model to go on from, see `starting_model`.
         held_out: labeled slices that train nothing and choose nothing, only give the score; without
@@ -91,16 +95,14 @@ def finetune(
     """
     kind = method_named(method)
     labeled = sum(len(volume.slices) for volume in volumes)
-    chosen = make_settings(kind.settings_type, settings or {}, labeled)
-    adapted = replace(kind.adaptation(chosen, backbone), **adaptation or {})
-    if start is not None:
-        intensity = intensity or start.card.intensity
-        same = (method, adapted.head) == (start.card.method, start.card.adaptation.head)
-        if adaptation is None and same:
-            adapted = start.card.adaptation
-    intensity = intensity or default_intensity(volumes[0].image)
+    asked = settings or {}
+    former = start.card if start is not None else None
+    chosen, adapted = _chosen(kind, asked, adaptation, former, backbone, labeled)
+    intensity = (
+        intensity or (former.intensity if former else None) or default_intensity(volumes[0].image)
+    )
     refuse_overlap(volumes, held_out)
-    held_out, seen = unseen(held_out, start.card if start else None, plane)
+    held_out, seen = unseen(held_out, former, plane)
     several = sum(bool(volume.slices) for volume in volumes) > 1
     strength = chosen.view_strength or (_STRENGTH_ACROSS_PATIENTS if several else 1.0)
 
@@ -130,10 +132,9 @@ def finetune(
     torch.manual_seed(chosen.seed)
     begun = starting_model(start, structures, adapted, backbone, labeled)
     model = begun.model
+    chosen, left_out = _with_its_branch(chosen, begun, asked)
     if chosen.pixel_weight:
         model.set_pixel_weight(chosen.pixel_weight)
-    if begun.knows_more and "pixel_steps" not in (settings or {}):
-        chosen = replace(chosen, pixel_steps=0)
     trained = _TRAINING_BEFORE_CALIBRATION if with_calibration else 1.0
     result = train(
         kind,
@@ -147,7 +148,7 @@ def finetune(
         progress=part_of(progress, _ENCODING_SHARE, trained),
     )
     require_a_step(result)
-    result.notes += [*begun.notes, *seen]
+    result.notes += [*begun.notes, *left_out, *seen]
     calibration = None
     if with_calibration and result.stopped != "cancelled":
         try:
@@ -176,6 +177,43 @@ def finetune(
         },
     )
     return FineTuned(model, card, result, seconds_of(result, encoded - started, scoring))
+
+
+def _chosen(
+    kind: type[Method],
+    asked: dict[str, Any],
+    adaptation: dict[str, Any] | None,
+    former: ModelCard | None,
+    backbone: Backbone,
+    labeled: int,
+) -> tuple[Settings, Adaptation]:
+    """What a method does and adapts: as asked for, else as its own former model has it."""
+    if former is None or former.method != kind.name:
+        former = None
+    elif "recipe" not in asked:
+        shaping = kind.settings_type.shaping & former.settings.keys()
+        asked = {name: former.settings[name] for name in shaping} | asked
+    chosen = make_settings(kind.settings_type, asked, labeled)
+    adapted = kind.adaptation(chosen, backbone)
+    if former is not None and adapted.head == former.adaptation.head:
+        adapted = replace(former.adaptation, prompt=adapted.prompt)
+    return chosen, replace(adapted, **adaptation or {})
+
+
+def _with_its_branch(
+    chosen: Settings, begun: StartingModel, asked: dict[str, Any]
+) -> tuple[Settings, list[str]]:
+    """Settings that fit the pixel branch that a model begins with, and what to say of it."""
+    if begun.model.pixels is None:
+        left_out = begun.source is not None and any(map(asked.get, _OF_THE_BRANCH))
+        note = (
+            "no pixel branch is trained, though settings of it are given: the former model has "
+            "none, and may know more slices than a new one would see"
+        )
+        return replace(chosen, pixel_steps=0, pixel_weight=0.0), [note] if left_out else []
+    if begun.knows_more and "pixel_steps" not in asked:
+        return replace(chosen, pixel_steps=0), []
+    return chosen, []
 
 
 def _not_learned(samples: TrainingSet, structures: Sequence[Structure]) -> list[str]:

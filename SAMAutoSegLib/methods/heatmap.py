@@ -44,6 +44,8 @@ class HeatmapSettings(Settings):
             SAM understands.
     """
 
+    shaping: ClassVar[frozenset[str]] = frozenset({"prompt"})
+
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
     prompt: Prompt = "auto"

@@ -60,6 +60,8 @@ class SAMSPSettings(Settings):
         temperature: of the distillation.
     """
 
+    shaping: ClassVar[frozenset[str]] = frozenset({"prompt"})
+
     prompt: PromptKind = "box"
     prompts: int = 4
     box_noise: float = 0.1

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Literal, get_args
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 
@@ -39,7 +39,11 @@ class Settings:
             learned from, 0.25 where several are. With many patients more can be far better.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
+        shaping: names of those that say what is adapted; a training that goes on from a model of
+            the same method takes them from it.
     """
+
+    shaping: ClassVar[frozenset[str]] = frozenset()
 
     steps: int = 300
     batch: int = 2
@@ -146,10 +150,10 @@ def make_settings(kind: type[Settings], values: dict[str, Any], slices: int = 1)
             there = ", ".join(recipes) or "none"
             raise SAMAutoSegError(f"recipe {recipe!r} is not known to this method: it has {there}")
         values = recipes[recipe] | values
-    unknown = set(values) - set(kind.__dataclass_fields__)
+    known = [field.name for field in fields(kind)]
+    unknown = set(values) - set(known)
     if unknown:
         raise SAMAutoSegError(
-            f"setting {min(unknown)!r} is not known to this method: it has "
-            f"{', '.join(kind.__dataclass_fields__)}"
+            f"setting {min(unknown)!r} is not known to this method: it has {', '.join(known)}"
         )
     return kind(**values)

@@ -92,9 +92,10 @@ def train(
 
     Args:
         method_type: an entry of the registry.
-        checkpoint: file that the state is written to from time to time and when cancelled; it is
-            removed at the end. A note says so if it cannot be written.
-        resume: go on from that file, to the same result as if there had been no interruption.
+        checkpoint: file that the state is written to from time to time and at the end; whoever has
+            saved the model removes it. A note says so if it cannot be written.
+        resume: go on from that file, to the same result as if there had been no interruption;
+            nothing is left to do where the training had ended.
         score: told the averaged model every `score_every` steps and at the last; its values (names
             with "dice") go into the history. At the very end told the model that is left.
         on_step: told every entry of the history as it is made.
@@ -125,6 +126,8 @@ def train(
     result = TrainingResult(notes=method.notes())
     run = _Run(model, method, guard, settings, state, result)
     model.train()
+    if state.step:
+        result.stopped = run.why_stop()  # it may have ended before it was interrupted
     while state.step < settings.steps and not result.stopped:
         entry = run.step()
         if entry is None:
@@ -147,11 +150,8 @@ def train(
         if checkpoint is not None and time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
             run.write(checkpoint)
             saved = time.monotonic()
-    if checkpoint is not None:
-        if result.stopped == "cancelled":
-            run.write(checkpoint)
-        else:
-            checkpoint.unlink(missing_ok=True)
+    if checkpoint is not None and state.step:
+        run.write(checkpoint)  # what comes next may fail, or take long
     run.conclude()
     if score is not None and state.step:
         # Of the weights that are left, which need not be those of the last step.

@@ -213,6 +213,26 @@ def test_going_on_gives_the_model_of_an_uninterrupted_run(
     assert same(found, wanted) and found.result.history == wanted.result.history
 
 
+def test_a_training_that_fails_after_its_last_step_is_not_lost(tune: Tune, tmp_path: Path) -> None:
+    def crash(fraction: float, message: str) -> None:
+        if message.startswith("calibrating"):
+            raise RuntimeError("crash")
+
+    wanted = tune(with_calibration=True)
+    checkpoint = tmp_path / "model.training"
+    with pytest.raises(RuntimeError):
+        tune(with_calibration=True, checkpoint=checkpoint, progress=crash)
+    told: list[str] = []
+    found = tune(
+        with_calibration=True,
+        checkpoint=checkpoint,
+        resume=True,
+        progress=lambda fraction, message: told.append(message),
+    )
+    assert same(found, wanted) and found.card.temperature == wanted.card.temperature
+    assert not [message for message in told if message.startswith("training")]
+
+
 def test_progress_goes_from_nothing_to_all_and_never_back(tune: Tune) -> None:
     told: list[float] = []
     tune(progress=lambda fraction, message: told.append(fraction))

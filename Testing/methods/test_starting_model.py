@@ -205,11 +205,50 @@ def test_a_head_whose_classes_are_not_apart_starts_anew_for_other_structures(lea
     assert [note for note in other.result.notes if "has other structures" in note]
 
 
-def test_another_head_that_is_asked_for_starts_anew(learn: Learn) -> None:
-    former = learn(named("disc"), method="auto-sam", head="auto-linear")
-    asked = learn(named("disc"), start=former, method="auto-sam", head="auto-cnn-small")
-    assert asked.card.adaptation.head == asked.card.settings["head"] == "auto-cnn-small"
+@pytest.mark.parametrize(
+    ("method", "setting", "had", "wanted"),
+    [
+        ("auto-sam", "head", "auto-linear", "auto-cnn-small"),
+        ("sam-sp", "prompt", "box-point", "box"),
+    ],
+)
+def test_other_parts_that_are_asked_for_start_anew(
+    learn: Learn, method: str, setting: str, had: str, wanted: str
+) -> None:
+    former = learn(named("disc"), method=method, **{setting: had})
+    asked = learn(named("disc"), start=former, method=method, **{setting: wanted})
+    adaptation = asked.card.adaptation.to_json()
+    assert adaptation[setting] == asked.card.settings[setting] == wanted
     assert [note for note in asked.result.notes if "adapts other parts" in note]
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "usual", "other"),
+    [
+        ("auto-sam", "head", "auto-vit-tokens", "auto-linear"),
+        ("heatmap", "prompt", "auto", "point"),
+        ("sam-sp", "prompt", "box", "box-point"),
+    ],
+)
+def test_a_method_goes_on_with_what_its_former_model_has(
+    learn: Learn, method: str, setting: str, usual: str, other: str
+) -> None:
+    assert learn(named("disc"), method=method).card.settings[setting] == usual
+    former = learn(named("disc"), method=method, **{setting: other})
+    onward = learn(named("disc"), method=method, start=former)
+    assert onward.card.provenance["source"] and onward.card.settings[setting] == other
+    assert onward.card.adaptation == former.card.adaptation
+
+
+def test_a_branch_that_the_former_model_has_not_is_not_claimed(learn: Learn) -> None:
+    former = learn(named("disc"), pixel_steps=0)  # from two slices
+    for asked in ({"pixel_steps": 2}, {"pixel_weight": 0.5}):
+        onward = learn(named("disc"), slices=(5,), start=former, **asked)
+        assert onward.model.pixels is None
+        assert not onward.card.settings["pixel_steps"] and not onward.card.settings["pixel_weight"]
+        assert [note for note in onward.result.notes if "no pixel branch is trained" in note]
+    silent = learn(named("disc"), slices=(5,), start=former)
+    assert not [note for note in silent.result.notes if "branch" in note]
 
 
 def test_the_branch_keeps_its_weight_unless_another_is_asked_for(learn: Learn) -> None:

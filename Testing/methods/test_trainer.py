@@ -77,7 +77,6 @@ def test_an_interrupted_training_goes_on_as_if_it_had_not_been(
     assert same(another, whole)
     assert found.history == wanted.history
     assert (found.steps, found.best_step, found.stopped) == (7, wanted.best_step, wanted.stopped)
-    assert not checkpoint.exists()
 
 
 def test_a_crash_loses_only_what_came_after_the_last_checkpoint(
@@ -264,6 +263,21 @@ def test_no_gain_for_long_ends_the_training(scripted: Script) -> None:
     assert (result.steps, result.best_step, result.stopped, kept) == (42, 2, "no more gain", 2.0)
     assert scripted(losses)[0].steps == 100
     assert scripted(losses[:40], settings={"patience": 0.1})[0].steps == 32
+
+
+@pytest.mark.parametrize(
+    ("losses", "why"),
+    [([3.0, 2.0, 4.0], ""), ([2.0] + [2.9] * 50, "no more gain"), ([2.0, float("nan")], "no num")],
+)
+def test_a_training_that_had_ended_gives_its_model_again(
+    scripted: Script, tmp_path: Path, losses: list[float], why: str
+) -> None:
+    options: dict[str, Any] = {"checkpoint": tmp_path / "state", "settings": {"patience": 0.1}}
+    wanted, kept = scripted(losses, **options)
+    told: list[float] = []
+    found, again = scripted(losses, resume=True, progress=lambda f, m: told.append(f), **options)
+    assert why in found.stopped and again == kept and not told
+    assert found == replace(wanted, seconds=found.seconds)
 
 
 def test_the_model_is_an_average_of_the_last_steps(scripted: Script) -> None:
