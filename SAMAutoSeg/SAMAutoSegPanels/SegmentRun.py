@@ -179,7 +179,11 @@ class SegmentRun:
             self._pump()
         elif self._ending is not None:
             ending, self._ending = self._ending, None
-            ending()
+            try:
+                ending()
+            except Exception:
+                self._fail(_UNEXPECTED)
+                raise
 
     def _stopWriting(self, message):
         """The volume or the segmentation is gone, or was moved: what was written stays.

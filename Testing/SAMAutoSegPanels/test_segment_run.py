@@ -163,6 +163,16 @@ def test_a_fault_of_the_program_ends_the_run(played: Callable[..., Played]) -> N
     assert "unexpected error" in one.run.message and one.scene.abandoned == 1
 
 
+def test_a_fault_at_the_end_of_the_run_ends_it_too(played: Callable[..., Played]) -> None:
+    one = played().toEngine()
+    one.scene.end = None  # type: ignore[assignment]
+    one.result([])
+    with pytest.raises(TypeError):
+        one.later.run()
+    assert one.run.failed and not one.run.running
+    assert "unexpected error" in one.run.message and one.scene.abandoned == 1
+
+
 def test_the_result_waits_for_slices_that_are_not_written_yet(
     played: Callable[..., Played],
 ) -> None:
