@@ -127,6 +127,7 @@ class SegmentPanel:
         )
         # Ten times a second: what others show does not depend on it.
         self.run.changed.connect(self.refresh)
+        self._estimateFor = None  # the run tells the engine how long a slice takes
         self.run.start()
 
     def request(self, volume, plane):

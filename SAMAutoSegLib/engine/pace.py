@@ -1,9 +1,10 @@
-"""How long a slice takes on this computer, measured once for every model and device."""
+"""How long a slice takes on this computer, for every backbone and device."""
 
 from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -16,12 +17,19 @@ from SAMAutoSegLib.images.slices import Axis, SliceStack
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.segment.volume import segment_volume
 
+# Fewer say little: the first one pays for what is set up once.
+_SLICES_TO_TELL_FROM = 3
+
 # The first slice also pays for what is set up once; a slow one is not measured twice.
 _SLOW_SECONDS = 2.0
 
 
 class Paces:
-    """Seconds per slice, kept in a file of the user's cache folder."""
+    """Seconds per slice, kept in a file of the user's cache folder.
+
+    Measured at one slice where nothing is known yet, then by every run: the computer may have been
+    busy with something else.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         self.path = path or user_cache_dir() / "pace.json"
@@ -42,9 +50,18 @@ class Paces:
         known = self._read()
         if name not in known:
             known[name] = _measured(volume, loaded, stack)
-            with replace_when_complete(self.path) as temporary:
-                temporary.write_text(json.dumps(known), encoding="utf-8")
+            self._write(known)
         return known[name] * len(stack)
+
+    def note(self, loaded: Loaded, seconds: float, slices: int) -> None:
+        """Learn from a run that encoded so many slices."""
+        if slices >= _SLICES_TO_TELL_FROM:
+            self._write(self._read() | {_name(loaded): round(seconds / slices, 4)})
+
+    def _write(self, known: dict[str, float]) -> None:
+        # On a full disk it is measured again the next time.
+        with suppress(SAMAutoSegError), replace_when_complete(self.path) as temporary:
+            temporary.write_text(json.dumps(known), encoding="utf-8")
 
     def _read(self) -> dict[str, float]:
         try:

@@ -215,6 +215,7 @@ class Service:
                 return
             self._channel.send("slice", request.id, number=number, axis=plane, array=shared)
 
+        begun, misses = time.monotonic(), self._cache.misses
         try:
             with between_layers(look_up):
                 result = segment_volume(
@@ -234,6 +235,8 @@ class Service:
                     progress=progress,
                     on_slice=on_slice,
                 )
+            if self._cache.misses - misses >= len(result.slices_done):
+                self._paces.note(loaded, time.monotonic() - begun, len(result.slices_done))
             if hidden:
                 result.notes.append(
                     f"the disk is full: {len(hidden)} slices were not shown before the end"

@@ -31,12 +31,16 @@ class EmbeddingCache:
 
     A file is used only if it names the key it is asked for and its tensor has the SHA-256 it
     states; anything else is removed and counts as absent.
+
+    Attributes:
+        misses: how often an embedding was asked for that was absent.
     """
 
     def __init__(self, folder: Path | None = None, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
         self.folder = folder or user_cache_dir() / "embeddings"
         self.max_bytes = max_bytes
         self.failed = False  # a write failed: none is tried any more
+        self.misses = 0
         self._bytes = self._measure()
 
     def key(
@@ -68,6 +72,11 @@ class EmbeddingCache:
 
     def get(self, key: str) -> Tensor | None:
         """The embedding kept under `key`, None where there is none that can be trusted."""
+        tensor = self._read(key)
+        self.misses += tensor is None
+        return tensor
+
+    def _read(self, key: str) -> Tensor | None:
         path = self._path(key)
         try:
             with safe_open(path, framework="pt", device="cpu") as file:

@@ -1,5 +1,6 @@
 """Requests to the real engine process."""
 
+import json
 import shutil
 import time
 from pathlib import Path
@@ -246,6 +247,27 @@ def test_an_estimate_needs_a_model_with_structures(
     assert (files.folder / "cache" / "pace.json").exists()
     plain = {**files.segmenting(volume), "model": str(files.base)}
     assert "knows no structures" in engine.refusal("estimate", **plain)
+
+
+def test_a_run_that_encodes_its_slices_mends_the_estimate(
+    engine: Driver, files: Files, long_volume: str
+) -> None:
+    def estimate() -> float:
+        return engine.result("estimate", **files.segmenting(long_volume))["seconds"]
+
+    first = estimate()
+    kept = files.folder / "cache" / "pace.json"
+    (name,) = json.loads(kept.read_text())
+    kept.write_text(json.dumps({name: 1000.0, "another device": 2.0}))  # it was busy with others
+    engine.result("segment", **files.segmenting(long_volume, slices=[3, 4]))  # too few
+    assert estimate() == 150_000
+    encoded = files.segmenting(long_volume, slices=list(range(10, 20)))
+    engine.result("segment", **encoded)
+    mended = estimate()
+    assert 0 < mended < 100 * max(first, 1)
+    assert json.loads(kept.read_text())["another device"] == 2.0
+    engine.result("segment", **encoded)  # from kept embeddings, which says nothing
+    assert estimate() == mended
 
 
 @pytest.mark.parametrize(
