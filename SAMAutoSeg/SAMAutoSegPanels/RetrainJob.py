@@ -4,7 +4,15 @@ from datetime import datetime
 
 from SAMAutoSegLib.engine.jobs import TrainingJob, list_jobs, remove_abandoned
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegPanels.RetrainState import FINISHED, IDLE, RUNNING, STOPPING, scoreRows, verdict
+from SAMAutoSegPanels.RetrainState import (
+    FINISHED,
+    IDLE,
+    RUNNING,
+    STOPPING,
+    scoreRows,
+    verdict,
+    withNotes,
+)
 from SAMAutoSegPanels.TrainingCurve import TrainingCurve
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import asSentence, listWords
@@ -75,13 +83,15 @@ class WatchedJob:
             self.state, self.failed = IDLE, True
             self.message = asSentence(result["message"])
             return
+        notes = [*self.job.spec.get("notes", []), *result.get("notes", [])]
         if result.get("model") is None:
             self.state = IDLE
             self.message = _("Stopped before anything was learned.")
+            if result.get("unchanged"):
+                self.message = withNotes(_("The model stays as it is."), notes)
             return
         self.state = FINISHED
         self.rows = scoreRows(result.get("before") or {}, result.get("after") or {})
-        notes = [*self.job.spec.get("notes", []), *result.get("notes", [])]
         roughly = any(volume.get("rough") for volume in self.job.spec.get("volumes", []))
         self.message = verdict(self.rows, notes, roughly)
 

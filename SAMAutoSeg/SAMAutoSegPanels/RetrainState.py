@@ -236,6 +236,11 @@ def verdict(rows, notes=(), roughly=False):
             before=f"{known[-1].before:.2f}",
             after=f"{known[-1].after:.2f}",
         )
+    return withNotes(text, notes)
+
+
+def withNotes(text, notes):
+    """A sentence and further ones, which the library gives without capitals and full stops."""
     return " ".join([text, *(f"{note[0].upper()}{note[1:].rstrip('.')}." for note in notes)])
 
 

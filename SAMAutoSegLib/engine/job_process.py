@@ -153,10 +153,14 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
         "progress": progress,
     }
     tuned = learn(task, spec, method, options)
+    notes = [*task.notes, *tuned.result.notes]
+    if task.former is not None and tuned.model is task.former.model:
+        # Nothing to keep: a version that is the same as the one before would only puzzle.
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        return "finished", {**_NOTHING, "unchanged": True, "notes": notes}
     save_adapted(folder / MODEL, tuned.model, tuned.card)
     if tuned.result.stopped != "cancelled":
         (folder / CHECKPOINT).unlink(missing_ok=True)
-    notes = [*task.notes, *tuned.result.notes]
     if task.held_out:
         progress.note("scoring the new model")
         try:

@@ -53,6 +53,9 @@ _LEAST_GAIN = 0.01
 # alike is not better then: chosen after a model at 0.83 had become worse while it rose to 0.89.
 _SURE_SOURCE = 0.75
 
+# Dice with what is marked; a source below it finds nothing that it could teach itself.
+_LOST = 0.1
+
 # Steps over which the agreement is averaged before it can stop the training.
 _WINDOW = 10
 
@@ -243,7 +246,7 @@ class WeSAM:
 
     def notes(self) -> list[str]:
         count = len(self.samples)
-        notes = [f"adapted to {count} slices, {self.samples.hinted} of them with weak labels"]
+        notes = [f"shown {count} slices, {self.samples.hinted} of them with weak labels"]
         if count == 1:
             notes.append("one slice only: the model adapts to it alone, give several")
         found = {int(n) for n in self._anchors[0].labels.unique() if n != IGNORED}
@@ -302,6 +305,11 @@ class WeSAM:
         if self.source_is_sure:
             why = (
                 "it segments changed views alike already; if it is wrong, mark where in some slices"
+            )
+        elif not better and before.marked < _LOST:
+            why = (
+                "it finds next to nothing of what is marked, which is too little to begin with: "
+                "correct some slices and learn from these instead"
             )
         return [f"the source model is kept, since {why}: {measure}"]
 

@@ -88,6 +88,14 @@ def test_a_stop_before_the_first_step_has_nothing_to_keep(job: Job) -> None:
     assert watched.state == IDLE and "before anything was learned" in watched.message
 
 
+def test_a_model_that_nothing_better_was_found_for_is_not_offered_again(job: Job) -> None:
+    watched = WatchedJob(job)
+    job.end("finished", model=None, unchanged=True, notes=["the source model is kept"])
+    watched.poll()
+    assert watched.state == IDLE and not watched.failed and watched.rows == []
+    assert watched.message == "The model stays as it is. The source model is kept."
+
+
 def test_a_failure_is_told_in_its_words(job: Job) -> None:
     watched = WatchedJob(job)
     job.end("failed", message="the disk is full", details="")

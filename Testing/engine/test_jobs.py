@@ -281,6 +281,12 @@ def test_a_model_adapts_to_images_without_labels(
     assert finished(rough)["after"] == result["after"]
     losses = [[event["self_training_loss"] for event in named(j, "loss")] for j in (job, rough)]
     assert losses[0] and losses[0] == losses[1]
+    still = {**changes, "settings": {**changes["settings"], "learning_rate": 1e-9}}
+    same = TrainingJob.create(tmp_path / "same", {**spec, **still, "volumes": painted}, arrays)
+    same.start(PROCESS)
+    result = finished(same)
+    assert result["unchanged"] and result["model"] is None and not same.model_path.exists()
+    assert any("the source model is kept" in note for note in result["notes"])
     without = TrainingJob.create(tmp_path / "other", {**spec, "method": "we-sam"}, arrays)
     without.start(PROCESS)
     until(lambda: without.state == "failed")

@@ -275,6 +275,9 @@ def test_a_model_that_departs_where_nothing_is_marked_gives_way_to_the_source(
         judged = {id(method.anchor): before, id(started): after}
         monkeypatch.setattr(method, "judged", lambda model, told=judged: told[id(model)])
         assert words in method.concluded(started)[0]
+    lost = WeSAM(started, slices(), SETTINGS)
+    monkeypatch.setattr(lost, "judged", lambda model: replace(before, marked=0.02))
+    assert "correct some slices and learn from these instead" in lost.concluded(started)[0]
 
 
 @pytest.mark.parametrize(
