@@ -73,14 +73,9 @@ class WatchedJob:
         self.state = STOPPING
         self.job.stop()
 
-    def resume(self, command):
-        """Go on where an interrupted training was."""
-        self.job.start(command)
-        self.state, self.lost, self.failed, self.message = RUNNING, False, False, ""
-
     def _end(self, result):
         if result["event"] == "failed":
-            self.state, self.failed = IDLE, True
+            self.state, self.failed, self.lost = IDLE, True, self.job.can_resume
             self.message = asSentence(result["message"])
             return
         notes = [*self.job.spec.get("notes", []), *result.get("notes", [])]
@@ -120,14 +115,14 @@ def describeJob(job):
 def unfinishedBusiness(root):
     """Jobs in a folder that somebody has still to decide about, the newest first.
 
-    What failed, learned nothing or was never written to its end is removed: there is nothing to
-    decide.
+    What failed before its first step, learned nothing or was never written to its end is removed:
+    there is nothing to decide.
     """
     remove_abandoned(root)
     found = []
     for job in list_jobs(root):
-        result = job.result
-        if job.state in ("failed", "stopped", "finished") and not (result or {}).get("model"):
+        ended = job.state in ("failed", "stopped", "finished") and not job.can_resume
+        if ended and not (job.result or {}).get("model"):
             job.remove()
         else:
             found.append(job)

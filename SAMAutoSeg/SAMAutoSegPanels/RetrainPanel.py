@@ -386,15 +386,14 @@ class RetrainPanel:
     def _offer(self, job):
         self._offered = job
         self._ui.jobLabel.text = describeJob(job)
-        lost = job.state == "lost"
-        self._ui.attachJobButton.text = _("Go on") if lost else _("Show")
+        self._ui.attachJobButton.text = _("Go on") if job.can_resume else _("Show")
         self._ui.retrainCollapsibleButton.collapsed = False
         self.refresh()
 
     def attach(self):
         job, self._offered = self._offered, None
         try:
-            if job.state == "lost":
+            if job.can_resume:
                 job.start(job_command(pythonExecutable()))
         except SAMAutoSegError as error:
             self._fail(str(error))

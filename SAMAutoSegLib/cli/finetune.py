@@ -207,7 +207,14 @@ def _finish(tuned: "FineTuned", checkpoint: Path, arguments: argparse.Namespace)
     from SAMAutoSegLib.adapt.adapted_file import save_adapted
     from SAMAutoSegLib.evaluate.figures import training_curve_png
 
-    save_adapted(arguments.output, tuned.model, tuned.card)
+    try:
+        save_adapted(arguments.output, tuned.model, tuned.card)
+    except SAMAutoSegError as error:
+        if not checkpoint.exists():
+            raise
+        raise SAMAutoSegError(
+            f"{error}; what was learned is kept: the same command with --resume writes it"
+        ) from error
     if tuned.result.stopped != "cancelled":
         checkpoint.unlink(missing_ok=True)
     if arguments.curve:

@@ -143,7 +143,7 @@ class TrainingJob:
         return cls(folder, read_spec(folder))
 
     def start(self, command: Sequence[str] | None = None) -> None:
-        """Start the process, or start it again where it stopped or was lost.
+        """Start the process, or start it again where it stopped, failed or was lost.
 
         It is detached: it goes on when this program ends. Does nothing while one is at work.
 
@@ -201,6 +201,12 @@ class TrainingJob:
         if self._process is not None:
             alive = own is None
         return "waiting" if alive and not begun else "lost"
+
+    @property
+    def can_resume(self) -> bool:
+        """Whether `start` goes on where it broke off, or failed with something learned."""
+        state = self.state
+        return state == "lost" or state == "failed" and (self.folder / CHECKPOINT).exists()
 
     @property
     def result(self) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from SAMAutoSegPanels.RetrainJob import (
 )
 from SAMAutoSegPanels.RetrainState import FINISHED, IDLE, RUNNING, STOPPING
 
-from SAMAutoSegLib.engine.jobs import TrainingJob, append_event
+from SAMAutoSegLib.engine.jobs import CHECKPOINT, TrainingJob, append_event
 from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegLib.images.volume import Grid, Volume
 
@@ -28,6 +28,7 @@ class Job:
         self.told: list[dict[str, Any]] = []
         self.spec: dict[str, Any] = {"model_name": "Liver", "notes": []}
         self.stopped = False
+        self.can_resume = False
 
     def tell(self, event: str, **fields: Any) -> None:
         self.told.append({"event": event, "time": time.time(), **fields})
@@ -100,7 +101,15 @@ def test_a_failure_is_told_in_its_words(job: Job) -> None:
     watched = WatchedJob(job)
     job.end("failed", message="the disk is full", details="")
     watched.poll()
-    assert watched.failed and watched.message == "The disk is full"
+    assert watched.failed and not watched.lost and watched.message == "The disk is full"
+
+
+def test_a_failure_with_something_learned_can_go_on(job: Job) -> None:
+    watched = WatchedJob(job)
+    job.can_resume = True
+    job.end("failed", message="the disk is full", details="")
+    watched.poll()
+    assert watched.lost and watched.failed and watched.message == "The disk is full"
 
 
 def test_a_process_that_vanished_can_go_on(job: Job) -> None:
@@ -165,12 +174,14 @@ def test_a_job_given_up_half_way_leaves_no_array(tmp_path: Path) -> None:
 
 
 def test_trainings_that_somebody_has_to_decide_about_are_found(tmp_path: Path) -> None:
-    done, failed = made(tmp_path / "done"), made(tmp_path / "failed")
-    for job in (done, failed):
+    done, failed, kept = (made(tmp_path / name) for name in ("done", "failed", "kept"))
+    for job in (done, failed, kept):
         append_event(job.folder, "launched")
     append_event(done.folder, "finished", model="m", notes=[])
-    append_event(failed.folder, "failed", message="no", details="")
+    for job in (failed, kept):
+        append_event(job.folder, "failed", message="no", details="")
+    (kept.folder / CHECKPOINT).touch()
     found = unfinishedBusiness(tmp_path)
-    assert [job.folder.name for job in found] == ["done"]
-    assert not failed.folder.exists()
-    assert "liver" in describeJob(found[0]) and "has finished" in describeJob(found[0])
+    assert {job.folder.name: job.can_resume for job in found} == {"done": False, "kept": True}
+    assert "failed" in describeJob(kept) and not failed.folder.exists()
+    assert "liver" in describeJob(done) and "has finished" in describeJob(done)

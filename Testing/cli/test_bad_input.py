@@ -173,8 +173,13 @@ def test_a_disk_that_gets_full_leaves_the_former_model(
         path.touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    told = error(call(files), capfd)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        told = error(call(files), capfd)
     assert f"cannot write {model}: No space left on device; free some space" in told
+    assert "the same command with --resume writes it" in told
     assert model.read_bytes() == before
+    assert len(list((files / "out").iterdir())) == 2
+    model.unlink()
+    assert main([*call(files), "--resume"]) == 0
     assert list((files / "out").iterdir()) == [model]

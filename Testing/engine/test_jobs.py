@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
+from SAMAutoSegLib.adapt import adapted_file
 from SAMAutoSegLib.engine import job_process, jobs, machine
 from SAMAutoSegLib.engine.jobs import (
     CHECKPOINT,
@@ -216,6 +217,31 @@ def test_a_model_that_cannot_be_scored_is_kept(
     result = named(job, "finished")[0]
     assert Path(result["model"]).exists() and result["after"] is None
     assert any("could not be scored: not enough memory" in note for note in result["notes"])
+
+
+def test_a_job_whose_model_could_not_be_saved_goes_on_to_it(
+    tmp_path: Path,
+    spec: dict[str, Any],
+    arrays: dict[str, np.ndarray],
+    tiny_vit_b: ViTShape,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: object) -> None:
+        raise SAMAutoSegError("the disk is full")
+
+    monkeypatch.setattr(job_process, "_lower_priority", lambda: None)
+    monkeypatch.setattr(machine, "leave_a_core", lambda: None)
+    job = TrainingJob.create(tmp_path / "job", spec, arrays)
+    append_event(job.folder, "launched")
+    with monkeypatch.context() as patch:
+        patch.setattr(adapted_file, "save_adapted", full)
+        assert job_process.main([str(job.folder)]) == 1
+    assert job.state == "failed" and job.can_resume
+    steps = len(named(job, "loss"))
+    assert steps == spec["settings"]["steps"]
+    job.start(PROCESS)
+    assert Path(finished(job)["model"]).exists() and not job.can_resume
+    assert len(named(job, "loss")) == steps  # none was made again
 
 
 def test_the_time_left_of_a_resumed_training_is_that_of_its_own_steps(tmp_path: Path) -> None:
