@@ -199,19 +199,24 @@ def test_a_resumed_job_that_is_stopped_at_once_keeps_what_was_learned_before(
     assert job.model_path.exists() and not list(job.folder.glob(".partial-*"))
 
 
+@pytest.fixture
+def in_this_process(tiny_vit_b: ViTShape, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job works in the process of the tests, and leaves its threads and priority alone."""
+    monkeypatch.setattr(job_process, "_lower_priority", lambda: None)
+    monkeypatch.setattr(machine, "leave_a_core", lambda: None)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_a_model_that_cannot_be_scored_is_kept(
     tmp_path: Path,
     spec: dict[str, Any],
     arrays: dict[str, np.ndarray],
-    tiny_vit_b: ViTShape,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def out_of_memory(*_: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr(job_process, "_dice", out_of_memory)
-    monkeypatch.setattr(job_process, "_lower_priority", lambda: None)
-    monkeypatch.setattr(machine, "leave_a_core", lambda: None)
     job = TrainingJob.create(tmp_path / "job", spec, arrays)
     assert job_process.main([str(job.folder)]) == 0
     result = named(job, "finished")[0]
@@ -219,18 +224,16 @@ def test_a_model_that_cannot_be_scored_is_kept(
     assert any("could not be scored: not enough memory" in note for note in result["notes"])
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_a_job_whose_model_could_not_be_saved_goes_on_to_it(
     tmp_path: Path,
     spec: dict[str, Any],
     arrays: dict[str, np.ndarray],
-    tiny_vit_b: ViTShape,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def full(*_: object) -> None:
         raise SAMAutoSegError("the disk is full")
 
-    monkeypatch.setattr(job_process, "_lower_priority", lambda: None)
-    monkeypatch.setattr(machine, "leave_a_core", lambda: None)
     job = TrainingJob.create(tmp_path / "job", spec, arrays)
     append_event(job.folder, "launched")
     with monkeypatch.context() as patch:
