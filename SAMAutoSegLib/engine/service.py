@@ -235,8 +235,9 @@ class Service:
                     progress=progress,
                     on_slice=on_slice,
                 )
-            if self._cache.misses - misses >= len(result.slices_done):
-                self._paces.note(loaded, time.monotonic() - begun, len(result.slices_done))
+            encoded = self._cache.misses - misses
+            if 2 * encoded > len(result.slices_done):  # kept embeddings cost next to nothing
+                self._paces.note(loaded, time.monotonic() - begun, encoded)
             if hidden:
                 result.notes.append(
                     f"the disk is full: {len(hidden)} slices were not shown before the end"

@@ -268,6 +268,9 @@ def test_a_run_that_encodes_its_slices_mends_the_estimate(
     assert json.loads(kept.read_text())["another device"] == 2.0
     engine.result("segment", **encoded)  # from kept embeddings, which says nothing
     assert estimate() == mended
+    kept.write_text(json.dumps({name: 1000.0}))
+    engine.result("segment", **files.segmenting(long_volume, slices=list(range(17, 29))))
+    assert estimate() < 100 * max(first, 1)  # three of twelve were kept
 
 
 @pytest.mark.parametrize(
