@@ -311,7 +311,7 @@ class WeSAM:
                 "it finds next to nothing of what is marked, which is too little to begin with: "
                 "correct some slices and learn from these instead"
             )
-        return [f"the source model is kept, since {why}: {measure}"]
+        return [f"the source model is kept, since {why} ({measure})"]
 
     @torch.no_grad()
     def judged(self, model: AdaptedModel) -> Judgment:
