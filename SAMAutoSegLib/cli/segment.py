@@ -124,14 +124,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write the probability that a voxel's label is wrong (.nrrd, .nii.gz, .nii or .mha),"
         " and tell which slices to check first",
     )
-    parser.add_argument(
-        "--views",
-        type=int,
-        default=1,
-        metavar="N",
-        help="average over N slightly changed views of every slice (default: 1); takes N times as"
-        " long, and may help on other patients, not in a volume that was learned from",
-    )
     parser.add_argument("--batch", type=int, help="slices per pass of the encoder")
     parser.add_argument(
         "--no-cache", action="store_true", help="neither use nor keep embeddings on disk"
@@ -184,7 +176,6 @@ def run(arguments: argparse.Namespace) -> int:
             cleanup=cleanup,
             refinement=refinement,
             uncertainty=arguments.uncertainty is not None,
-            views=arguments.views,
             batch=arguments.batch,
             progress=progress,
         )

@@ -23,12 +23,6 @@ class Motion:
     matrix: np.ndarray
     offset: np.ndarray
 
-    @property
-    def inverse(self) -> Motion:
-        """What brings a moved slice back."""
-        back = np.linalg.inv(self.matrix)
-        return Motion(back, -back @ self.offset)
-
     def moved(self, plane: np.ndarray, order: int, outside: float = 0.0) -> np.ndarray:
         """A plane [H, W] at its own size, splines of `order`; from beyond comes `outside`."""
         return ndimage.affine_transform(plane, self.matrix, self.offset, order=order, cval=outside)

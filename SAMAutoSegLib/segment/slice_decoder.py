@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import cached_property
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,8 +14,7 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.progress import Progress
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images, embed_slices
-from SAMAutoSegLib.segment.changed_views import ChangedViews
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.segment.refinement import Refinement, Step, prompter_of, refine
 
 
@@ -27,7 +24,7 @@ class SliceDecoder:
 
     Attributes:
         images: gray levels, uint8, as the model is shown them.
-        refinement, cache, views: as for `segment_volume`.
+        refinement, cache: as for `segment_volume`.
         cancelled: `progress` raised Cancelled; the slices that were given are whole.
         notes: what the user should know, one sentence each.
         trace: what a refinement did, for every slice.
@@ -38,7 +35,6 @@ class SliceDecoder:
     images: SliceStack
     refinement: Refinement | None
     cache: EmbeddingCache | None
-    views: int
     cancelled: bool = False
     notes: list[str] = field(default_factory=list)
     trace: dict[int, list[Step]] = field(default_factory=dict)
@@ -106,32 +102,10 @@ class SliceDecoder:
                 model.to(device)
 
     def _logits(self, number: int, features: Tensor) -> Tensor:
-        image = self.backbone.spec.gather(self.images.views, number)
-        logits, steps = self._logits_of(image, features)
-        if steps:
-            self.trace[number] = steps
-        if self.views == 1:
-            return logits
-        views = self._changed.of(image)
-        encoded = (self._encoded(view) for view in views)
-        found = [self._logits_of(*pair)[0] for pair in zip(views, encoded, strict=True)]
-        return self._changed.averaged(logits, found)
-
-    @cached_property
-    def _changed(self) -> ChangedViews:
-        return ChangedViews(self.views - 1, self.images.slice_shape, self.images.pixel_spacing)
-
-    def _encoded(self, image: np.ndarray) -> Tensor:
-        blocks = self.model.adaptation.encoder_blocks
-        spacing = self.images.pixel_spacing
-        return embed_images(self.backbone, [image], spacing, self.cache, blocks)[0]
-
-    def _logits_of(self, image: np.ndarray, features: Tensor) -> tuple[Tensor, list[Step]]:
-        """Logits [K, rows, columns] of a slice or a view, and what a refinement did to it."""
+        """Logits [K, rows, columns] of a slice; what a refinement did to it goes into `trace`."""
         model, backbone = self.model, self.backbone
         with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
             entering = features[None].to(backbone.precision)
-            steps: list[Step] = []
             if self.refinement is None:
                 low_res = model(entering)[0].float()
             else:
@@ -143,5 +117,6 @@ class SliceDecoder:
                     backbone.spec.side,
                     self.refinement,
                 )
-            spacing = self.images.pixel_spacing
-            return model.slice_logits(low_res, image, backbone.spec, spacing), steps
+                self.trace[number] = steps
+            image = backbone.spec.gather(self.images.views, number)
+            return model.slice_logits(low_res, image, backbone.spec, self.images.pixel_spacing)

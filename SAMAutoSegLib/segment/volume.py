@@ -74,7 +74,6 @@ def segment_volume(
     cleanup: CleanUp | None = None,
     refinement: Refinement | None = None,
     uncertainty: bool = False,
-    views: int = 1,
     batch: int | None = None,
     progress: Progress = silent,
     on_slice: OnSlice | None = None,
@@ -98,8 +97,6 @@ def segment_volume(
         cleanup: by default none.
         refinement: by default none.
         uncertainty: tell how uncertain the labels are too; takes four more bytes a voxel.
-        views: of every slice, the slice as it is and so many less one that are slightly changed;
-            their probabilities are averaged, see `ChangedViews`. Takes so many times as long.
         batch: slices per pass of the encoder, see `embed_slices`.
         progress: told after every pass; if it raises Cancelled, the slices done are kept.
         on_slice: called with the number and the labels [rows, columns], oriented as by
@@ -108,11 +105,9 @@ def segment_volume(
 
     Raises:
         SAMAutoSegError: unknown axis, a slice that is out of range, no slice inside the region,
-            corrected labels of another size, less than one view, or not enough memory for a single
+            corrected labels of another size, or not enough memory for a single
             slice on the CPU.
     """
-    if views < 1:
-        raise SAMAutoSegError(f"{views} views of a slice: expected 1 or more")
     cleanup = cleanup or CleanUp()
     plane = plane_for(volume.grid, card.plane, axis)
     gray = (intensity or card.intensity).apply(volume.array)
@@ -138,7 +133,7 @@ def segment_volume(
         doubts = SliceStack(result.uncertainty[slab.kji], shown.grid, plane)
     shapes = None if corrected is None else _shapes(corrected, volume, images, slab, card)
     left = [number for number in numbers if shapes is None or number not in shapes.classes]
-    decoder = SliceDecoder(model, backbone, whole, refinement, cache, views)
+    decoder = SliceDecoder(model, backbone, whole, refinement, cache)
     inside = _part_of_slices(slab, volume, plane)
     found = decoder.decode(left, batch, progress)
     maps: Maps = ((number, logits[:, *inside]) for number, logits in found)

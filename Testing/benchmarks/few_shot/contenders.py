@@ -144,18 +144,13 @@ def views_cleaned(task: Task) -> Segment:
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
-def ours(task: Task, follow: bool = False, averaged: int = 1) -> Segment:
+def ours(task: Task, follow: bool = False) -> Segment:
     """What paid: BLO-SAM with the pixel branch and eight views, cleaned up.
 
     Chosen on volumes of the pool. The branch takes as many steps of its own small net besides.
     """
     settings = {"steps": _blo_steps(task), "views": 8}
-    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=follow, averaged=averaged)
-
-
-def ours_averaged(task: Task) -> Segment:
-    """Ours, each slice segmented in three views, see `segment_volume`; found on the pool."""
-    return ours(task, averaged=3)
+    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=follow)
 
 
 def ours_corrected(task: Task) -> Segment:
@@ -206,7 +201,6 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     "BLO-SAM views": views_cleaned,
     "joint as ours": joint_as_ours,
     "ours": ours,
-    "ours averaged": ours_averaged,
     **WITHIN_A_VOLUME,
     "AutoSAM ViT": auto_sam("auto-vit-tokens"),
     "AutoSAM CNN": auto_sam("auto-cnn-small"),
@@ -223,7 +217,6 @@ def _trained(
     cleanup: CleanUp | None = None,
     refinement: Refinement | None = None,
     follow: bool = False,
-    averaged: int = 1,
 ) -> Segment:
     own = {} if "recipe" in settings else {"patience": 0}
     volumes = labeled or task.drawn.labeled
@@ -256,7 +249,6 @@ def _trained(
             cleanup=cleanup,
             refinement=refinement,
             uncertainty=True,
-            views=averaged,
         )
 
     return segment
