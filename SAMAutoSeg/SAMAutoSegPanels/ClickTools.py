@@ -28,6 +28,7 @@ class ClickTools:
         self._tool = ""
         self._observed = []
         self._start = None
+        self._taken = False
         self._outline = None
 
     def choose(self, tool):
@@ -83,11 +84,12 @@ class ClickTools:
             observed.RemoveObserver(tag)
         self._observed = []
         self._dropOutline()
-        self._start = None
+        self._start, self._taken = None, False
 
     def _onPress(self, interactor, view):
         if interactor.GetShiftKey() or interactor.GetControlKey():
             return False
+        self._taken = True
         xy = interactor.GetEventPosition()
         if self._tool == BOX:
             self._start = (view, xy)
@@ -102,8 +104,9 @@ class ClickTools:
         return True
 
     def _onRelease(self, interactor, view):
+        taken, self._taken = self._taken, False
         if self._start is None:
-            return self._tool == POINT
+            return taken  # else Slicer's own tools had the press, and wait for this
         start, self._start = self._start, None
         self._dropOutline()
         (x0, y0), (x1, y1) = start[1], interactor.GetEventPosition()

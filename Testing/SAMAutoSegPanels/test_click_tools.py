@@ -75,3 +75,18 @@ def test_another_mode_of_the_mouse_ends_a_tool(played: Played, mode: str) -> Non
     played.interactor.InvokeEvent("LeftButtonPressEvent")
     assert played.told == ["let go"] and played.passed == ["LeftButtonPressEvent"]
     assert played.mode.GetCurrentInteractionMode() == getattr(played.mode, mode)
+
+
+@pytest.mark.parametrize("tool", [POINT, BOX])
+def test_a_drag_with_shift_is_slicers_from_its_press_to_its_release(
+    played: Played, tool: str
+) -> None:
+    name = "LeftButtonReleaseEvent"
+    played.interactor.AddObserver(name, lambda caller, event: played.passed.append(event))
+    played.tools.choose(tool)
+    for shift, passed in ((1, ["LeftButtonPressEvent", name]), (0, [])):
+        played.interactor.SetShiftKey(shift)
+        played.passed.clear()
+        for event in ("LeftButtonPressEvent", name):
+            played.interactor.InvokeEvent(event)
+        assert played.passed == passed
