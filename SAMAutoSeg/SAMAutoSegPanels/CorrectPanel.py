@@ -42,6 +42,9 @@ class CorrectPanel:
         self._current = None
         self._preparedFor = None
         self._shownPlane = None
+        self._shownPlace = None
+        self._shownSegmentation = None
+        self._begunFor = None
         self.editor = EmbeddedEditor(
             ui.editorFrame, lambda: (self.segmentationNode, self.volumeNode), self._onEffect
         )
@@ -84,12 +87,26 @@ class CorrectPanel:
             self._ledgers.close()
         else:
             self._ledgers.choose(self.segmentationNode, self.volumeNode, plane)
-        if plane != self._shownPlane:
-            self._shownPlane = plane
-            self._viewTimer.start()
+        self._shownPlane = plane
+        self._followPlace()
         self.editor.refresh()
         self._refreshButtons()
-        self._beginTimer.start()
+        if self.volumeNode is not self._begunFor or self._segmentationIsGone():
+            self._begunFor = self.volumeNode
+            self._beginTimer.start()
+
+    def _followPlace(self):
+        """Which slice is in view is asked anew where slices have other places or numbers now."""
+        place = self._shownPlane, self._ledgers.of
+        if place != self._shownPlace:
+            self._shownPlace = place
+            self._viewTimer.start()
+
+    def _segmentationIsGone(self):
+        """Whether it was removed. Who has chosen to have none wants a new one for the next run."""
+        before, self._shownSegmentation = self._shownSegmentation, self.segmentationNode
+        removed = before is not None and before.GetScene() is None
+        return removed and self.segmentationNode is None
 
     def _beginSegmentation(self):
         """As in Slicer's Segment Editor: who opens it with a volume has one to add segments to."""
@@ -142,6 +159,7 @@ class CorrectPanel:
     def _look(self):
         """Go through the slices for a few milliseconds, then draw, or go on after others."""
         ledger = self._ledgers.ledger
+        self._followPlace()
         if ledger is None:
             self.strip.show_([], {}, None)
             self._refreshButtons()
@@ -176,12 +194,14 @@ class CorrectPanel:
             self.goTo(number)
 
     def markReviewed(self):
+        self._onViewsChanged()  # the slice that is seen now, even if a timer is still to tell
         ledger, number = self._ledgers.ledger, self._current
         if ledger is not None and number is not None:
             reviewed = str(ledger.stateOf(number)) == SliceCells.REVIEWED
             ledger.markReviewed([number], not reviewed)
 
     def exclude(self, excluded):
+        self._onViewsChanged()
         ledger, number = self._ledgers.ledger, self._current
         if ledger is not None and number is not None:
             ledger.exclude([number], excluded)
@@ -286,7 +306,7 @@ class CorrectPanel:
     def onSceneStartClose(self):
         self.clicks.letGo()
         self._ledgers.close()
-        self._preparedFor = None
+        self._preparedFor = self._begunFor = self._shownSegmentation = None
         self.editor.onSceneStartClose()
 
     def onSceneEndClose(self):
@@ -298,6 +318,7 @@ class CorrectPanel:
             timer.stop()
         self._ledgers.changed.disconnectAll()
         self._ledgers.close()
+        self._begunFor = self._shownSegmentation = None
         self.editor.cleanup()
 
     def onLayoutChanged(self):

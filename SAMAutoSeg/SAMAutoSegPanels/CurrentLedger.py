@@ -14,32 +14,43 @@ class CurrentLedger:
         changed: emitted when states may have changed, and when the ledger is another one.
         ledger: None where nothing is chosen, or where the segmentation does not fit the volume.
         problem: a sentence that says why it does not fit; '' if it does.
+        of: what was chosen, and where it lies; differs when slices have other numbers or places.
     """
 
     def __init__(self):
         self.changed = Signal()
         self.ledger = None
         self.problem = ""
-        self._of = None
+        self.of = None
         self._observed = []
 
     def choose(self, segmentationNode, volumeNode, plane):
-        """Have the ledger of these; the same one as before if they are the same."""
+        """Have the ledger of these; the same one as before if they are the same.
+
+        While a run writes into the segmentation it stays the one that is told so: a second one
+        would take what the run writes for the user's work.
+        """
         if segmentationNode is None or volumeNode is None or volumeNode.GetImageData() is None:
             self.close()
             return None
+        if self._isNeeded(segmentationNode):
+            return self.ledger
         wanted = plane, *_placeOf(segmentationNode), *_placeOf(volumeNode), *_gridOf(volumeNode)
-        if self.ledger is None or wanted != self._of:
+        if self.ledger is None or wanted != self.of:
             before = self.ledger, self.problem
             self._letGo()
             self._observe(segmentationNode, volumeNode, plane)
             self.ledger, self.problem = _ledgerOf(segmentationNode, volumeNode, plane)
-            self._of = wanted
+            self.of = wanted
             if self.ledger is not None:
                 self.ledger.addListener(self.changed.emit)
             if before != (self.ledger, self.problem):
                 self.changed.emit()
         return self.ledger
+
+    def _isNeeded(self, segmentationNode):
+        ledger = self.ledger
+        return ledger is not None and ledger.inRun and ledger.segmentationNode is segmentationNode
 
     def close(self):
         had = self.ledger is not None or self.problem
@@ -59,7 +70,7 @@ class CurrentLedger:
         for node, tag in self._observed:
             node.RemoveObserver(tag)
         self._observed = []
-        ledger, self.ledger, self.problem, self._of = self.ledger, None, "", None
+        ledger, self.ledger, self.problem, self.of = self.ledger, None, "", None
         if ledger is not None:
             ledger.close()
 

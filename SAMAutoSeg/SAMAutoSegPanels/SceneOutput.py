@@ -92,10 +92,10 @@ class SceneOutput:
     def end(self, uncertainty):
         """End the run; what became of its slices."""
         writer = self._writer
-        written = writer.end()
         if uncertainty is not None:
             values = uncertainty["per_slice"]
             writer.ledger.setUncertainty({int(number): v for number, v in values.items()})
+        written = writer.end()
         self.abandon()
         return written
 

@@ -141,12 +141,14 @@ class SegmentWriter:
 
     def end(self) -> WrittenSlices:
         """End a run, also one that was cancelled: what is written stays."""
-        with nullcontext() if self.ledger is None else self.ledger.onlyChanges([]):
-            # As Slicer keeps segments: cropped, with surfaces that fit the voxels.
-            self.layers.shrink()
-        self.layers.updateSurfaces(self._touched)
-        if self.ledger is not None:
-            self.ledger.endRun()
+        try:
+            with nullcontext() if self.ledger is None else self.ledger.onlyChanges([]):
+                # As Slicer keeps segments: cropped, with surfaces that fit the voxels.
+                self.layers.shrink()
+            self.layers.updateSurfaces(self._touched)
+        finally:
+            if self.ledger is not None:
+                self.ledger.endRun()
         for ledger, kept in self._others:
             with ledger.modelWrites(set(range(len(ledger))) - set(kept), self._touched):
                 pass

@@ -207,6 +207,8 @@ def _segmentsFor(
     for structure in structures:
         one = known.get(structure.name)
         segmentId = None if one is None or one.removed else one.segmentId
+        if segmentId in segmentIds.values():  # of another structure of the same name
+            segmentId = None
         if segmentId is None:
             segmentId = next(
                 (

@@ -56,6 +56,9 @@ class SliceLedger:
     another plane were in use before, all that is there counts as the model's: what was corrected
     stays known, and protected, in the other plane. Everything is kept
     in an attribute of the segmentation node, so it is saved with the scene and restored from it.
+
+    Attributes:
+        inRun: a run of the model is writing, and tells this ledger.
     """
 
     def __init__(self, segmentationNode, volumeNode, axis: Axis = "axial") -> None:
@@ -68,6 +71,7 @@ class SliceLedger:
         self._listeners: list[Callable[[], None]] = []
         self._afterModel: dict[str, tuple] = {}
         self._saved = 0.0
+        self.inRun = False
         self._load()
         self._tags = [
             segmentationNode.AddObserver(event, self._onSegmentationChanged)
@@ -123,9 +127,18 @@ class SliceLedger:
         """The numbers of the slices in one of these states."""
         return [number for number, state in enumerate(self.states()) if state in states]
 
-    def toLearnFrom(self) -> list[int]:
-        """The numbers of the slices that are right: corrected or reviewed, and not excluded."""
-        return self.slicesIn(SliceState.CORRECTED, SliceState.REVIEWED)
+    def toLearnFrom(self, segmentIds: Iterable[str] | None = None) -> list[int]:
+        """The numbers of the slices that are right: corrected or reviewed, and not excluded.
+
+        Args:
+            segmentIds: what is to be learned. A slice in which the user drew other segments alone
+                says nothing of these: it is not known to be without them.
+        """
+        right = self.slicesIn(SliceState.CORRECTED, SliceState.REVIEWED)
+        if segmentIds is None:
+            return right
+        wanted = list(segmentIds)
+        return [number for number in right if self.isProtected(number, wanted)]
 
     def isProtected(self, number: int, segmentIds: Iterable[str]) -> bool:
         """Whether the model must not write these segments in a slice.
@@ -171,6 +184,7 @@ class SliceLedger:
 
         To be called after the undo state was saved and before the first slice is written.
         """
+        self.inRun = True
         self._written.forgetOld()
         self._written.start(segmentIds)
         self._save()
@@ -207,6 +221,7 @@ class SliceLedger:
         """Keep what the run wrote in the scene."""
         self._afterModel = {}
         self._save()
+        self.inRun = False
 
     # What was trained
 
@@ -225,6 +240,11 @@ class SliceLedger:
         self._learned |= {self._checked(number) for number in learned}
         self._heldOut |= {self._checked(number) for number in heldOut}
         self._heldOut -= self._learned
+        self._save()
+
+    def forgetTraining(self, learned: Iterable[int]) -> None:
+        """Take back what a training was to learn from: there is no model that did."""
+        self._learned -= set(learned)
         self._save()
 
     # Where to look next
@@ -295,6 +315,8 @@ class SliceLedger:
             for number, state in enumerate(self.states()):
                 if state == SliceState.CORRECTED:
                     self._written.noteForGood(number, filled(self._now(number)))
+            # At once: else what is corrected here from now on would count as that the next time.
+            self._save(quietly=True)
         elif "version" not in data:
             self._findUnchecked()
 

@@ -144,3 +144,56 @@ def test_who_opens_it_where_no_segmentation_fits_gets_a_new_one(played: Played) 
     played.add_surface()
     played.panel._beginSegmentation()
     assert played.node.outputSegmentation.GetName() == "CT segmentation"
+
+
+def test_what_is_marked_is_the_slice_in_view_after_another_volume_was_chosen(
+    played: Played,
+) -> None:
+    view = played.mrml.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
+    view.JumpSliceByOffsetting(3.0, 3.0, 4.0)
+    view.SetMappedInLayout(True)
+    played.views["Red"] = view
+    played.panel._beginSegmentation()
+    played.panel.refresh()
+    played.panel._onViewsChanged()
+    assert played.panel._current == 4
+    for thickness, number in ((0.5, 8), (0.8, 5)):  # another one, and the same one changed
+        thin = played.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "thin")
+        image = vtk.vtkImageData()
+        image.SetDimensions(6, 5, 16)
+        image.AllocateScalars(vtk.VTK_SHORT, 1)
+        thin.SetAndObserveImageData(image)
+        thin.SetSpacing(1, 1, thickness)
+        played.node.inputVolume, played.node.outputSegmentation = thin, None
+        timer = played.panel._viewTimer
+        timer.start.reset_mock()
+        played.panel._beginSegmentation()  # and tells of it
+        timer.start.assert_called()
+        played.panel.markReviewed()  # before the timer tells
+        assert played.panel._ledgers.ledger.toLearnFrom() == [number]
+        timer.start.reset_mock()
+        played.panel._look()
+        timer.start.assert_not_called()
+        thin.SetOrigin(0, 0, 1)
+        played.panel._look()
+        timer.start.assert_called()
+
+
+def test_who_chooses_a_new_segmentation_gets_none_that_is_there(played: Played) -> None:
+    begin = played.panel._beginTimer
+    begin.start.reset_mock()
+    played.panel.refresh()
+    begin.start.assert_called_once()  # the volume is a new one
+    played.panel._beginSegmentation()
+    begin.start.reset_mock()
+    played.panel.refresh()
+    kept = played.node.outputSegmentation
+    played.node.outputSegmentation = None
+    played.panel.refresh()
+    begin.start.assert_not_called()
+    played.node.outputSegmentation = kept
+    played.panel.refresh()
+    played.mrml.RemoveNode(kept)
+    played.node.outputSegmentation = None
+    played.panel.refresh()
+    begin.start.assert_called_once()

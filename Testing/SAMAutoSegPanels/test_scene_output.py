@@ -1,5 +1,7 @@
 """What a run writes, in a scene of Slicer's own classes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -113,6 +115,7 @@ def test_a_segmentation_on_other_voxels_is_resampled_if_the_user_agrees(scene: S
     scene.output.write(3, "axial", halves())
     scene.output.end(None)
     assert scene.begin(output.node) and scene.questions == []
+    scene.output.end(None)
     scene.volume.SetSpacing(1, 1, 1.5)
     with pytest.raises(SAMAutoSegError, match="does not fit the volume"):
         scene.begin(output.node)
@@ -163,3 +166,45 @@ def test_the_stamp_of_a_volume_follows_its_voxels_and_its_place(scene: Scene) ->
     moved = volumeStamp(scene.volume)
     scene.volume.GetImageData().GetPointData().GetScalars().Modified()
     assert len({before, moved, volumeStamp(scene.volume)}) == 3
+
+
+def test_a_run_keeps_its_ledger_until_it_ends(scene: Scene) -> None:
+    output = scene.begin()
+    ledger = scene.ledgers.ledger
+    for number in range(8):
+        scene.output.write(number, "axial", halves())
+        # Meanwhile another model is chosen, and both nodes are moved.
+        assert scene.ledgers.choose(output.node, scene.volume, "coronal") is ledger
+        transform = scene.mrml.AddNewNodeByClass("vtkMRMLLinearTransformNode").GetID()
+        for node in (output.node, scene.volume):
+            node.DisableModifiedEventOn()
+            node.SetAndObserveTransformNodeID(transform)
+        for node in (output.node, scene.volume):
+            node.DisableModifiedEventOff()
+            node.InvokePendingModifiedEvent()
+    scene.output.end({"per_slice": {"3": 0.4}})
+    later = scene.ledgers.choose(output.node, scene.volume, "axial")
+    assert later is not ledger and later.uncertaintyOf(3) == 0.4
+    assert {str(state) for state in later.states()} == {"model"}
+    across = scene.ledgers.choose(output.node, scene.volume, "coronal")
+    assert across.plane == "coronal" and across.toLearnFrom() == []
+
+
+def test_a_segmentation_that_is_removed_during_a_run_does_not_keep_its_ledger(scene: Scene) -> None:
+    first = scene.begin().node
+    other = scene.mrml.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    assert scene.ledgers.choose(other, scene.volume, "axial").segmentationNode is other
+    assert first is not other
+
+
+def test_structures_of_one_name_get_a_segment_each_in_every_run(scene: Scene) -> None:
+    (liver,) = standard_structures(["liver"])
+    structures = [liver, replace(liver, label=2)]
+    node, found = None, []
+    for _ in range(3):
+        output = scene.output.begin(scene.volume, structures, node, "axial", PROVENANCE)
+        scene.output.write(3, "axial", halves())
+        scene.output.end(None)
+        node = output.node
+        found.append(set(output.segmentIds.values()))
+    assert all(len(ids) == 2 for ids in found)

@@ -183,6 +183,21 @@ def test_what_was_corrected_in_one_plane_is_not_overwritten_in_another(plain, pa
     assert again.slicesIn(SliceState.MODEL) == [0, 1, 3, 5, 6]
 
 
+def test_what_is_corrected_in_a_second_plane_stays_known(plain, paint):
+    plain.run()
+    across = SliceLedger(plain.node, plain.volume_node, "coronal")
+    assert across.toLearnFrom() == []
+    voxels = np.zeros(plain.grid.size[::-1], bool)
+    SliceStack(voxels, plain.grid, "coronal").slice_at(2)[1, 2] = True
+    paint(plain.node, plain.ids[1], voxels, plain.grid)
+    corrected = across.toLearnFrom()
+    assert corrected == [2]
+    across.close()
+    again = SliceLedger(plain.node, plain.volume_node, "coronal")
+    assert again.toLearnFrom() == corrected
+    again.close()
+
+
 def test_a_renamed_segment_changes_nothing_and_a_removed_one_counts_no_more(plain, paint):
     plain.run()
     correct(plain, paint, 2)
@@ -236,6 +251,13 @@ def test_what_was_learned_from_is_held_out_no_more(plain):
     plain.ledger.noteTraining([2, 5], [4])
     again = SliceLedger(plain.node, plain.volume_node)
     assert (again.learned, again.heldOut) == ([1, 2, 3, 5], [4])
+
+
+def test_what_no_model_has_learned_from_may_be_held_out_again(plain):
+    plain.ledger.noteTraining([1, 3], [2])
+    plain.ledger.noteTraining([1, 5], [2])
+    plain.ledger.forgetTraining([5])
+    assert (plain.ledger.learned, plain.ledger.heldOut) == ([1, 3], [2])
 
 
 def test_listeners_hear_of_strokes_undo_and_marks_until_closed(plain, paint):
