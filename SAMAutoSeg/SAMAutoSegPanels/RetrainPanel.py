@@ -55,6 +55,7 @@ class RetrainPanel:
         self._unchecked = set()
         self._shownStructures = None
         self._slices = ((), ())
+        self._noted = None, ()
         self._drawn = 0.0
         self.watched = None
         self.confirm = slicer.util.confirmOkCancelDisplay
@@ -85,12 +86,14 @@ class RetrainPanel:
         return None if node is None else node.outputSegmentation
 
     def onStates(self):
-        """The states of the slices are known anew."""
+        """The states of the slices, or what is to be learned, are known anew."""
         ledger = self._ledgers.ledger
-        states = [str(state) for state in ledger.states()] if ledger is not None else []
+        self._refreshStructures()
+        checked = [segmentId for segmentId, _name in self.structures()]
+        right = ledger.toLearnFrom(checked) if ledger is not None else []
+        states = {n: str(ledger.stateOf(n)) for n in right}
         self._slices = tuple(
-            tuple(n for n, state in enumerate(states) if state == wanted)
-            for wanted in (CORRECTED, REVIEWED)
+            tuple(n for n in right if states[n] == wanted) for wanted in (CORRECTED, REVIEWED)
         )
         self.refresh()
 
@@ -194,7 +197,7 @@ class RetrainPanel:
             self._unchecked.discard(segmentId)
         else:
             self._unchecked.add(segmentId)
-        self.refresh()
+        self.onStates()
 
     def _onNameEdited(self, text):
         self._nameEdited = bool(text.strip())
@@ -265,6 +268,7 @@ class RetrainPanel:
                 corrected.slices, node.holdOut, ledger.learned, ledger.heldOut
             )
         folder = self._jobsFolder / secrets.token_hex(6)
+        self._noted = ledger, {*train} - {*ledger.learned}
         ledger.noteTraining(train, heldOut)
         self._starting = makeJobInSteps(folder, corrected, train, heldOut, settings, rough)
         session.changed.emit()
@@ -280,9 +284,11 @@ class RetrainPanel:
             self._launch(end.value)
         except SAMAutoSegError as error:
             self._starting = None
+            self._takeBackNote()
             self._fail(str(error))
         except Exception:
             self._starting = None
+            self._takeBackNote()
             self._fail(_("an unexpected error ended it, see the Python console"))
             raise
         else:
@@ -293,6 +299,7 @@ class RetrainPanel:
             job.start(job_command(pythonExecutable()))
         except SAMAutoSegError as error:
             job.remove()
+            self._takeBackNote()
             self._fail(str(error))
             return
         self._watch(job)
@@ -323,13 +330,22 @@ class RetrainPanel:
                 self._letGo(offer=watched.lost)
         self._session.changed.emit()
 
-    def _letGo(self, offer=False):
+    def _letGo(self, offer=False, kept=False):
         """Show no training any more; one that can go on is offered."""
         job, self.watched = self.watched.job, None
         if offer:
             self._offer(job)
-        else:
-            job.remove()
+            return
+        job.remove()
+        if kept:
+            self._noted = None, ()
+        self._takeBackNote()
+
+    def _takeBackNote(self):
+        """No model has learned from the slices of the latest training: they may give a score."""
+        (ledger, slices), self._noted = self._noted, (None, ())
+        if ledger is not None and ledger is self._ledgers.ledger:
+            ledger.forgetTraining(slices)
 
     def _fillTable(self, rows):
         table = self._ui.scoresTable
@@ -357,14 +373,14 @@ class RetrainPanel:
             self._message, self._failed = str(error), True
             self._session.changed.emit()
             return
-        self._endResult(_("{name} is now the chosen model.").format(name=entry.title))
+        self._endResult(_("{name} is now the chosen model.").format(name=entry.title), kept=True)
         self._session.chooseModel(entry)
 
     def discard(self):
         self._endResult(_("The new model was discarded. Your corrections are still there."))
 
-    def _endResult(self, message):
-        self._letGo()
+    def _endResult(self, message, kept=False):
+        self._letGo(kept=kept)
         self._message, self._failed, self._nameEdited = message, False, False
         self._ui.plotFrame.visible = False
         self._session.changed.emit()
@@ -412,6 +428,7 @@ class RetrainPanel:
                 self._ui.jobLabel.text = _("Stopping. Discard it again when it has ended.")
                 return
             job.remove()
+            self._takeBackNote()
         except SAMAutoSegError as error:
             self._fail(str(error))
         self._offered = None

@@ -109,6 +109,8 @@ def whyNot(facts):
         return _("Correct or review some slices first: the training learns from them.")
     if not facts.structures:
         return _("Check at least one structure to learn.")
+    if len({name.casefold() for name in facts.structures}) < len(facts.structures):
+        return _("Two of the structures have the same name: rename one of them.")
     if facts.roughly and not facts.known:
         return _("WeSAM adapts a model that knows structures: select one under Model.")
     if facts.roughly and {*facts.structures} != {*facts.known}:

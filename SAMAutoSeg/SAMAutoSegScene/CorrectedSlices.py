@@ -47,7 +47,7 @@ class CorrectedSlices:
 def readCorrectedSlices(
     segmentationNode, volumeNode, ledger: SliceLedger, segmentIds: Sequence[str] | None = None
 ) -> CorrectedSlices:
-    """The corrected and reviewed slices of a segmentation.
+    """The slices of a segmentation that are corrected or reviewed as far as these segments go.
 
     Segments are labeled 1, 2, 3, ... in the order of the segmentation. A voxel in several of them
     gets the last one, which is also the one that Slicer draws and saves on top; a note says so.
@@ -56,8 +56,8 @@ def readCorrectedSlices(
         segmentIds: the segments to learn, by default all that are there.
 
     Raises:
-        SAMAutoSegError: the volume cannot be read, no slice is corrected or reviewed, or no
-            segment is there.
+        SAMAutoSegError: the volume cannot be read, no slice is corrected or reviewed, no segment
+            is there, or two have the same name.
     """
     volume = readVolume(volumeNode)
     layers = SegmentLayers(segmentationNode, volume.grid)
@@ -70,7 +70,8 @@ def readCorrectedSlices(
                 " few slices"
             ).format(segmentation=segmentationNode.GetName())
         )
-    slices = ledger.toLearnFrom()
+    _requireDistinctNames(layers, wanted)
+    slices = ledger.toLearnFrom(wanted)
     if not slices:
         raise SAMAutoSegError(
             _(
@@ -119,7 +120,7 @@ def readCorrectedSlices(
 def slicesToFollow(
     segmentationNode, ledger: SliceLedger, segmentIds: Mapping[int, str]
 ) -> tuple[list[int], np.ndarray]:
-    """The corrected and reviewed slices as a model's labels.
+    """The slices that are corrected or reviewed as far as these segments go, as a model's labels.
 
     Args:
         segmentIds: the segment of each label value.
@@ -132,7 +133,7 @@ def slicesToFollow(
     valueOf = {one: value for value, one in segmentIds.items()}
     wanted = [one for one in layers.segmentIds() if one in valueOf]
     values = np.array([0, *(valueOf[one] for one in wanted)], _kindFor(max(segmentIds)))
-    slices = ledger.toLearnFrom()
+    slices = ledger.toLearnFrom(wanted)
     found = np.zeros((len(slices), *ledger.stack.slice_shape), values.dtype)
     for place, number in enumerate(slices):
         labels, __ = _labels(layers, wanted, boxOfSlice(ledger.stack, number))
@@ -154,6 +155,17 @@ def _labels(layers: SegmentLayers, wanted: Sequence[str], box) -> tuple[np.ndarr
         twice |= (labels > 0) & (values > 0)
         np.maximum(labels, values, out=labels)
     return labels, int(twice.sum())
+
+
+def _requireDistinctNames(layers: SegmentLayers, segmentIds: Sequence[str]) -> None:
+    """A model knows its structures by their names."""
+    names = [layers.segmentation.GetSegment(one).GetName() for one in segmentIds]
+    folded = [name.casefold() for name in names]
+    twice = [name for name, other in zip(names, folded, strict=True) if folded.count(other) > 1]
+    if twice:
+        raise SAMAutoSegError(
+            _("two segments are named '{name}': rename one of them").format(name=twice[0])
+        )
 
 
 def _kindFor(highest: int) -> type:

@@ -39,6 +39,7 @@ def test_with_corrected_slices_the_button_trains() -> None:
         ({"structures": ()}, "at least one structure"),
         ({"backboneProblem": "A SAM is needed"}, "A SAM is needed"),
         ({"nameProblem": "Give the model a name"}, "Give the model a name"),
+        ({"structures": ("tumor", "Tumor")}, "have the same name: rename one"),
         ({"roughly": True}, "select one under Model"),
         ({"roughly": True, "known": ("liver", "spleen")}, "Check these, no others: liver, spleen"),
         ({"roughly": True, "known": tuple("abcdef")}, "no others: a, b, c, d, e, f."),

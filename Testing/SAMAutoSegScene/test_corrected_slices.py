@@ -125,3 +125,34 @@ def test_a_structure_that_no_corrected_slice_shows_is_named(scene, plain_grid, s
     )
     corrected = readCorrectedSlices(output.node, volume_node, ledger)
     assert corrected.notes == ["'liver' is in none of the corrected slices"]
+
+
+def test_a_slice_in_which_other_segments_alone_were_drawn_says_nothing_of_these(
+    segmented, grid, plane
+):
+    volume_node, output, ledger, labels = segmented
+    tumor = output.node.GetSegmentation().AddEmptySegment("", "tumor")
+    writer = SegmentWriter(output.node, volume_node, ledger=ledger)
+    mask = SliceStack(labels, grid, plane).slice_at(2) == 0  # of the background: nothing gives way
+    writer.writeMask(plane, 2, mask, tumor)
+    ledger.markReviewed([1])
+    assert ledger.toLearnFrom() == [1, 2]
+    assert slicesToFollow(output.node, ledger, output.segmentIds)[0] == [1]
+    for wanted, slices in (
+        (list(output.segmentIds.values()), [1]),
+        ([tumor], [1, 2]),
+        (None, [1, 2]),
+    ):
+        assert readCorrectedSlices(output.node, volume_node, ledger, wanted).slices == slices
+
+
+def test_two_segments_of_one_name_cannot_be_learned(segmented):
+    volume_node, output, ledger, _ = segmented
+    ledger.markReviewed([1])
+    first, second = output.segmentIds[1], output.segmentIds[2]
+    segmentation = output.node.GetSegmentation()
+    name = segmentation.GetSegment(first).GetName()
+    segmentation.GetSegment(second).SetName(name.upper())
+    with pytest.raises(SAMAutoSegError, match=f"two segments are named '{name}': rename one"):
+        readCorrectedSlices(output.node, volume_node, ledger)
+    assert readCorrectedSlices(output.node, volume_node, ledger, [second]).slices == [1]
