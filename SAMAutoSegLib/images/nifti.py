@@ -1,7 +1,8 @@
-"""Whether a NIfTI file holds all of its voxels.
+"""What ITK does not tell of NIfTI files: whether all voxels are there, and are the file's own.
 
 ITK reads a NIfTI file that was cut off without an error, with 0 for the voxels that are missing,
-and writes one to a full disk without an error too.
+and writes one to a full disk without an error too. Of a `.nii.gz` with a `.nii` of the same name
+beside it, it reads the voxels of the latter.
 """
 
 from __future__ import annotations
@@ -17,6 +18,19 @@ _BLOCK_BYTES = 1 << 20
 
 # The offsets of dim, bitpix and vox_offset with their types, by the size that the header states.
 _LAYOUTS = {348: (40, "8h", 72, "h", 108, "f"), 540: (16, "8q", 14, "h", 168, "q")}
+
+
+def is_nifti(path: Path) -> bool:
+    """By its name."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def read_instead(path: Path) -> Path | None:
+    """The file whose voxels ITK takes for those of `path`; None if these are its own."""
+    if not path.name.lower().endswith(".nii.gz"):
+        return None
+    sibling = path.with_name(path.name[: -len(".gz")])
+    return sibling if sibling.is_file() else None
 
 
 def is_cut_off(path: Path) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +17,7 @@ import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images import nifti, segment_header
+from SAMAutoSegLib.images.dicom_files import is_dicom_image
 from SAMAutoSegLib.images.label_layers import LabelLayers
 from SAMAutoSegLib.images.segment_header import Segment
 from SAMAutoSegLib.images.structure import Structure, structure_named
@@ -31,6 +35,7 @@ _SERIES_DESCRIPTION = "0008|103e"
 _SERIES_NUMBER = "0020|0011"
 _POSITION = "0020|0032"
 _ORIENTATION = "0020|0037"
+_RESCALE = ("0028|1052", "0028|1053")  # intercept and slope
 
 _SUFFIXES = (".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".seg")
 
@@ -103,7 +108,7 @@ def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
         return _read_series(path)
     try:
         cut_off = nifti.is_cut_off(path)
-        image = None if cut_off else sitk.ReadImage(str(path))
+        image = None if cut_off else _read_image(path)
     except OSError as error:
         raise SAMAutoSegError(f"cannot read {path}: {error.strerror}") from error
     except RuntimeError as error:
@@ -115,6 +120,17 @@ def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
         raise SAMAutoSegError(f"{path} is cut off: it ends before its last voxel; get it anew")
     modality = image.GetMetaData(_MODALITY) if image.HasMetaDataKey(_MODALITY) else ""
     return _three_dimensional(image, path), _modality(modality)
+
+
+def _read_image(path: Path) -> sitk.Image:
+    sibling = nifti.read_instead(path)
+    if sibling is None:
+        return sitk.ReadImage(str(path))
+    with tempfile.TemporaryDirectory() as folder:
+        alone = Path(folder) / sibling.name
+        with gzip.open(path) as packed, alone.open("wb") as unpacked:
+            shutil.copyfileobj(packed, unpacked)
+        return sitk.ReadImage(str(alone))
 
 
 def _read_series(folder: Path) -> tuple[sitk.Image, Modality | None]:
@@ -142,26 +158,25 @@ def _read_series(folder: Path) -> tuple[sitk.Image, Modality | None]:
     try:
         with _without_warnings():
             image = reader.Execute()
+            if any(len({_tag(reader, n, tag) for n in range(len(names))}) > 1 for tag in _RESCALE):
+                # The type that fits the first slice need not hold the values of the others.
+                reader.SetOutputPixelType(sitk.sitkFloat32)
+                image = reader.Execute()
     except RuntimeError as error:
         raise SAMAutoSegError(
             f"cannot read the DICOM series in {folder}: {_reason(error)}"
         ) from error
     _check_positions(reader, len(names), folder)
-    return image, _modality(_tag(reader, 0, _MODALITY))
+    modality = _modality(_tag(reader, 0, _MODALITY))
+    return _three_dimensional(image, folder), modality
 
 
 def _refuse_damaged(folder: Path, names: Sequence[str]) -> None:
     """`SAMAutoSegError` if a DICOM file could not be read, so that it is in no series."""
     listed = {Path(name).name for name in names}
     for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name not in listed and _is_dicom(path):
+        if path.is_file() and path.name not in listed and is_dicom_image(path):
             raise SAMAutoSegError(f"{path} is damaged or cut off: copy it again, or remove it")
-
-
-def _is_dicom(path: Path) -> bool:
-    """Whether a file says that it is DICOM; not the index of a medium, which is no image."""
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM" and path.name.upper() != "DICOMDIR"
 
 
 @contextmanager

@@ -152,19 +152,24 @@ def matched(
 ) -> list[tuple[Structure, Structure | None]]:
     """Each expected structure with its partner among those found, None where it has none.
 
-    By name where all have one, else by label; then an unnamed structure gets its partner's name.
-    Of several with one name, those of the same label are partners, the others in their order.
+    By name; by label where one of the two has no name, and then that one gets its partner's. Of
+    several with one name, those of the same label are partners, the others in their order.
     """
-    by_name = not any(_is_number(structure.name) for structure in (*expected, *found))
     left = list(found)
     partners: dict[int, Structure] = {}
-    for same_label in (True, False) if by_name else (True,):
+
+    def same_name(one: Structure, other: Structure) -> bool:
+        return one.name.casefold() == other.name.casefold()
+
+    def unnamed(one: Structure, other: Structure) -> bool:
+        return _is_number(one.name) or _is_number(other.name)
+
+    for belong, same_label in ((same_name, True), (same_name, False), (unnamed, True)):
         for number, structure in enumerate(expected):
             if number in partners:
                 continue
             for other in left:
-                same_name = not by_name or other.name.casefold() == structure.name.casefold()
-                if same_name and (other.label == structure.label or not same_label):
+                if belong(structure, other) and (other.label == structure.label or not same_label):
                     partners[number] = other
                     left.remove(other)
                     break

@@ -126,7 +126,10 @@ def _from_json(
                 if structure is None:
                     raise _unknown(name, path, structures)
                 hint = _hint(values, stack.slice_shape)
-                hints.setdefault(int(number), {})[structure.label] = hint
+                known = hints.setdefault(int(number), {})
+                if structure.label in known:
+                    raise ValueError("named twice")
+                known[structure.label] = hint
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error) if isinstance(error, ValueError) else "missing, or of another kind"
         raise SAMAutoSegError(
@@ -202,6 +205,11 @@ def _from_markups(
                     hint = Hint(points=((int(row), int(column), sign),))
                     add(int(number), structure.label, hint)
             elif markup["type"] == "ROI":
+                if markup.get("insideOut"):
+                    raise SAMAutoSegError(
+                        f"a region of interest of {path} is inside out: switch that off, and draw "
+                        "it around the structure"
+                    )
                 points = markup.get("controlPoints") or [{}]
                 structure, _ = _named(points[0].get("label", ""), path, structures)
                 region = _region(markup, to_lps, stack, path)
@@ -269,14 +277,24 @@ def _from_paint(
 
 
 def _named(label: str, path: Path, structures: Sequence[Structure]) -> tuple[Structure, int]:
-    """The structure that a markup is about, and -1 if it says where the structure is not."""
+    """The structure that a markup is about, and -1 if it says where the structure is not.
+
+    By its label, else by the name of its file; by the whole name, else without the number that
+    Slicer puts behind it. A label "not" alone is about the structure that the file is named after.
+    """
     stem = path.name.removesuffix(".json").removesuffix(".mrk")
+    label, outside = label.strip(), 1
+    if re.fullmatch(r"not([-_ ]+\d+)?", label, re.IGNORECASE):
+        label, outside = "", -1
     for text in (label, stem):
-        name = re.sub(r"[-_ ]\d+$", "", text.strip())
-        bare = re.sub(r"^not[-_ ]+", "", name, flags=re.IGNORECASE)
-        structure = _structure(bare, structures)
-        if structure is not None:
-            return structure, 1 if bare == name else -1
+        for name in (text, re.sub(r"[-_ ]\d+$", "", text)):
+            bare = re.sub(r"^not[-_ ]+", "", name, flags=re.IGNORECASE)
+            for known, sign in ((name, 1), (bare, 1 if bare == name else -1)):
+                structure = _structure(known, structures)
+                if structure is not None:
+                    return structure, sign * outside
+        if re.match(r"not[-_ ]", text, re.IGNORECASE):
+            break  # it must not become a point inside of what the file is named after
     raise _unknown(label or stem, path, structures)
 
 

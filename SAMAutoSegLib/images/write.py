@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import replace_when_complete
-from SAMAutoSegLib.images import segment_header
+from SAMAutoSegLib.images import nifti, segment_header
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid, Volume
 
@@ -42,7 +42,7 @@ def write_segmentation(
         raise ValueError(f"labels {sorted(unnamed)} belong to no structure")
     path = Path(path)
     fields = {f"SAMAutoSeg_{key}": value for key, value in (provenance or {}).items()}
-    if path.name.lower().endswith(SEGMENTATION_SUFFIX):
+    if path.name.endswith(SEGMENTATION_SUFFIX):
         fields |= segment_header.build(labels, grid, structures)
     _write(path, labels, grid, fields)
 
@@ -56,10 +56,19 @@ def write_volume(path: str | Path, volume: Volume) -> None:
 
 
 def require_known_format(path: str | Path) -> None:
-    """Raise `SAMAutoSegError` unless the suffix of `path` names a format that can be written."""
-    if not Path(path).name.lower().endswith(_SUFFIXES):
+    """Raise `SAMAutoSegError` unless the suffix of `path` names a format that can be written.
+
+    Nor beside a file whose voxels other programs would take for those of `path`.
+    """
+    if not Path(path).name.endswith(_SUFFIXES):  # ITK knows some of them in lower case only
         raise SAMAutoSegError(
-            f"cannot write {path}: unknown file type; name it {', '.join(_SUFFIXES)}"
+            f"cannot write {path}: unknown file type; name it {', '.join(_SUFFIXES)}, in lower case"
+        )
+    sibling = nifti.read_instead(Path(path))
+    if sibling is not None:
+        raise SAMAutoSegError(
+            f"cannot write {path} beside {sibling.name}: programs that use ITK, such as 3D Slicer, "
+            "would read the voxels of that file; choose another name"
         )
 
 
@@ -67,6 +76,13 @@ def _write(path: Path, array: np.ndarray, grid: Grid, fields: Mapping[str, str])
     require_known_format(path)
     if array.shape != grid.size[::-1]:
         raise ValueError(f"array {array.shape} is not [K, J, I] of a {grid.size} grid")
+    if nifti.is_nifti(path) and not np.allclose(
+        grid.direction.T @ grid.direction, np.eye(3), atol=1e-3
+    ):
+        raise SAMAutoSegError(
+            f"cannot write {path}: NIfTI cannot hold a grid whose axes are not at right angles; "
+            "name it .seg.nrrd, .nrrd or .mha"
+        )
     image = sitk.GetImageFromArray(array)
     image.SetSpacing(grid.spacing)
     image.SetOrigin(grid.origin)

@@ -106,3 +106,15 @@ def test_more_structures_than_class_numbers_are_refused() -> None:
     many = [structure_named(f"part {n}", n) for n in range(1, 256)]
     with pytest.raises(SAMAutoSegError, match="255 structures: at most 254"):
         as_classes(np.zeros((1, 1), np.uint8), many)
+
+
+def test_names_say_what_belongs_together_and_values_only_where_a_name_is_missing() -> None:
+    liver, spleen = structure_named("liver", 1), structure_named("spleen", 2)
+    stray = structure_named("label 7", 7)
+    file = [structure_named("spleen", 1), structure_named("liver", 2), stray]
+    assert matched([liver, spleen], file) == [(liver, file[1]), (spleen, file[0])]
+    values = [structure_named("label 1", 1), structure_named("label 2", 2)]
+    assert matched([liver, spleen], values) == [(liver, values[0]), (spleen, values[1])]
+    assert matched([liver], [structure_named("aorta", 1), stray]) == [(liver, None)]
+    mixed = [structure_named("label 1", 1), structure_named("Spleen", 9)]
+    assert matched([liver, spleen], mixed) == [(liver, mixed[0]), (spleen, mixed[1])]

@@ -210,3 +210,44 @@ def test_points_and_paint_of_two_files_come_together(tmp_path: Path) -> None:
     write_segmentation(path, paint, GRID, [structure_named("liver", 5)])
     labels, _ = read(path, markups(tmp_path, fiducials(("liver", (7, 3, 2)))))
     assert labels.of(2)[5].points and labels.of(2)[5].coarse is not None
+
+
+@pytest.mark.parametrize(
+    ("names", "label", "file", "expected"),
+    [
+        (("lesion", "lesion 2"), "lesion 2", "F", ("lesion 2", 1)),
+        (("lesion", "lesion 2"), "lesion-3", "F", ("lesion", 1)),
+        (("label 1", "label 2"), "label 2", "F", ("label 2", 1)),
+        (("Segment_1", "Segment_2"), "F-1", "Segment_2", ("Segment_2", 1)),
+        (("Segment_1", "Segment_2"), "not Segment_2-4", "F", ("Segment_2", -1)),
+        (("liver", "spleen"), "not-1", "spleen", ("spleen", -1)),
+        (("liver", "spleen"), "Not", "liver", ("liver", -1)),
+        (("liver",), "not spleen", "liver", None),
+        (("liver",), "not spleen-1", "liver", None),
+    ],
+)
+def test_a_point_is_about_what_its_whole_name_says(
+    tmp_path: Path,
+    names: tuple[str, ...],
+    label: str,
+    file: str,
+    expected: tuple[str, int] | None,
+) -> None:
+    structures = [structure_named(name, 10 + n) for n, name in enumerate(names)]
+    path = markups(tmp_path, fiducials((label, (3, 4, 2))), name=f"{file}.mrk.json")
+    if expected is None:
+        with pytest.raises(SAMAutoSegError, match="which the model does not know"):
+            read_weak_labels([path], IMAGE, "axial", structures)
+        return
+    found, _ = read_weak_labels([path], IMAGE, "axial", structures)
+    ((value, hint),) = found.hints[2].items()
+    assert names[value - 10] == expected[0] and hint.points[0][2] == expected[1]
+
+
+def test_what_says_two_things_or_the_opposite_is_refused(tmp_path: Path) -> None:
+    twice = own({"2": {"liver": {"boxes": [[1, 1, 5, 5]]}, "5": {"boxes": [[2, 2, 6, 6]]}}})
+    with pytest.raises(SAMAutoSegError, match="slice 2, 5: named twice"):
+        read(written(tmp_path / "twice.json", twice))
+    turned = region((3, 4, 1), (9, 8, 2)) | {"insideOut": True}
+    with pytest.raises(SAMAutoSegError, match="is inside out: switch that off"):
+        read(markups(tmp_path, turned))

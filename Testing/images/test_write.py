@@ -8,9 +8,9 @@ import pytest
 import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.images.read import read_labels
+from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.structure import Structure, standard_structures
-from SAMAutoSegLib.images.volume import Volume
+from SAMAutoSegLib.images.volume import Grid, Volume
 from SAMAutoSegLib.images.write import write_segmentation, write_volume
 
 STRUCTURES = standard_structures(["spleen", "left kidney", "my own thing"])
@@ -176,3 +176,38 @@ def test_running_out_of_disk_space_is_an_error_and_leaves_the_file_of_before(
     assert done.returncode == 3
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_packed_file_beside_an_unpacked_one_of_its_name(tmp_path, grid):
+    labels = labels_on(grid)
+    packed, unpacked = tmp_path / "ct.nii.gz", tmp_path / "ct.nii"
+    write_segmentation(packed, labels, grid, STRUCTURES)
+    image = np.full(labels.shape, 9, np.int16)
+    write_volume(unpacked, Volume(image, grid, "ct"))
+    np.testing.assert_array_equal(read_labels(packed)[0].array, labels)
+    np.testing.assert_array_equal(read_image(unpacked).array, image)
+    before = packed.read_bytes()
+    with pytest.raises(SAMAutoSegError, match="beside ct.nii: .* choose another name"):
+        write_segmentation(packed, labels, grid, STRUCTURES)
+    assert packed.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nii"])
+def test_nifti_refuses_a_grid_that_it_cannot_hold(tmp_path, suffix):
+    sheared = np.eye(3)
+    sheared[1, 2] = 0.2
+    sheared[:, 2] /= np.linalg.norm(sheared[:, 2])
+    grid = Grid((8, 7, 6), (1.0, 1.0, 3.0), (0.0, 0.0, 0.0), sheared)
+    path = tmp_path / f"tilted{suffix}"
+    with pytest.raises(SAMAutoSegError, match="not at right angles; name it .seg.nrrd"):
+        write_segmentation(path, labels_on(grid), grid, STRUCTURES)
+    assert not list(tmp_path.iterdir())
+    write_segmentation(tmp_path / "tilted.seg.nrrd", labels_on(grid), grid, STRUCTURES)
+    assert read_labels(tmp_path / "tilted.seg.nrrd")[0].grid.same_as(grid)
+
+
+@pytest.mark.parametrize("name", ["U.NII.GZ", "U.MHA", "u.Nii.gz", "u.SEG.NRRD"])
+def test_a_suffix_that_not_every_program_knows_is_refused(tmp_path, grid, name):
+    with pytest.raises(SAMAutoSegError, match="unknown file type; name it .* in lower case"):
+        write_segmentation(tmp_path / name, labels_on(grid), grid, STRUCTURES)
+    assert not list(tmp_path.iterdir())
