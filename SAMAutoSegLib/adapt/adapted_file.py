@@ -180,7 +180,7 @@ def load_adapted(
 
 
 def _require_backbone(source: str | Path, card: ModelCard, path: str | Path) -> None:
-    entry = None if Path(source).exists() else catalog.find(str(source))
+    entry = None if Path(source).is_file() else catalog.find(str(source))
     file = entry.local_path if entry else Path(source)
     # One that is missing is reported where it is loaded. Another one is not even loaded: it may
     # not have the input side of this model, which would be told instead.

@@ -9,6 +9,7 @@ from SAMAutoSegLib.cli.wording import counted
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 if TYPE_CHECKING:
+    from SAMAutoSegLib.images.slices import Axis
     from SAMAutoSegLib.images.structure import Structure
 
     Pair = tuple[Structure, Structure | None]
@@ -33,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="score these slices only, as in 3,9,15-20; distances are then taken within slices",
     )
-    parser.add_argument("--axis", default="axial", help="axis of --slices (default: axial)")
+    parser.add_argument("--axis", help="axis of --slices (default: axial)")
     parser.add_argument(
         "--nsd-tolerance",
         type=float,
@@ -68,8 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.structures is not None:
         pairs = _chosen(arguments.structures, pairs)
     slices = None
+    axis: Axis = arguments.axis or "axial"
+    if arguments.slices is None and arguments.axis is not None:
+        raise SAMAutoSegError(
+            f"--axis {arguments.axis} without --slices: whole volumes are scored in 3D"
+        )
     if arguments.slices is not None:
-        count = len(SliceStack(reference.array[0], reference.grid, arguments.axis))
+        count = len(SliceStack(reference.array[0], reference.grid, axis))
         slices = parse_slices(arguments.slices, count)
     scores = [
         score_structure(
@@ -79,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             structure,
             arguments.nsd_tolerance,
             slices,
-            arguments.axis,
+            axis,
         )
         for structure, partner in pairs
     ]
@@ -91,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             "reference": str(arguments.reference),
             "nsd_tolerance_mm": arguments.nsd_tolerance,
             "slices": slices,
-            "axis": arguments.axis if slices is not None else None,
+            "axis": axis if slices is not None else None,
             "structures": [score.to_json() for score in scores],
             "mean": mean_score(scores).to_json(),
             "not_scored": unscored,

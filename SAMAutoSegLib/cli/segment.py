@@ -224,7 +224,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace, model_file: Path) -> None:
     """`SAMAutoSegError` for what cannot be done or would overwrite an input."""
     from SAMAutoSegLib.files import require_apart, require_writable
-    from SAMAutoSegLib.images.write import require_known_format
+    from SAMAutoSegLib.images.write import SEGMENTATION_SUFFIX, require_known_format
     from SAMAutoSegLib.sam import catalog
 
     if arguments.batch is not None and arguments.batch < 1:
@@ -235,6 +235,11 @@ def _check(arguments: argparse.Namespace, model_file: Path) -> None:
         [arguments.image, arguments.corrected, model_file, base]
         + [entry.local_path for entry in catalog.entries()],
     )
+    if arguments.uncertainty and arguments.uncertainty.name.endswith(SEGMENTATION_SUFFIX):
+        raise SAMAutoSegError(
+            f"--uncertainty {arguments.uncertainty}: {SEGMENTATION_SUFFIX} is for segmentations; "
+            "name it .nrrd"
+        )
     for image in (arguments.output, arguments.uncertainty):
         if image:
             require_known_format(image)

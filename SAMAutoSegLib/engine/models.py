@@ -99,7 +99,7 @@ def is_adapted_file(path: str | Path) -> bool:
 def _content(source: str) -> str:
     """Path, size and time of change of a file or of a catalogue entry's file."""
     path = Path(source)
-    if not path.exists() and (entry := catalog.find(source)) is not None:
+    if not path.is_file() and (entry := catalog.find(source)) is not None:
         path = entry.local_path
         if not path.exists():
             raise SAMAutoSegError(

@@ -123,6 +123,7 @@ def finetune(
 
     started = time.monotonic()
     samples = encode(volumes, chosen.views, part_of(progress, 0.0, _ENCODING_SHARE))
+    samples.require_structures()
     encoded = time.monotonic()
     tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded

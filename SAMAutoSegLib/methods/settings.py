@@ -146,7 +146,7 @@ def make_settings(kind: type[Settings], values: dict[str, Any], slices: int = 1)
     recipe = values.pop("recipe", None)
     if recipe is not None:
         recipes = kind.recipes(slices)
-        if recipe not in recipes:
+        if recipe not in list(recipes):  # it may be no name at all
             there = ", ".join(recipes) or "none"
             raise SAMAutoSegError(f"recipe {recipe!r} is not known to this method: it has {there}")
         values = recipes[recipe] | values

@@ -79,6 +79,14 @@ class TrainingSet:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def require_structures(self) -> None:
+        """`SAMAutoSegError` unless a slice holds any of what is to be learned."""
+        if not any(reference.any() for reference in self.references):
+            raise SAMAutoSegError(
+                f"none of the {len(self)} labeled slices holds a voxel of "
+                f"{', '.join(self.structures)}: choose slices that show what is to be learned"
+            )
+
     def fingerprint(self) -> str:
         """SHA-256 of names, features and targets: whether a training can go on with this set."""
         digest = hashlib.sha256("\n".join(self.structures).encode())
@@ -113,8 +121,7 @@ def build_training_set(
         seed: of the changes.
 
     Raises:
-        SAMAutoSegError: grids that differ, no slice, slices out of range, or none that holds any
-            of the structures.
+        SAMAutoSegError: grids that differ, no slice, or slices out of range.
     """
     total = sum(len(volume.slices) for volume in volumes)
     if not total:
@@ -132,14 +139,7 @@ def build_training_set(
             _encoded(volume, classes, shown, encoder, changed_views, view_strength, rng, told)
         )
         done += len(volume.slices)
-    whole = replace(_joined(parts), structures=tuple(one.name for one in structures))
-    if not any(reference.any() for reference in whole.references):
-        names = ", ".join(whole.structures)
-        raise SAMAutoSegError(
-            f"none of the {total} labeled slices holds a voxel of {names}: choose slices that show "
-            "what is to be learned"
-        )
-    return whole
+    return replace(_joined(parts), structures=tuple(one.name for one in structures))
 
 
 @dataclass(frozen=True)

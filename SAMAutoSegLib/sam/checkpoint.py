@@ -372,7 +372,7 @@ def _locate(source: str | os.PathLike[str]) -> Path:
         SAMAutoSegError: a catalogue name whose file is not on this machine yet.
     """
     path = Path(source)
-    entry = None if path.exists() else catalog.find(str(source))
+    entry = None if path.is_file() else catalog.find(str(source))
     if entry is None:
         return path
     if not entry.local_path.exists():

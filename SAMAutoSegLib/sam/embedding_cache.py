@@ -5,6 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -122,7 +123,15 @@ class EmbeddingCache:
         return list(self.folder.glob(f"[0-9a-f]*{SUFFIX}")) if self.folder.is_dir() else []
 
     def _measure(self) -> int:
-        return sum(path.stat().st_size for path in self._files())
+        return sum(state.st_size for _, state in self._states())
+
+    def _states(self) -> list[tuple[Path, os.stat_result]]:
+        """The entries; another process that uses the folder may remove some meanwhile."""
+        found = []
+        for path in self._files():
+            with suppress(FileNotFoundError):
+                found.append((path, path.stat()))
+        return found
 
     def _distrust(self, path: Path, reason: str) -> Tensor | None:
         """Remove an entry; the answer to who asked for it is None."""
@@ -132,7 +141,7 @@ class EmbeddingCache:
 
     def _evict(self) -> None:
         """Down to nine tenths of the limit, so that not every entry pays for a look around."""
-        states = [(path, path.stat()) for path in self._files()]
+        states = self._states()
         self._bytes = sum(state.st_size for _, state in states)
         for path, state in sorted(states, key=lambda pair: pair[1].st_mtime_ns):
             if self._bytes <= self.max_bytes * 9 // 10:

@@ -45,5 +45,5 @@ def fetched(source: str, progress: Progress = silent) -> Path:
     Raises:
         SAMAutoSegError: see `fetch_model`.
     """
-    entry = None if Path(source).exists() else catalog.find(source)
+    entry = None if Path(source).is_file() else catalog.find(source)
     return Path(source) if entry is None else fetch_model(entry, progress=progress)

@@ -160,3 +160,11 @@ def test_segments_that_overlap_are_scored_each_by_itself(
     write_layers(tmp_path / "p.seg.nrrd", [organ, lesion], names, GRID)
     reference = write(tmp_path / "r.seg.nrrd", organ, {1: "organ"})
     assert dice(scores([str(tmp_path / "p.seg.nrrd"), reference], capsys)) == {"organ": 1.0}
+
+
+def test_an_axis_without_slices_is_no_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write(tmp_path / "a.nii.gz", labels(1, 2))
+    assert main(["evaluate", path, path, "--axis", "coronal"]) == 2
+    assert "--axis coronal without --slices" in capsys.readouterr().err

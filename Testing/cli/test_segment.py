@@ -372,6 +372,7 @@ def test_uncertainty_never_overwrites_image_or_segmentation(
     assert "it is read by" in error(case, capsys, "--uncertainty", str(case.image))
     assert "it is written by" in error(case, capsys, "--uncertainty", str(case.output))
     assert "unknown file type" in error(case, capsys, "--uncertainty", "doubt.jpg")
+    assert "is for segmentations" in error(case, capsys, "--uncertainty", "doubt.seg.nrrd")
     assert case.image.read_bytes() == before and not case.output.exists()
 
 

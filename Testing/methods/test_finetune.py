@@ -70,6 +70,16 @@ def test_held_out_slices_are_scored_and_train_nothing(tune: Tune, labeled: Build
     assert wanted.card.provenance["held_out_dice"] is None and scores(wanted) == []
 
 
+def test_held_out_slices_without_any_structure_give_no_score_and_stop_nothing(
+    tune: Tune, labeled: Build
+) -> None:
+    test = labeled((7,))
+    nothing = Volume(np.zeros_like(test.labels.array), test.labels.grid, "nothing")
+    tuned = tune(held_out=[replace(test, labels=nothing)])
+    assert tuned.card.provenance["held_out"][0]["slices"] == [7]
+    assert tuned.card.provenance["held_out_dice"] in (None, 0.0)  # 0: it found what is not there
+
+
 def test_the_held_out_score_is_that_of_the_final_model(
     tune: Tune, labeled: Build, tiny_backbone: Callable[..., Backbone], intensity: Intensity
 ) -> None:

@@ -161,7 +161,7 @@ def test_slices_without_a_voxel_to_learn_are_refused(
 ) -> None:
     wanted = [structure_named("liver", 5), structure_named("spleen", 9)]
     with pytest.raises(SAMAutoSegError, match="none of the 2 labeled slices .* liver, spleen"):
-        build([labeled((2, 4))], wanted, tiny_backbone())
+        build([labeled((2, 4))], wanted, tiny_backbone()).require_structures()
 
 
 def test_labels_on_another_grid_are_refused(

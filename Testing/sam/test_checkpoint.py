@@ -268,5 +268,7 @@ def test_a_catalogue_name_says_how_to_fetch_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAMAUTOSEG_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lite-medsam").mkdir()  # as to fetch it --from-folder
     with pytest.raises(SAMAutoSegError, match="samautoseg models fetch lite-medsam"):
         load_backbone("lite-medsam", device="cpu")

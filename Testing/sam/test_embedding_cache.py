@@ -9,7 +9,7 @@ import torch
 
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+from SAMAutoSegLib.sam.embedding_cache import SUFFIX, EmbeddingCache, embed_slices
 from SAMAutoSegLib.sam.input_spec import InputSpec
 
 
@@ -201,3 +201,24 @@ def test_cancelling_keeps_what_is_encoded(
     with pytest.raises(Cancelled):
         list(embed_slices(counted, stack, cache=cache, progress=cancel_soon))
     assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_another_process_may_remove_entries_of_the_same_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = EmbeddingCache(tmp_path, max_bytes=10_000)
+    for number in range(3):
+        cache.put(f"{number:064x}", torch.zeros(500))
+    gone = tmp_path / f"{1:064x}{SUFFIX}"
+    listed = EmbeddingCache._files
+
+    def removed_meanwhile(self: EmbeddingCache) -> list[Path]:
+        files = listed(self)
+        gone.unlink(missing_ok=True)
+        return files
+
+    monkeypatch.setattr(EmbeddingCache, "_files", removed_meanwhile)
+    assert EmbeddingCache(tmp_path)._bytes > 0
+    for number in range(3, 9):
+        gone = tmp_path / f"{number - 1:064x}{SUFFIX}"
+        cache.put(f"{number:064x}", torch.zeros(500))
