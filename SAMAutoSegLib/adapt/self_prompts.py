@@ -111,6 +111,20 @@ def self_prompts(
     )
 
 
+def shown_only(logits: Tensor, inside: Tensor) -> Tensor:
+    """A prediction with nothing but background in the padding around the slice.
+
+    No label is known there in a training, so what a model says of it means nothing.
+
+    Args:
+        logits: [..., K, m, m], class 0 the background.
+        inside: bool [..., 1, m, m], where the slice is shown.
+    """
+    nothing = logits.new_full((logits.shape[-3], 1, 1), -_LARGEST_LOGIT)
+    nothing[0] = _LARGEST_LOGIT
+    return torch.where(inside, logits, nothing)
+
+
 def mask_prompts(logits: Tensor, images: Tensor, classes: Tensor) -> Tensor:
     """Log-odds [N, 1, m, m] of N classes in N of the B predictions [B, K, m, m], clamped."""
     return log_odds(logits)[images, classes, None].clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)

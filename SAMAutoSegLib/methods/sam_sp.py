@@ -28,6 +28,7 @@ from SAMAutoSegLib.adapt.self_prompts import (
     log_odds,
     mask_prompts,
     self_prompts,
+    shown_only,
 )
 from SAMAutoSegLib.device import as_precision
 from SAMAutoSegLib.methods.losses import IGNORED, segmentation_loss
@@ -138,7 +139,8 @@ class SAMSP:
         """
         side, kind = self.model.input_side, self.settings.prompt
         place: PromptKind = "box-point" if "point" in kind else "box"
-        found = self_prompts(logits.float(), side, place)
+        shown = shown_only(logits.float(), (targets != IGNORED)[:, None])
+        found = self_prompts(shown, side, place)
         labels = torch.where(targets == IGNORED, 0, targets).long()
         drawn = self_prompts(F.one_hot(labels, self.model.classes).movedim(3, 1), side, place)
         taken = logits.detach().argmax(1)[found.images] == found.classes.view(-1, 1, 1)

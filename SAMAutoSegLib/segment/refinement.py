@@ -15,7 +15,13 @@ from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.prompted_decoder import FrozenPrompter, Prompter
-from SAMAutoSegLib.adapt.self_prompts import PromptKind, SelfPrompts, log_odds, self_prompts
+from SAMAutoSegLib.adapt.self_prompts import (
+    PromptKind,
+    SelfPrompts,
+    log_odds,
+    self_prompts,
+    shown_only,
+)
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
 
@@ -31,6 +37,9 @@ Decision = Literal[
 _CONVERGED = 0.99
 _AREA_RATIO = (0.5, 2.0)
 _SAME_BOX = 0.02
+
+# Log-odds of an answer in the padding around the slice.
+_NOT_THERE = -20.0
 
 
 @dataclass(frozen=True)
@@ -126,7 +135,12 @@ def prompter_of(model: AdaptedModel, backbone: Backbone) -> Prompter:
 
 
 def refine(
-    first: Tensor, embedding: Tensor, prompter: Prompter, side: int, how: Refinement
+    first: Tensor,
+    embedding: Tensor,
+    prompter: Prompter,
+    side: int,
+    how: Refinement,
+    inside: Tensor | None = None,
 ) -> tuple[Tensor, list[Step]]:
     """Let a prediction prompt the decoder, up to T times, all classes in one call each time.
 
@@ -147,10 +161,14 @@ def refine(
         first: [K, m, m] logits of the pass without a prompt.
         embedding: [1, 256, e, e] of the same slice.
         side: S of the encoder's input.
+        inside: bool [m, m], where the slice is shown; nothing is found in the padding around it,
+            where the result stays as it is. By default everywhere.
 
     Returns:
         Logits [K, m, m], with no iteration `first` itself, and what happened.
     """
+    inside = torch.ones_like(first[0], dtype=torch.bool) if inside is None else inside
+    given, first = first, shown_only(first, inside)
     states, labels = [first], [first.max(0).indices]
     areas, shares = _areas(labels[0], len(first)), first.softmax(0)
     sure = prompter.sure if how.sure is None else how.sure
@@ -166,7 +184,7 @@ def refine(
             answers[c] = []
         trace.append(Step(c, 0, begun, areas[c]))
     if not how.iterations or not answers:
-        return first, _marked(trace, {}, {})
+        return given, _marked(trace, {}, {})
     odds = log_odds(first[None])[0]
     active, places = set(answers), dict[int, Tensor]()
     for iteration in range(1, how.iterations + 1):
@@ -188,8 +206,10 @@ def refine(
         numbers = prompts.classes.tolist()
         places |= _places(prompts)
         answer, iou = prompter(embedding, prompts)
+        answer = answer.masked_fill(~inside, _NOT_THERE)
         after = before.clone()
         after[numbers] = first[numbers] + how.weight * (answer - odds[numbers])
+        after = shown_only(after, inside)
         now = after.max(0).indices
         sizes = _areas(now, len(first))
         low, high = _AREA_RATIO
@@ -214,7 +234,8 @@ def refine(
         labels.append(now)
     if how.keep is not None:
         last = min(how.keep, len(states) - 1)
-        return states[last], _marked(trace, dict.fromkeys(answers, last), {})
+        chosen = torch.where(inside, states[last], given) if last else given
+        return chosen, _marked(trace, dict.fromkeys(answers, last), {})
     opinions = _opinions(shares, answers)
     scores = {
         (c, t): _expected_dice(now == c, p) for t, now in enumerate(labels) for c, p in opinions
@@ -227,8 +248,8 @@ def refine(
     now = mixed.max(0).indices
     gain = sum(_expected_dice(now == c, p) - scores[c, 0] for c, p in opinions)
     if gain <= 0:
-        return first, _marked(trace, {}, scores)
-    return mixed, _marked(trace, kept, scores)
+        return given, _marked(trace, {}, scores)
+    return torch.where(inside, mixed, given), _marked(trace, kept, scores)
 
 
 def _places(prompts: SelfPrompts) -> dict[int, Tensor]:

@@ -110,13 +110,21 @@ class SliceDecoder:
                 low_res = model(entering)[0].float()
             else:
                 embedding = model.embed(entering)
+                first = model.decode(embedding)[0].float()
                 low_res, steps = refine(
-                    model.decode(embedding)[0].float(),
+                    first,
                     embedding,
                     prompter_of(model, backbone),
                     backbone.spec.side,
                     self.refinement,
+                    self._inside(first.shape[-1]).to(first.device),
                 )
                 self.trace[number] = steps
             image = backbone.spec.gather(self.images.views, number)
             return model.slice_logits(low_res, image, backbone.spec, self.images.pixel_spacing)
+
+    def _inside(self, side: int) -> Tensor:
+        """Where low-res logits [side, side] have the slice, not the padding around it."""
+        ones = torch.ones(1, *self.images.slice_shape)
+        spec, spacing = self.backbone.spec, self.images.pixel_spacing
+        return spec.slice_to_low_res(ones, side, spacing)[0] > 0

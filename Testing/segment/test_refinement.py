@@ -101,6 +101,23 @@ def test_a_first_pass_that_is_confirmed_stays_as_it_is() -> None:
     assert trace[1].agreement == 1.0 and len(prompter.asked) == 1
 
 
+def test_what_is_found_in_the_padding_around_the_slice_prompts_nothing() -> None:
+    inside = torch.zeros(M, M, dtype=torch.bool)
+    inside[:20] = True
+    beyond, both = disc(27, 20, 4), disc(8, 8, 4) | disc(27, 8, 5)  # the larger part is no slice's
+    first = logits_of(beyond, both, disc(12, 24, 3))
+    answer = disc(9, 8, 4) | disc(27, 8, 5)
+    prompter = Answering(None, answer, disc(12, 25, 3))
+    how = Refinement(1, keep=1, sure=1.0)
+    chosen, trace = refine(first, EMBEDDING, prompter, SIDE, how, inside)
+    (asked,) = prompter.asked
+    assert asked.classes.tolist() == [2, 3] and float(asked.boxes[:, 3].max()) <= 20 * SIDE / M
+    assert trace[0].decision == "nothing found, no prompt"
+    assert trace[1].area == int(disc(8, 8, 4).sum())
+    assert torch.equal(chosen[:, 20:], first[:, 20:])
+    assert torch.equal(chosen[2, :20] > 0, torch.from_numpy(answer[:20]))
+
+
 def test_only_structures_that_the_first_pass_is_not_sure_of_are_prompted() -> None:
     first = logits_of(disc(10, 10, 5), disc(24, 24, 5), sure=8.0)
     first[2] *= 0.1
