@@ -82,7 +82,6 @@ def adapt_sam(arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.images.slices import plane_along
     from SAMAutoSegLib.images.structure import standard_structures
-    from SAMAutoSegLib.methods.settings import settings_for
     from SAMAutoSegLib.methods.we_sam_prompted import adapt_prompted
     from SAMAutoSegLib.progress import console_progress
     from SAMAutoSegLib.sam.checkpoint import load_backbone
@@ -93,9 +92,6 @@ def adapt_sam(arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
     plane = plane_along(images[0].grid, arguments.axis)
     names = [name.strip() for name in arguments.structures.split(",")]
     volumes, notes = _unlabeled(arguments, images, plane, standard_structures(names))
-    # What a budget says of views is for models without prompts: prompts cannot move.
-    if "recipe" not in settings and settings["views"] == settings_for(arguments.budget)["views"]:
-        del settings["views"]
     if arguments.encoder_blocks is not None:
         settings = {"encoder_blocks": arguments.encoder_blocks} | settings
     with console_progress() as progress:

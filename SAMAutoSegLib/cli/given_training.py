@@ -19,9 +19,7 @@ _CHECKPOINT_SUFFIX = ".training"
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings of --set, --seed and --budget."""
-    from SAMAutoSegLib.methods.settings import with_budget
-
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {"budget": arguments.budget}
     if arguments.seed is not None:
         settings["seed"] = arguments.seed
     for text in arguments.set:
@@ -32,7 +30,7 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
             settings[name.strip()] = json.loads(value)
         except json.JSONDecodeError:
             settings[name.strip()] = value.strip()
-    return with_budget(arguments.budget, settings)
+    return settings
 
 
 def started_from(arguments: argparse.Namespace) -> "tuple[AdaptedModel, ModelCard, Backbone]":

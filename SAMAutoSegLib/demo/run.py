@@ -32,7 +32,6 @@ from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.images.write import write_segmentation, write_volume
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.outcome import FineTuned
-from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import Progress
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -166,7 +165,7 @@ def run_demo(
     output.mkdir(parents=True, exist_ok=True)
     with demo.timed("loading the backbone"):
         backbone = load_backbone(base, device=device)
-    settings: dict[str, Any] = settings_for(budget)  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"budget": budget}
     if seed is not None:
         settings["seed"] = seed
     with TemporaryDirectory() as folder:

@@ -227,7 +227,6 @@ def _task(folder: Path, spec: dict[str, Any]) -> _Task:
 def _learned(task: _Task, spec: dict[str, Any], method: str, options: dict[str, Any]) -> FineTuned:
     """By a method that learns from labeled slices."""
     from SAMAutoSegLib.methods.finetune import finetune
-    from SAMAutoSegLib.methods.settings import with_budget
 
     return finetune(
         task.volumes,
@@ -235,7 +234,7 @@ def _learned(task: _Task, spec: dict[str, Any], method: str, options: dict[str, 
         task.backbone,
         plane=task.plane,
         method=method,
-        settings=with_budget(spec.get("budget") or "standard", spec.get("settings") or {}),
+        settings={"budget": spec.get("budget") or "standard"} | (spec.get("settings") or {}),
         adaptation=spec.get("adaptation"),
         start=task.former,
         **options,

@@ -95,15 +95,15 @@ def finetune(
     """
     kind = method_named(method)
     labeled = sum(len(volume.slices) for volume in volumes)
+    several = sum(bool(volume.slices) for volume in volumes) > 1
     asked = settings or {}
     former = start.card if start is not None else None
-    chosen, adapted = _chosen(kind, asked, adaptation, former, backbone, labeled)
+    chosen, adapted = _chosen(kind, asked, adaptation, former, backbone, labeled, several)
     intensity = (
         intensity or (former.intensity if former else None) or default_intensity(volumes[0].image)
     )
     refuse_overlap(volumes, held_out)
     held_out, seen = unseen(held_out, former, plane)
-    several = sum(bool(volume.slices) for volume in volumes) > 1
     strength = chosen.view_strength or (_STRENGTH_ACROSS_PATIENTS if several else 1.0)
 
     def encode(which: Sequence[LabeledVolume], views: int, told: Progress) -> TrainingSet:
@@ -187,6 +187,7 @@ def _chosen(
     former: ModelCard | None,
     backbone: Backbone,
     labeled: int,
+    several: bool,
 ) -> tuple[Settings, Adaptation]:
     """What a method does and adapts: as asked for, else as its own former model has it."""
     if former is None or former.method != kind.name:
@@ -194,7 +195,7 @@ def _chosen(
     elif "recipe" not in asked:
         shaping = kind.settings_type.shaping & former.settings.keys()
         asked = {name: former.settings[name] for name in shaping} | asked
-    chosen = make_settings(kind.settings_type, asked, labeled)
+    chosen = make_settings(kind.settings_type, asked, labeled, several=several)
     adapted = kind.adaptation(chosen, backbone)
     if former is not None and adapted.head == former.adaptation.head:
         adapted = replace(former.adaptation, prompt=adapted.prompt)

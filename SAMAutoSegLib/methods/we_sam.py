@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar, Literal, get_args
@@ -121,13 +121,6 @@ class WeSAMSettings(Settings):
         require_between("temperature", self.temperature, 0.01, 100.0)
         require_between("confidence", self.confidence, 0.0, 0.999)
         require_between("least_agreement", self.least_agreement, 0.0, 1.0)
-        usual = {field.name: field.default for field in fields(self)}
-        for name in self.unused:
-            if getattr(self, name) != usual[name]:
-                raise SAMAutoSegError(
-                    f"setting {name}={getattr(self, name)}: expected {usual[name]}, since this "
-                    "adaptation makes no use of it"
-                )
 
     def rate_at(self, step: int, peak: float) -> float:
         if self.schedule == "constant":

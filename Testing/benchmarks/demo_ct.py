@@ -26,7 +26,6 @@ from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.structure import as_classes
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import silent
 from SAMAutoSegLib.sam.checkpoint import load_backbone
@@ -77,7 +76,7 @@ def main() -> None:
                     backbone,
                     plane="axial",
                     method=method,
-                    settings=settings_for(budget) | {"seed": seed},  # type: ignore[arg-type]
+                    settings={"budget": budget, "seed": seed},
                 )
                 spent.append(time.monotonic() - started)
                 for name, cleanup in (("", None), (" cleaned up", run.CLEAN_UP)):

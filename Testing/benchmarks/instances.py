@@ -18,7 +18,6 @@ from SAMAutoSegLib.demo.run import BASE, load_case
 from SAMAutoSegLib.evaluate.metrics import score_volume
 from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import silent
 from SAMAutoSegLib.sam.checkpoint import load_backbone
@@ -47,7 +46,7 @@ def main() -> None:
     learned = [LabeledVolume(case.image, ribs, case.labeled)]
     for method in options.methods.split(","):
         for seed in range(options.seeds):
-            settings = settings_for(options.budget) | {"seed": seed}
+            settings = {"budget": options.budget, "seed": seed}
             tuned = finetune(
                 learned,
                 structures,

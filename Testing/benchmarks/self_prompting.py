@@ -34,7 +34,6 @@ from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
@@ -171,7 +170,7 @@ def main() -> None:
                     parts = [name, method, *own.values(), options.budget, str(options.seed)]
                     path = models / f"{'-'.join(parts)}.safetensors"
                     if not path.exists():
-                        settings = settings_for(options.budget) | {"seed": options.seed} | own
+                        settings = {"budget": options.budget, "seed": options.seed} | own
                         train(case, method, settings, base, cache, path)
                     ways = [Refinement(options.iterations, prompt=kind, sure=options.sure)]
                     for how in ways if path in seen else [None, *ways]:

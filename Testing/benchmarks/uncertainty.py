@@ -36,7 +36,6 @@ from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure, as_classes, structure_named
 from SAMAutoSegLib.methods.calibration import fit_temperature
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import silent
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -150,7 +149,7 @@ def measure(
     problem: Problem, backbone: Backbone, cache: EmbeddingCache, seed: int, budget: str
 ) -> dict[str, dict[str, float]]:
     """Of one training: for every measure the shares of error, and the calibration."""
-    settings = settings_for(budget) | {"seed": seed}  # type: ignore[arg-type]
+    settings = {"budget": budget, "seed": seed}
     tuned = finetune(
         problem.train,
         problem.structures,

@@ -20,7 +20,7 @@ from SAMAutoSegLib.methods.hypergradient import (
     hypergradient,
 )
 from SAMAutoSegLib.methods.method import batch_loss
-from SAMAutoSegLib.methods.settings import Settings, make_settings, with_budget
+from SAMAutoSegLib.methods.settings import Settings, make_settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
 
 SETTINGS = BLOSAMSettings(steps=20, batch=1, split="half", prompt_every=1, warmup=0)
@@ -154,9 +154,10 @@ def test_the_published_recipe_is_one_setting() -> None:
 
 
 def test_a_recipe_takes_the_place_of_the_budget() -> None:
-    assert with_budget("thorough", {"recipe": "published"}) == {"recipe": "published"}
-    assert with_budget("quick", {"steps": 5})["steps"] == 5
-    assert with_budget("quick", {})["steps"] == 160
+    recipe = make_settings(BLOSAMSettings, {"recipe": "published"}, slices=4)
+    assert recipe == make_settings(
+        BLOSAMSettings, {"recipe": "published", "budget": "thorough"}, slices=4, several=True
+    )
 
 
 def test_an_unknown_recipe_is_named() -> None:

@@ -51,6 +51,15 @@ def test_the_backbone_is_not_changed(
     assert any(n.startswith("tail.") for n in tuned.model.learned_state()) == bool(encoder_blocks)
 
 
+def test_slices_of_several_volumes_are_encoded_in_more_views(tune: Tune, labeled: Build) -> None:
+    settings = {"budget": "quick", "steps": 1}
+    one = tune(labeled((2, 5)), settings=settings).card.settings
+    several = tune(labeled((2,)), labeled((5,), seed=1), settings=settings).card.settings
+    assert several["views"] == 4 * one["views"]
+    # one that only lies beside, without a labeled slice, is nothing that is learned from
+    assert tune(labeled((2, 5)), labeled((), seed=1), settings=settings).card.settings == one
+
+
 def test_the_same_seed_gives_the_same_model_whatever_was_drawn_before(tune: Tune) -> None:
     torch.manual_seed(1)
     first = tune()

@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods.blo_sam import BLOSAMSettings
 from SAMAutoSegLib.methods.registry import method_named
-from SAMAutoSegLib.methods.settings import Settings, make_settings, settings_for
+from SAMAutoSegLib.methods.settings import Budget, Settings, make_settings
+from SAMAutoSegLib.methods.we_sam_prompted import PromptedWeSAMSettings
 
 
 def test_settings_that_are_not_named_keep_their_defaults() -> None:
@@ -65,14 +68,38 @@ def test_the_rate_warms_up_to_its_peak_and_ends_near_zero() -> None:
 
 def test_a_larger_budget_trains_longer() -> None:
     steps = [
-        make_settings(Settings, settings_for(budget)).steps
+        make_settings(Settings, {"budget": budget}).steps
         for budget in ("quick", "standard", "thorough")
     ]
     assert steps == sorted(steps) and len(set(steps)) == 3
 
 
+def test_what_is_asked_for_wins_over_the_budget() -> None:
+    made = make_settings(Settings, {"budget": "quick", "steps": 5}, several=True)
+    assert made.steps == 5 and made.views > 1
+    assert make_settings(Settings, {"budget": "quick", "views": 1}, several=True).views == 1
+
+
+@pytest.mark.parametrize("budget", ["quick", "standard", "thorough"])
+def test_slices_of_several_patients_are_seen_in_more_views_as_far_as_the_steps_reach(
+    budget: Budget,
+) -> None:
+    one = make_settings(Settings, {"budget": budget}, slices=8)
+    several = make_settings(Settings, {"budget": budget}, slices=8, several=True)
+    assert several == replace(one, views=4 * one.views)
+    many = make_settings(Settings, {"budget": budget}, slices=10_000, several=True)
+    assert many == one
+    some = make_settings(Settings, {"budget": "standard"}, slices=200, several=True)
+    assert some.views * 200 == some.steps * some.batch
+
+
+def test_a_budget_says_nothing_of_what_a_method_makes_no_use_of() -> None:
+    assert make_settings(PromptedWeSAMSettings, {"budget": "thorough"}).views == 1
+
+
 def test_unknown_names_are_refused_with_what_there_is() -> None:
-    with pytest.raises(SAMAutoSegError, match="quick, standard, thorough"):
-        settings_for("endless")  # type: ignore[arg-type]
+    for budget in ("endless", ["quick"]):
+        with pytest.raises(SAMAutoSegError, match="budget .*: expected one of quick, standard"):
+            make_settings(Settings, {"budget": budget})
     with pytest.raises(SAMAutoSegError, match="'boost': expected one of .*blo-sam"):
         method_named("boost")

@@ -20,7 +20,6 @@ from SAMAutoSegLib.evaluate.metrics import score_volume
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.outcome import FineTuned
-from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
@@ -42,7 +41,7 @@ def main() -> None:
         images.structures[:1],
         backbone,
         plane=images.plane,
-        settings=settings_for("standard"),
+        settings={"budget": "standard"},
         cache=cache,
     )
     rows: dict[tuple[str, str], list[list[float]]] = {}
@@ -55,7 +54,7 @@ def main() -> None:
                     images.structures,
                     backbone,
                     plane=images.plane,
-                    settings=settings_for(budget),
+                    settings={"budget": budget},
                     start=start,
                     cache=cache,
                 )
