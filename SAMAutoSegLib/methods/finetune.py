@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, Adapted, ModelCard
-from SAMAutoSegLib.adapt.adapted_model import Adaptation
+from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.pixel_branch import pixel_side_for
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
@@ -30,7 +30,7 @@ from SAMAutoSegLib.methods.outcome import FineTuned, provenance_of, require_a_st
 from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.settings import Settings, make_settings
 from SAMAutoSegLib.methods.starting_model import StartingModel, starting_model
-from SAMAutoSegLib.methods.trainer import OnStep, train
+from SAMAutoSegLib.methods.trainer import OnStep, TrainingResult, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -152,14 +152,8 @@ def finetune(
     result.notes += [*begun.notes, *left_out, *seen]
     calibration = None
     if with_calibration and result.stopped != "cancelled":
-        try:
-            told = part_of(progress, trained, 1.0)
-            calibration = calibrate(kind, model, samples, chosen, backbone, told)
-            why = "the labeled slices are neighbors of each other"
-        except Cancelled:
-            why = "cancelled; the model itself is complete"
-        if calibration is None:
-            result.notes.append(f"no calibration: {why}")
+        told = part_of(progress, trained, 1.0)
+        calibration = _calibration(kind, model, samples, chosen, backbone, result, told)
     result.notes += _not_learned(samples, structures)
     result.notes += held_out_neighbors(volumes, held_out)
     card = ModelCard(
@@ -216,6 +210,26 @@ def _with_its_branch(
     if begun.knows_more and "pixel_steps" not in asked:
         return replace(chosen, pixel_steps=0), []
     return chosen, []
+
+
+def _calibration(
+    kind: type[Method],
+    model: AdaptedModel,
+    samples: TrainingSet,
+    chosen: Settings,
+    backbone: Backbone,
+    result: TrainingResult,
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """What `calibrate` finds; where it finds nothing, a note in the result says why."""
+    why = "the labeled slices are neighbors of each other"
+    try:
+        found = calibrate(kind, model, samples, chosen, backbone, progress)
+    except Cancelled:
+        found, why = None, "cancelled; the model itself is complete"
+    if found is None:
+        result.notes.append(f"no calibration: {why}")
+    return found
 
 
 def _not_learned(samples: TrainingSet, structures: Sequence[Structure]) -> list[str]:
