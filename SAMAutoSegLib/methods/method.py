@@ -122,6 +122,12 @@ def apply_gradients(
     optimizer.zero_grad(set_to_none=True)
 
 
+def is_finite(model: nn.Module) -> bool:
+    """Whether all that is learned is numbers."""
+    learned = (parameter.detach() for parameter in model.parameters() if parameter.requires_grad)
+    return all(bool(parameter.isfinite().all()) for parameter in learned)
+
+
 def batch_loss(
     model: AdaptedModel,
     samples: TrainingSet,

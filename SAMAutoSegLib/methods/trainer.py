@@ -17,7 +17,7 @@ from torch import Tensor
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods.checkpoint import TrainingState, load_state, save_state
-from SAMAutoSegLib.methods.method import AGREEMENT, Guarded, Method, Steps
+from SAMAutoSegLib.methods.method import AGREEMENT, Guarded, Method, Steps, is_finite
 from SAMAutoSegLib.methods.pixel_training import WithPixelBranch
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
@@ -182,11 +182,12 @@ class _Run:
         """
         losses = self.method.step(self.state.step)
         watched = next(iter(losses.values()))
-        if not math.isfinite(watched):
+        # A loss is of the weights before the step; its gradient may be no number where it is one.
+        if not (math.isfinite(watched) and is_finite(self.model)):
             if not self.state.best:
                 raise SAMAutoSegError(
-                    "the loss is no number: lower the setting learning_rate, or look for extreme "
-                    "values in the images"
+                    "the loss or its gradient is no number: lower the setting learning_rate, or "
+                    "look for extreme values in the images"
                 )
             self.result.stopped = "the loss is no number any more"
             return None

@@ -23,7 +23,7 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.weak_labels import Hint
-from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw
+from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw, is_finite
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.strong_views import degraded
 from SAMAutoSegLib.methods.training_set import check_slices
@@ -193,7 +193,7 @@ def adapt_prompted(
         losses = method.step(number)
         found.history.append({"step": number + 1.0, **losses})
         stopped = drift(found.history, chosen.least_agreement)
-        if not math.isfinite(losses["adaptation_loss"]):
+        if not (math.isfinite(losses["adaptation_loss"]) and is_finite(model)):
             stopped = "the loss is no number any more"
         if stopped:
             take_over(model, source)

@@ -195,13 +195,15 @@ class Scripted:
     name: ClassVar[str] = "scripted"
     settings_type: ClassVar[type[Settings]] = Settings
     losses: ClassVar[list[float]] = []
+    diverges_at: ClassVar[int | None] = None
 
     def __init__(self, model: AdaptedModel, samples: TrainingSet, settings: Settings) -> None:
         self.model = model
 
     def step(self, number: int) -> dict[str, float]:
         with torch.no_grad():
-            self.model.prompt_embedding.fill_(number + 1)
+            diverged = number + 1 == self.diverges_at
+            self.model.prompt_embedding.fill_(float("inf") if diverged else number + 1)
         return {"loss": self.losses[number]}
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -295,6 +297,18 @@ def test_a_loss_that_is_no_number_ends_the_training_with_the_best_so_far(scripte
     assert result.stopped == "the loss is no number any more"
     with pytest.raises(SAMAutoSegError, match="learning_rate"):
         scripted([nan, 1.0])
+
+
+def test_weights_that_are_no_numbers_are_not_kept_though_their_loss_was_one(
+    scripted: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scripted, "diverges_at", 3)
+    result, kept = scripted([3.0, 2.0, 1.0, float("nan")])
+    assert (result.steps, result.best_step, kept) == (2, 2, 2.0)
+    assert result.stopped == "the loss is no number any more"
+    monkeypatch.setattr(Scripted, "diverges_at", 1)
+    with pytest.raises(SAMAutoSegError, match="gradient is no number: lower .* learning_rate"):
+        scripted([3.0, 2.0])
 
 
 def test_scores_are_recorded_and_choose_nothing(scripted: Script) -> None:

@@ -93,13 +93,20 @@ def test_a_sam_that_drifts_away_is_kept_as_it_was(
     assert torch.allclose(own, theirs)
 
 
-def test_a_loss_that_is_no_number_gives_the_sam_back(
-    tiny_backbone: Callable[..., Backbone], labeled: Callable[..., LabeledVolume]
+@pytest.mark.parametrize("of", ["loss", "gradient"])
+def test_a_loss_or_a_gradient_that_is_no_number_gives_the_sam_back(
+    tiny_backbone: Callable[..., Backbone], labeled: Callable[..., LabeledVolume], of: str
 ) -> None:
     backbone = tiny_backbone()
+
+    def loss(logits: torch.Tensor, *_: object) -> torch.Tensor:
+        if of == "loss":
+            return torch.tensor(float("nan"))
+        return (logits - logits.detach()).abs().sqrt().sum()  # 0, with a slope beyond all limits
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(we_sam_prompted, "focal_loss", lambda *_: torch.tensor(float("nan")))
-        tuned = adapt(backbone, labeled())
+        patch.setattr(we_sam_prompted, "focal_loss", loss)
+        tuned = adapt(backbone, labeled(), steps=1)
     assert tuned.stopped == "the loss is no number any more" and len(tuned.history) == 1
     own = merged(tuned.model, backbone)
     assert all(tensor.isfinite().all() for tensor in own.values())
