@@ -41,14 +41,15 @@ def choose_device(name: str = "auto") -> torch.device:
 def choose_precision(device: torch.device) -> torch.dtype:
     """The type the image encoder computes in: bfloat16 where that is faster, else float32.
 
-    CUDA from compute capability 8.0 has bfloat16 matrix units, and so have x86 CPUs with AMX; on
-    other CPUs bfloat16 is emulated or no faster. The answer depends on the machine alone, not on
-    its load, so the same command computes the same masks every time.
+    CUDA from compute capability 8.0 has bfloat16 matrix units, x86 CPUs with AMX have them too, and
+    those with AVX-512 BF16 (AMD from Zen 4 on) multiply pairs of such numbers at once; on other
+    CPUs bfloat16 is emulated or no faster. The answer depends on the machine alone, not on its
+    load, so the same command computes the same masks every time.
     """
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)
     else:
-        fast = device.type == "cpu" and _has_amx()
+        fast = device.type == "cpu" and _multiplies_bfloat16()
     return torch.bfloat16 if fast else torch.float32
 
 
@@ -57,10 +58,10 @@ def as_precision(precision: torch.dtype, device: torch.device) -> torch.autocast
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
 
 
-def _has_amx() -> bool:
-    # Not public in torch; where a release lacks it, float32 is always right.
-    supported = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return supported is not None and bool(supported())
+def _multiplies_bfloat16() -> bool:
+    # Not public in torch; where a release lacks them, float32 is always right.
+    asked = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return any(bool(getattr(torch.cpu, name, bool)()) for name in asked)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

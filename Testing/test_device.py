@@ -54,16 +54,26 @@ def test_a_gpu_computes_in_bfloat16_from_capability_8(
     assert choose_precision(torch.device("cuda:0")) == precision
 
 
-@pytest.mark.parametrize(("amx", "precision"), [(True, torch.bfloat16), (False, torch.float32)])
-def test_a_cpu_computes_in_bfloat16_where_it_has_amx(
-    amx: bool, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("amx", "avx512_bf16", "precision"),
+    [
+        (True, True, torch.bfloat16),
+        (True, False, torch.bfloat16),
+        (False, True, torch.bfloat16),
+        (False, False, torch.float32),
+    ],
+)
+def test_a_cpu_computes_in_bfloat16_where_it_has_amx_or_avx512_bf16(
+    amx: bool, avx512_bf16: bool, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16, raising=False)
     assert choose_precision(torch.device("cpu")) == precision
 
 
 def test_a_torch_that_cannot_tell_computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.cpu, "_is_amx_tile_supported", raising=False)
+    monkeypatch.delattr(torch.cpu, "_is_avx512_bf16_supported", raising=False)
     assert choose_precision(torch.device("cpu")) == torch.float32
 
 

@@ -284,8 +284,8 @@ def machine(device: torch.device) -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    amx = ", AMX" if choose_precision(device) == torch.bfloat16 else ""
-    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads{amx}"
+    fast = ", bfloat16" if choose_precision(device) == torch.bfloat16 else ""
+    return f"{names[0] if names else platform.processor()}, {torch.get_num_threads()} threads{fast}"
 
 
 def as_text(report: dict[str, Any]) -> str:
