@@ -73,11 +73,23 @@ class PixelBranch(nn.Module):
         Returns:
             Logits [K, H, W], no surer than the two are on average.
         """
-        pixels = self.spec.prepare(image, pixel_spacing)[None].to(logits.device)
+        sam = logits.float().log_softmax(0)
+        return product(sam, self.log_shares(image, pixel_spacing), self.weight)
+
+    def log_shares(self, image: np.ndarray, pixel_spacing: tuple[float, float]) -> Tensor:
+        """Logarithms of what the branch alone finds likely [K, H, W], at the size of the slice."""
+        pixels = self.spec.prepare(image, pixel_spacing)[None].to(self.output.weight.device)
         shape = (image.shape[0], image.shape[1])
         found = self.spec.logits_to_slice(self(pixels)[0].float(), shape, pixel_spacing)
-        both = logits.float().log_softmax(0) + self.weight * found.log_softmax(0)
-        return both / (1 + self.weight)
+        return found.log_softmax(0)
+
+
+def product(sam: Tensor, branch: Tensor, weight: float) -> Tensor:
+    """The weighted product of two opinions, logarithms of probabilities [K, ...], as logits.
+
+    Divided by the sum of weights, so that it is no surer than the two are on average.
+    """
+    return (sam + weight * branch) / (1 + weight)
 
 
 def pixel_side_for(images: Iterable[np.ndarray]) -> int:

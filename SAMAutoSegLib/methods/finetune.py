@@ -18,7 +18,7 @@ from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
-from SAMAutoSegLib.methods.calibration import calibrate
+from SAMAutoSegLib.methods.cross_fit import cross_fit
 from SAMAutoSegLib.methods.held_out import (
     held_out_neighbors,
     held_out_scorer,
@@ -39,15 +39,18 @@ from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 # Encoding a slice costs about as much as some steps of training: for the progress bar only.
 _ENCODING_SHARE = 0.2
 
-# With a calibration, whose two trainings take as many steps each; for the progress bar too.
-_TRAINING_BEFORE_CALIBRATION = 0.5
-
 # Of several volumes. The place of an organ in one patient is knowledge; in others it differs.
 _STRENGTH_ACROSS_PATIENTS = 2.0
 
-# How much the pixel branch has to say. What a net from scratch learns on a few slices holds in this
-# patient, and less in the next: chosen on the demo CT, and on patients of the benchmark's pools.
-_PIXELS_IN_ONE_PATIENT, _PIXELS_ACROSS_PATIENTS = 0.5, 0.25
+# How much the pixel branch has to say, where that is not found by trying: chosen on the demo CT.
+_USUAL_PIXEL_WEIGHT = 0.5
+
+# Fewer slices of several volumes cannot tell how much it should say: a half would be one slice.
+_LEAST_TO_WEIGH = 4
+
+# Of the steps: a weight is as well seen after this share of them.
+_STEPS_TO_WEIGH = 1 / 3
+
 _OF_THE_BRANCH = ("pixel_steps", "pixel_weight")
 
 
@@ -85,9 +88,11 @@ def finetune(
             those that `start` learned from.
         checkpoint, resume, on_step: see `train`.
         with_calibration: find the model's temperature by two more trainings on half of the slices
-            each, see `calibrate`; it goes into the card's provenance.
-        progress: a `Cancelled` it raises while training keeps the best so far, and while
-            calibrating the model without a calibration.
+            each, see `cross_fit`; it goes into the card's provenance. In a third of the steps that
+            is done anyway where a new pixel branch learns four slices or more of several volumes,
+            since its weight is found so.
+        progress: a `Cancelled` it raises while training keeps the best so far, and in the trainings
+            after it the model without what they would have told.
 
     Raises:
         SAMAutoSegError: unknown method or setting, slices or labels that cannot be learned from.
@@ -127,16 +132,27 @@ def finetune(
     encoded = time.monotonic()
     tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded
-    usual = _PIXELS_ACROSS_PATIENTS if several else _PIXELS_IN_ONE_PATIENT
     side = pixel_side_for(samples.images) if chosen.pixel_steps else 0
-    adapted = replace(adapted, pixel_side=side, pixel_weight=chosen.pixel_weight or usual)
+    weight = chosen.pixel_weight or _USUAL_PIXEL_WEIGHT
+    adapted = replace(adapted, pixel_side=side, pixel_weight=weight)
     torch.manual_seed(chosen.seed)
     begun = starting_model(start, structures, adapted, backbone, labeled)
     model = begun.model
     chosen, left_out = _with_its_branch(chosen, begun, asked)
     if chosen.pixel_weight:
         model.set_pixel_weight(chosen.pixel_weight)
-    trained = _TRAINING_BEFORE_CALIBRATION if with_calibration else 1.0
+    weigh = bool(
+        several
+        and len(samples) >= _LEAST_TO_WEIGH
+        and chosen.pixel_steps
+        and not chosen.pixel_weight
+        and begun.source is None
+    )
+    halves = replace(chosen, steps=chosen.steps if with_calibration else _steps_to_weigh(chosen))
+    check = with_calibration or weigh
+    left = 1 - _ENCODING_SHARE
+    trained = 1 - left * (1 - chosen.steps / (chosen.steps + 2 * halves.steps)) if check else 1.0
+    scorer = None if tests is None else held_out_scorer(tests, backbone)
     result = train(
         kind,
         model,
@@ -144,16 +160,23 @@ def finetune(
         chosen,
         checkpoint=checkpoint,
         resume=resume,
-        score=None if tests is None else held_out_scorer(tests, backbone),
+        score=scorer,
         on_step=on_step,
         progress=part_of(progress, _ENCODING_SHARE, trained),
     )
     require_a_step(result)
     result.notes += [*begun.notes, *left_out, *seen]
     calibration = None
-    if with_calibration and result.stopped != "cancelled":
+    if check and result.stopped != "cancelled":
+        began = time.monotonic()
         told = part_of(progress, trained, 1.0)
-        calibration = _calibration(kind, model, samples, chosen, backbone, result, told)
+        calibration = _checked(kind, model, samples, halves, backbone, weigh, result, told)
+        if calibration is not None and weigh:
+            model.set_pixel_weight(calibration["pixel_weight"])
+            if scorer is not None:
+                with torch.inference_mode():
+                    result.score = scorer(model)
+        result.seconds += time.monotonic() - began
     result.notes += _not_learned(samples, structures)
     result.notes += held_out_neighbors(volumes, held_out)
     card = ModelCard(
@@ -212,19 +235,26 @@ def _with_its_branch(
     return chosen, []
 
 
-def _calibration(
+def _steps_to_weigh(settings: Settings) -> int:
+    return max(1, round(settings.steps * _STEPS_TO_WEIGH))
+
+
+def _checked(
     kind: type[Method],
     model: AdaptedModel,
     samples: TrainingSet,
-    chosen: Settings,
+    halves: Settings,
     backbone: Backbone,
+    weigh: bool,
     result: TrainingResult,
     progress: Progress,
 ) -> dict[str, Any] | None:
-    """What `calibrate` finds; where it finds nothing, a note in the result says why."""
+    """What `cross_fit` finds; where it finds nothing, a note in the result says why."""
     why = "the labeled slices are neighbors of each other"
     try:
-        found = calibrate(kind, model, samples, chosen, backbone, progress)
+        found = cross_fit(
+            kind, model, samples, halves, backbone, choose_weight=weigh, progress=progress
+        )
     except Cancelled:
         found, why = None, "cancelled; the model itself is complete"
     if found is None:

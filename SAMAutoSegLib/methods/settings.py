@@ -39,8 +39,9 @@ class Settings:
         pixel_steps: of the pixel branch for each of the weights, see `PixelBranch`; 0: no branch. A
             training that goes on from a model has the branch that this model has; see `finetune`
             for one that has none. Needs labeled slices.
-        pixel_weight: of what that branch says, where the SAM has 1; 0: 0.5 where one volume is
-            learned from, 0.25 where several are. With many patients more can be far better.
+        pixel_weight: of what that branch says, where the SAM has 1; 0: half as much, but where
+            four slices or more of several volumes are learned from it is found with them, see
+            `cross_fit`.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
         shaping: names of those that say what is adapted; a training that goes on from a model of

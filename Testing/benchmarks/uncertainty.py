@@ -34,7 +34,7 @@ from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure, as_classes, structure_named
-from SAMAutoSegLib.methods.calibration import fit_temperature
+from SAMAutoSegLib.methods.cross_fit import fit_temperature
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import silent

@@ -234,7 +234,7 @@ def test_going_on_gives_the_model_of_an_uninterrupted_run(
 
 def test_a_training_that_fails_after_its_last_step_is_not_lost(tune: Tune, tmp_path: Path) -> None:
     def crash(fraction: float, message: str) -> None:
-        if message.startswith("calibrating"):
+        if message.startswith("checking"):
             raise RuntimeError("crash")
 
     wanted = tune(with_calibration=True)

@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from SAMAutoSegLib.adapt.adapted_file import CALIBRATION
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.methods import finetune as module
 from SAMAutoSegLib.methods.blo_sam import BLOSAM
+from SAMAutoSegLib.methods.cross_fit import PIXEL_WEIGHTS
 from SAMAutoSegLib.methods.method import sample_logits
 from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.pixel_training import _reduced
@@ -66,16 +70,42 @@ def test_a_method_can_stop_a_training_that_has_a_branch(
     assert (result.stopped, result.steps) == ("enough", 2) and "judged" in result.notes
 
 
-def test_it_has_less_to_say_across_patients(
+def test_with_several_volumes_it_has_as_much_to_say_as_suits_held_out_halves(
     tune: Tune, labeled: Callable[..., LabeledVolume]
 ) -> None:
-    weights = [
-        tune(
-            *(labeled((0, 4), seed) for seed in range(count)), settings={**STEPS, "steps": 1}
-        ).card.adaptation.pixel_weight
-        for count in (1, 2)
-    ]
-    assert weights == [0.5, 0.25]
+    def learned(count: int, slices: tuple[int, ...] = (0, 4), **settings: float) -> FineTuned:
+        volumes = [labeled(slices, seed) for seed in range(count)]
+        return tune(*volumes, settings={**STEPS, "steps": 3, **settings})
+
+    found = learned(2).card
+    tried = found.provenance[CALIBRATION]
+    assert found.adaptation.pixel_weight == tried["pixel_weight"] in PIXEL_WEIGHTS
+    assert tried["slices"] == 4 and found.temperature == tried["temperature"]
+    # One volume, too few slices, or a weight that is asked for: nothing is tried.
+    for untried in (learned(1), learned(2, (0,)), learned(2, pixel_weight=0.5)):
+        assert untried.card.adaptation.pixel_weight == 0.5
+        assert untried.card.provenance[CALIBRATION] is None
+
+
+def test_the_score_is_of_the_model_with_the_weight_that_was_found(
+    tune: Tune, labeled: Callable[..., LabeledVolume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+
+    def scorer(*_: object) -> Callable[[AdaptedModel], dict[str, float]]:
+        def score(model: AdaptedModel) -> dict[str, float]:
+            scored.append(model.adaptation.pixel_weight)
+            return {"held_out_dice": scored[-1]}
+
+        return score
+
+    monkeypatch.setattr(module, "held_out_scorer", scorer)
+    monkeypatch.setattr(module, "cross_fit", lambda *_, **__: {"pixel_weight": 2.0})
+    volumes = [labeled((0, 4), seed) for seed in (0, 1)]
+    held_out = [labeled((2,), 3)]
+    tuned = tune(*volumes, held_out=held_out, settings={**STEPS, "steps": 2})
+    assert scored[0] == 0.5 and scored[-1] == 2.0
+    assert tuned.card.provenance["held_out_dice"] == 2.0
 
 
 def test_how_much_it_has_to_say_can_be_set(learn: Tune) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from SAMAutoSegLib.adapt.adapted_file import CALIBRATION
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure, structure_named
@@ -259,15 +260,21 @@ def test_the_branch_keeps_its_weight_unless_another_is_asked_for(learn: Learn) -
         assert onward.card.adaptation.pixel_weight == weight
 
 
-def test_a_branch_that_learns_on_has_as_much_to_say_as_a_new_one(
+def test_a_branch_that_learns_on_has_as_much_to_say_as_a_new_one(learn: Learn) -> None:
+    quiet = learn(named("disc"), pixel_weight=0.25)  # from two slices
+    onward = learn(named("disc"), slices=(1, 3, 5), start=quiet)
+    assert onward.card.adaptation.pixel_weight == learn(named("disc")).card.adaptation.pixel_weight
+    kept = learn(named("disc"), slices=(5,), start=quiet)  # it knew more slices
+    assert kept.card.adaptation.pixel_weight == 0.25
+
+
+def test_a_model_that_goes_on_is_not_weighed_by_models_that_know_less(
     learn: Learn, labeled: Callable[..., LabeledVolume]
 ) -> None:
-    across = learn(named("disc"), volumes=[labeled((2,)), labeled((5,), seed=1)])
-    assert across.card.adaptation.pixel_weight < learn(named("disc")).card.adaptation.pixel_weight
-    onward = learn(named("disc"), slices=(1, 3, 5), start=across)
-    assert onward.card.adaptation.pixel_weight == learn(named("disc")).card.adaptation.pixel_weight
-    kept = learn(named("disc"), slices=(5,), start=across)  # it knew more slices
-    assert kept.card.adaptation.pixel_weight == across.card.adaptation.pixel_weight
+    several = [labeled((2, 6), seed) for seed in (0, 1)]
+    assert learn(named("disc"), volumes=several).card.provenance[CALIBRATION]
+    onward = learn(named("disc"), volumes=several, start=learn(named("disc")))
+    assert onward.card.provenance[CALIBRATION] is None
 
 
 def test_a_model_of_another_backbone_is_left_aside(

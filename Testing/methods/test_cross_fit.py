@@ -4,12 +4,15 @@ import torch
 
 from SAMAutoSegLib.adapt.adapted_file import CALIBRATION
 from SAMAutoSegLib.errors import Cancelled
-from SAMAutoSegLib.methods.calibration import (
+from SAMAutoSegLib.methods import cross_fit as module
+from SAMAutoSegLib.methods.cross_fit import (
+    Opinion,
     _some_pixels,
-    calibrate,
+    cross_fit,
     fit_temperature,
 )
 from SAMAutoSegLib.methods.joint import Joint
+from SAMAutoSegLib.methods.method import sample_logits
 from SAMAutoSegLib.methods.settings import Settings
 
 SHORT = {"method": "joint", "settings": {"steps": 2, "views": 1}}
@@ -60,7 +63,7 @@ def test_every_slice_is_judged_by_a_model_that_did_not_learn_from_it(
     original = Joint.__init__
     monkeypatch.setattr(Joint, "__init__", noted)
     before = model.learned_state()
-    found = calibrate(Joint, model, whole, Settings(steps=2), tiny_backbone())
+    found = cross_fit(Joint, model, whole, Settings(steps=2), tiny_backbone())
     assert found is not None and found["slices"] == 4 and found["temperature"] > 0
     assert sorted(map(tuple, learned)) == [(0, 2), (1, 3)]
     assert all(torch.equal(tensor, before[n]) for n, tensor in model.learned_state().items())
@@ -68,7 +71,7 @@ def test_every_slice_is_judged_by_a_model_that_did_not_learn_from_it(
 
 def test_one_group_of_neighbors_cannot_be_split(samples, new_model, tiny_backbone) -> None:
     neighbors = samples((3, 4, 5))
-    assert calibrate(Joint, new_model(), neighbors, Settings(steps=2), tiny_backbone()) is None
+    assert cross_fit(Joint, new_model(), neighbors, Settings(steps=2), tiny_backbone()) is None
 
 
 def test_a_card_holds_the_temperature_only_if_it_was_asked_for(tune, labeled) -> None:
@@ -82,14 +85,14 @@ def test_calibrating_is_told_and_can_be_cancelled_without_losing_the_model(tune,
 
     def progress(fraction: float, message: str) -> None:
         told.append((fraction, message))
-        if cancelled and message.startswith("calibrating"):
+        if cancelled and message.startswith("checking"):
             raise Cancelled
 
     cancelled = False
     options = {"with_calibration": True, "progress": progress, **SHORT}
     whole = tune(labeled(), **options)
     assert [fraction for fraction, _ in told] == sorted(fraction for fraction, _ in told)
-    assert sum(message.startswith("calibrating: ") for _, message in told) == 4
+    assert sum(message.startswith("checking on the other half: ") for _, message in told) == 4
     assert told[-1][0] == 1.0
     cancelled = True
     kept = tune(labeled(), **options)
@@ -105,7 +108,41 @@ def test_a_pixel_branch_that_no_step_trains_has_no_say_in_it(
     """A training without its steps that goes on from a model with a branch."""
     whole, settings = samples((0, 2, 4, 6)), Settings(steps=2)
     plain, beside = (
-        calibrate(Joint, new_model(pixel_side=side), whole, settings, tiny_backbone())
+        cross_fit(Joint, new_model(pixel_side=side), whole, settings, tiny_backbone())
         for side in (0, 64)
     )
     assert plain == beside
+
+
+@pytest.mark.parametrize(("sam", "branch", "best"), [(0.0, 3.0, 2.0), (3.0, 0.0, 0.25)])
+def test_the_branch_gets_the_say_that_it_deserves(
+    sam: float, branch: float, best: float, samples, new_model, tiny_backbone, monkeypatch
+) -> None:
+    """One of the two knows the classes, the other guesses as surely."""
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(3, (4000,), generator=generator)
+    truth = torch.nn.functional.one_hot(classes, 3).T
+
+    def shares(knowledge: float) -> torch.Tensor:
+        noise = 2 * torch.randn(3, 4000, generator=generator)
+        return (knowledge * truth + noise).log_softmax(0)
+
+    said = [Opinion(shares(sam), shares(branch), classes)]
+    monkeypatch.setattr(module, "_opinions", lambda *_: said)
+    model, backbone = new_model(pixel_side=64), tiny_backbone()
+    arguments = (Joint, model, samples((0, 2)), Settings(), backbone)
+    found = cross_fit(*arguments, choose_weight=True)
+    assert found is not None and found["pixel_weight"] == best
+    kept = cross_fit(*arguments)
+    assert kept is not None and "pixel_weight" not in kept
+
+
+def test_opinions_are_those_of_the_model_and_its_branch(samples, new_model, tiny_backbone) -> None:
+    whole, model, backbone = samples((0, 2)), new_model(pixel_side=64).eval(), tiny_backbone()
+    with torch.inference_mode():
+        said = module._opinion(model, whole, 1, backbone)
+        both = sample_logits(model, whole, 1, backbone.spec)
+    assert torch.equal(said.classes, torch.from_numpy(whole.references[1]).flatten())
+    agreed = said.agreed(model.adaptation.pixel_weight)
+    assert torch.allclose(agreed, both.flatten(1), atol=1e-5)
+    assert not torch.allclose(said.agreed(2.0), both.flatten(1), atol=1e-2)

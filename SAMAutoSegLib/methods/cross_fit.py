@@ -1,0 +1,207 @@
+"""What models that learned from one half of the slices say of the other half.
+
+On slices that it learned from, a model is right more often than elsewhere, so these cannot tell how
+sure it may be, nor how much its pixel branch should have to say. Both are single numbers, which a
+few slices can: they are found across the halves, then the model that learned from all slices takes
+them over. The temperature is that of Guo et al., "On Calibration of Modern Neural Networks", ICML
+2017, section 4.2; the weight is designed here, in the manner of BLO-SAM's upper level.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.pixel_branch import product
+from SAMAutoSegLib.device import as_precision
+from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.methods.losses import IGNORED
+from SAMAutoSegLib.methods.method import Method
+from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.trainer import train
+from SAMAutoSegLib.methods.training_set import TrainingSet
+from SAMAutoSegLib.progress import Progress, part_of, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+
+PIXEL_WEIGHTS = (0.25, 0.5, 1.0, 2.0)
+"""Of the pixel branch: those that are tried. It errs elsewhere than the SAM, so none is never best
+by much, and with more than twice the SAM's say it is nearly alone."""
+
+# Few numbers are fitted: more pixels of a slice tell nothing more of them, and fill the memory.
+_PIXELS_OF_A_SLICE = 2**16
+
+
+@dataclass(frozen=True)
+class Opinion:
+    """What is said of some pixels of a slice by models that did not learn from it.
+
+    Attributes:
+        sam, branch: logarithms of probabilities [K, n]; no `branch` without one.
+        classes: [n], the true ones.
+    """
+
+    sam: Tensor
+    branch: Tensor | None
+    classes: Tensor
+
+    def agreed(self, weight: float) -> Tensor:
+        """Logits [K, n] with a weight of the branch."""
+        return self.sam if self.branch is None else product(self.sam, self.branch, weight)
+
+
+def cross_fit(
+    kind: type[Method],
+    model: AdaptedModel,
+    samples: TrainingSet,
+    settings: Settings,
+    backbone: Backbone,
+    *,
+    choose_weight: bool = False,
+    progress: Progress = silent,
+) -> dict[str, Any] | None:
+    """The temperature of a model, and the weight of its pixel branch, found with two others.
+
+    Each half of the groups of neighboring slices is predicted by a model that learned from the
+    other half only. The weight is the one of `PIXEL_WEIGHTS` that makes the labels most likely,
+    each with the temperature that suits it best.
+
+    Args:
+        model: says what is adapted; it is left as it is.
+        settings: of the two trainings.
+        choose_weight: by default the weight stays the model's own.
+
+    Returns:
+        `temperature`, the number of `slices`, and `pixel_weight` where it was chosen; None with a
+        single group of neighbors.
+
+    Raises:
+        Cancelled: by `progress`.
+    """
+    said = _opinions(kind, model, samples, settings, backbone, progress)
+    if said is None:
+        return None
+    weights = PIXEL_WEIGHTS if choose_weight else (model.adaptation.pixel_weight,)
+    fits = []
+    for weight in weights:
+        logits = [one.agreed(weight) for one in said]
+        classes = [one.classes for one in said]
+        temperature = fit_temperature(logits, classes)
+        fits.append((_cost(logits, classes, temperature), weight, temperature))
+    _, weight, temperature = min(fits)
+    found = {"temperature": round(temperature, 3), "slices": len(said)}
+    return found | ({"pixel_weight": weight} if choose_weight else {})
+
+
+def _opinions(
+    kind: type[Method],
+    model: AdaptedModel,
+    samples: TrainingSet,
+    settings: Settings,
+    backbone: Backbone,
+    progress: Progress,
+) -> list[Opinion] | None:
+    """Of every slice; None with a single group of neighbors."""
+    names = sorted(set(samples.groups))
+    if len(names) < 2:
+        return None
+    # They start anew: a branch that these settings do not train would only add noise.
+    side = model.adaptation.pixel_side if settings.pixel_steps else 0
+    adaptation = replace(model.adaptation, pixel_side=side)
+    said = []
+    for half in (0, 1):
+        shown = [n for n, group in enumerate(samples.groups) if names.index(group) % 2 != half]
+        hidden = [n for n in range(len(samples)) if n not in shown]
+        torch.manual_seed(settings.seed)
+        other = AdaptedModel(backbone, model.classes, adaptation)
+        part = part_of(progress, half / 2, (half + 1) / 2)
+
+        def tell(fraction: float, message: str, part: Progress = part) -> None:
+            part(fraction, f"checking on the other half: {message}")
+
+        ended = train(kind, other, _subset(samples, shown), settings, progress=tell)
+        if ended.stopped == "cancelled":
+            raise Cancelled("cancelled while checking on the other half")
+        with torch.inference_mode():
+            said += [_opinion(other, samples, n, backbone) for n in hidden]
+    return said
+
+
+def _opinion(model: AdaptedModel, samples: TrainingSet, n: int, backbone: Backbone) -> Opinion:
+    image, spacing, spec = samples.images[n], samples.pixel_spacings[n], backbone.spec
+    reference = torch.from_numpy(samples.references[n])
+    with as_precision(samples.features.dtype, samples.features.device):
+        low_res = model(samples.features[n : n + 1])[0].float()
+        logits = spec.logits_to_slice(low_res, samples.references[n].shape, spacing)
+        branch = None if model.pixels is None else model.pixels.log_shares(image, spacing)
+    sam, classes = _some_pixels(logits.log_softmax(0).cpu(), reference)
+    return Opinion(
+        sam, None if branch is None else _some_pixels(branch.cpu(), reference)[0], classes
+    )
+
+
+def _subset(samples: TrainingSet, chosen: Sequence[int]) -> TrainingSet:
+    kept = list(chosen)
+    return replace(
+        samples,
+        features=samples.features[kept],
+        targets=samples.targets[kept],
+        references=tuple(samples.references[n] for n in kept),
+        pixel_spacings=tuple(samples.pixel_spacings[n] for n in kept),
+        groups=tuple(samples.groups[n] for n in kept),
+        images=tuple(samples.images[n] for n in kept),
+        changed=tuple((features[kept], targets[kept]) for features, targets in samples.changed),
+    )
+
+
+def fit_temperature(logits: list[Tensor], targets: list[Tensor]) -> float:
+    """The temperature that makes held-out labels most likely.
+
+    Args:
+        logits: [K, ...] of slices that nothing was learned from.
+        targets: [...] class numbers, `IGNORED` where none is known.
+
+    Returns:
+        0.2 to 20, to about one percent; 1 if no pixel is known.
+    """
+    pixels = [_some_pixels(*pair) for pair in zip(logits, targets, strict=True)]
+    if not sum(len(numbers) for _, numbers in pixels):
+        return 1.0
+    columns, classes = [values for values, _ in pixels], [numbers for _, numbers in pixels]
+
+    def cost(exponent: float) -> float:
+        return _cost(columns, classes, 2.0**exponent)
+
+    # Convex in 1 / temperature, so with one minimum: golden section.
+    low, high = torch.log2(torch.tensor([0.2, 20.0])).tolist()
+    share = (5**0.5 - 1) / 2
+    inner = [high - share * (high - low), low + share * (high - low)]
+    costs = [cost(inner[0]), cost(inner[1])]
+    while high - low > 0.01:
+        if costs[0] < costs[1]:
+            high, inner[1], costs[1] = inner[1], inner[0], costs[0]
+            inner[0] = high - share * (high - low)
+            costs[0] = cost(inner[0])
+        else:
+            low, inner[0], costs[0] = inner[0], inner[1], costs[1]
+            inner[1] = low + share * (high - low)
+            costs[1] = cost(inner[1])
+    return float(2.0 ** ((low + high) / 2))
+
+
+def _cost(logits: list[Tensor], classes: list[Tensor], temperature: float) -> float:
+    """Mean negative logarithm of the probability of the true classes [n], of logits [K, n]."""
+    scaled = torch.cat(logits, 1).float() / temperature
+    chosen = scaled.gather(0, torch.cat(classes).long()[None])[0]
+    return float((scaled.logsumexp(0) - chosen).double().mean())
+
+
+def _some_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Logits [K, n] and class numbers [n] of known pixels, evenly spread where there are many."""
+    known = (target != IGNORED).flatten().nonzero()[:, 0]
+    known = known[:: -(-len(known) // _PIXELS_OF_A_SLICE) or 1]
+    return logits.flatten(1)[:, known], target.flatten()[known]
