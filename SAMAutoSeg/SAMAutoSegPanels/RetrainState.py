@@ -23,8 +23,8 @@ MOST_WITHOUT_PAINT = 12
 _STEP_SECONDS = 0.17
 _STEP_SECONDS_GPU = 0.03
 
-# A step of the net that BLO-SAM trains beside the SAM takes half of that again.
-_WITH_PIXEL_BRANCH = 1.5
+# The net that BLO-SAM trains beside the SAM takes as long again.
+_WITH_PIXEL_BRANCH = 2.0
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def trainingSeconds(budget, method, slices, secondsPerSlice, onGpu=False):
     """About how long a training takes: every view of every slice is encoded, then the steps."""
     settings = settings_for(budget)
     step = _STEP_SECONDS_GPU if onGpu else _STEP_SECONDS
-    if method == Method.BLO_SAM and settings.get("pixel_steps", 1):
+    if method == Method.BLO_SAM:
         step *= _WITH_PIXEL_BRANCH
     return settings["views"] * slices * secondsPerSlice + settings["steps"] * step
 

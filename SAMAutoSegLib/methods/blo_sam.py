@@ -57,6 +57,7 @@ class BLOSAMSettings(Settings):
             depend on the prompt; the others unroll one step of theirs, in float32, and cost about
             four times as much.
         pixel_steps: see `Settings`; here it has the branch unless told otherwise, since that pays.
+            Two of its steps take about as long as one of the SAM's weights.
         select: the part on which the lowest loss tells the best weights; D2 needs `prompt_every` 1.
     """
 
@@ -65,7 +66,7 @@ class BLOSAMSettings(Settings):
     prompt_every: int = 10
     prompt_weight_decay: float = 0.0
     order: Order = "first"
-    pixel_steps: int = 1
+    pixel_steps: int = 2
     select: Literal["D1", "D2"] = "D1"
 
     def __post_init__(self) -> None:

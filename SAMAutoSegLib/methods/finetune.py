@@ -42,10 +42,12 @@ _ENCODING_SHARE = 0.2
 # Of several volumes. The place of an organ in one patient is knowledge; in others it differs.
 _STRENGTH_ACROSS_PATIENTS = 2.0
 
-# How much the pixel branch has to say, where that is not found by trying: chosen on the demo CT.
-_USUAL_PIXEL_WEIGHT = 0.5
+# How much the pixel branch has to say where it is not found by trying. What a net from scratch
+# learns holds in this patient, and less in the next: chosen on the demo CT, and on volumes of the
+# benchmark's pools.
+_PIXELS_IN_ONE_PATIENT, _PIXELS_ACROSS_PATIENTS = 1.0, 0.25
 
-# Fewer slices of several volumes cannot tell how much it should say: a half would be one slice.
+# Fewer slices of several volumes cannot tell: a half would be one slice.
 _LEAST_TO_WEIGH = 4
 
 # Of the steps: a weight is as well seen after this share of them.
@@ -133,8 +135,8 @@ def finetune(
     tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded
     side = pixel_side_for(samples.images) if chosen.pixel_steps else 0
-    weight = chosen.pixel_weight or _USUAL_PIXEL_WEIGHT
-    adapted = replace(adapted, pixel_side=side, pixel_weight=weight)
+    usual = _PIXELS_ACROSS_PATIENTS if several else _PIXELS_IN_ONE_PATIENT
+    adapted = replace(adapted, pixel_side=side, pixel_weight=chosen.pixel_weight or usual)
     torch.manual_seed(chosen.seed)
     begun = starting_model(start, structures, adapted, backbone, labeled)
     model = begun.model

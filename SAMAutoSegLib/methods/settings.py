@@ -39,9 +39,9 @@ class Settings:
         pixel_steps: of the pixel branch for each of the weights, see `PixelBranch`; 0: no branch. A
             training that goes on from a model has the branch that this model has; see `finetune`
             for one that has none. Needs labeled slices.
-        pixel_weight: of what that branch says, where the SAM has 1; 0: half as much, but where
-            four slices or more of several volumes are learned from it is found with them, see
-            `cross_fit`.
+        pixel_weight: of what that branch says, where the SAM has 1; 0: as much where one volume is
+            learned from, a quarter where two or three slices of several are, and else what four
+            slices or more of several volumes tell themselves, see `cross_fit`.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
         shaping: names of those that say what is adapted; a training that goes on from a model of
@@ -139,8 +139,7 @@ def settings_for(budget: Budget, slices: int = 1, *, several: bool = False) -> d
         SAMAutoSegError: there is no such budget.
     """
     budgets: dict[Budget, dict[str, Any]] = {
-        # In so few steps the pixel branch learns too little to help; its time is worth more steps.
-        "quick": {"steps": 160, "views": 1, "pixel_steps": 0},
+        "quick": {"steps": 160, "views": 1},
         "standard": {"steps": 300, "views": 2},
         "thorough": {"steps": 900, "views": 4},
     }

@@ -82,8 +82,12 @@ def test_with_several_volumes_it_has_as_much_to_say_as_suits_held_out_halves(
     assert found.adaptation.pixel_weight == tried["pixel_weight"] in PIXEL_WEIGHTS
     assert tried["slices"] == 4 and found.temperature == tried["temperature"]
     # One volume, too few slices, or a weight that is asked for: nothing is tried.
-    for untried in (learned(1), learned(2, (0,)), learned(2, pixel_weight=0.5)):
-        assert untried.card.adaptation.pixel_weight == 0.5
+    for untried, weight in (
+        (learned(1), 1.0),
+        (learned(2, (0,)), 0.25),
+        (learned(2, pixel_weight=0.5), 0.5),
+    ):
+        assert untried.card.adaptation.pixel_weight == weight
         assert untried.card.provenance[CALIBRATION] is None
 
 
@@ -104,7 +108,7 @@ def test_the_score_is_of_the_model_with_the_weight_that_was_found(
     volumes = [labeled((0, 4), seed) for seed in (0, 1)]
     held_out = [labeled((2,), 3)]
     tuned = tune(*volumes, held_out=held_out, settings={**STEPS, "steps": 2})
-    assert scored[0] == 0.5 and scored[-1] == 2.0
+    assert scored[0] == 0.25 and scored[-1] == 2.0
     assert tuned.card.provenance["held_out_dice"] == 2.0
 
 
@@ -198,7 +202,6 @@ def test_a_model_of_more_slices_without_it_gets_none_in_a_later_training(learn: 
 
 
 def test_a_model_of_no_more_slices_gets_one_in_a_later_training(learn: Tune) -> None:
-    """As after a quick training, which makes none."""
     for slices in ((0, 2, 4), (0, 2, 4, 6)):
         former = learn(slices, pixel_steps=0)
         later = learn(start=former, learning_rate=1e-9)
