@@ -20,7 +20,7 @@ from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.pixel_branch import product
 from SAMAutoSegLib.device import as_precision
 from SAMAutoSegLib.errors import Cancelled
-from SAMAutoSegLib.methods.losses import IGNORED
+from SAMAutoSegLib.methods.losses import IGNORED, segmentation_loss
 from SAMAutoSegLib.methods.method import Method
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.trainer import train
@@ -67,8 +67,9 @@ def cross_fit(
     """The temperature of a model, and the weight of its pixel branch, found with two others.
 
     Each half of the groups of neighboring slices is predicted by a model that learned from the
-    other half only. The weight is the one of `PIXEL_WEIGHTS` that makes the labels most likely,
-    each with the temperature that suits it best.
+    other half only. The weight is the one of `PIXEL_WEIGHTS` with the least loss of the training
+    over all of them. Not the one that makes the labels most likely: that is told by the slice that
+    is understood least.
 
     Args:
         model: says what is adapted; it is left as it is.
@@ -86,15 +87,17 @@ def cross_fit(
     if said is None:
         return None
     weights = PIXEL_WEIGHTS if choose_weight else (model.adaptation.pixel_weight,)
-    fits = []
-    for weight in weights:
-        logits = [one.agreed(weight) for one in said]
-        classes = [one.classes for one in said]
-        temperature = fit_temperature(logits, classes)
-        fits.append((_cost(logits, classes, temperature), weight, temperature))
-    _, weight, temperature = min(fits)
+    weight = min(weights, key=lambda weight: _loss(said, weight, settings.ce_weight))
+    temperature = fit_temperature([one.agreed(weight) for one in said], [o.classes for o in said])
     found = {"temperature": round(temperature, 3), "slices": len(said)}
     return found | ({"pixel_weight": weight} if choose_weight else {})
+
+
+def _loss(said: Sequence[Opinion], weight: float, ce_weight: float) -> float:
+    """`segmentation_loss` over the pixels of all slices, as if they were one."""
+    logits = torch.cat([one.agreed(weight) for one in said], 1)
+    classes = torch.cat([one.classes for one in said])
+    return float(segmentation_loss(logits[None, ..., None], classes[None, :, None], ce_weight))
 
 
 def _opinions(
@@ -169,12 +172,15 @@ def fit_temperature(logits: list[Tensor], targets: list[Tensor]) -> float:
         0.2 to 20, to about one percent; 1 if no pixel is known.
     """
     pixels = [_some_pixels(*pair) for pair in zip(logits, targets, strict=True)]
-    if not sum(len(numbers) for _, numbers in pixels):
+    columns = torch.cat([values for values, _ in pixels], 1).float()
+    classes = torch.cat([numbers for _, numbers in pixels]).long()
+    if not len(classes):
         return 1.0
-    columns, classes = [values for values, _ in pixels], [numbers for _, numbers in pixels]
 
     def cost(exponent: float) -> float:
-        return _cost(columns, classes, 2.0**exponent)
+        scaled = columns * 2.0**-exponent
+        chosen = scaled.gather(0, classes[None])[0]
+        return float((scaled.logsumexp(0) - chosen).double().mean())
 
     # Convex in 1 / temperature, so with one minimum: golden section.
     low, high = torch.log2(torch.tensor([0.2, 20.0])).tolist()
@@ -191,13 +197,6 @@ def fit_temperature(logits: list[Tensor], targets: list[Tensor]) -> float:
             inner[1] = low + share * (high - low)
             costs[1] = cost(inner[1])
     return float(2.0 ** ((low + high) / 2))
-
-
-def _cost(logits: list[Tensor], classes: list[Tensor], temperature: float) -> float:
-    """Mean negative logarithm of the probability of the true classes [n], of logits [K, n]."""
-    scaled = torch.cat(logits, 1).float() / temperature
-    chosen = scaled.gather(0, torch.cat(classes).long()[None])[0]
-    return float((scaled.logsumexp(0) - chosen).double().mean())
 
 
 def _some_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -45,10 +45,11 @@ _STRENGTH_ACROSS_PATIENTS = 2.0
 # How much the pixel branch has to say where it is not found by trying. What a net from scratch
 # learns holds in this patient, and less in the next: chosen on the demo CT, and on volumes of the
 # benchmark's pools.
-_PIXELS_IN_ONE_PATIENT, _PIXELS_ACROSS_PATIENTS = 1.0, 0.25
+_PIXELS_IN_ONE_PATIENT, _PIXELS_ACROSS_PATIENTS = 1.0, 0.5
 
-# Fewer slices of several volumes cannot tell: a half would be one slice.
-_LEAST_TO_WEIGH = 4
+# Fewer slices of several volumes cannot tell: what models learn from two or three is not like what
+# is learned from all.
+_LEAST_TO_WEIGH = 8
 
 # Of the steps: a weight is as well seen after this share of them.
 _STEPS_TO_WEIGH = 1 / 3
@@ -91,8 +92,8 @@ def finetune(
         checkpoint, resume, on_step: see `train`.
         with_calibration: find the model's temperature by two more trainings on half of the slices
             each, see `cross_fit`; it goes into the card's provenance. In a third of the steps that
-            is done anyway where a new pixel branch learns four slices or more of several volumes,
-            since its weight is found so.
+            is done anyway where a new pixel branch learns from eight slices or more of several
+            volumes, since its weight is found so.
         progress: a `Cancelled` it raises while training keeps the best so far, and in the trainings
             after it the model without what they would have told.
 

@@ -73,19 +73,19 @@ def test_a_method_can_stop_a_training_that_has_a_branch(
 def test_with_several_volumes_it_has_as_much_to_say_as_suits_held_out_halves(
     tune: Tune, labeled: Callable[..., LabeledVolume]
 ) -> None:
-    def learned(count: int, slices: tuple[int, ...] = (0, 4), **settings: float) -> FineTuned:
+    def learned(count: int, slices: tuple[int, ...] = (0, 2, 4, 6), **settings: float) -> FineTuned:
         volumes = [labeled(slices, seed) for seed in range(count)]
         return tune(*volumes, settings={**STEPS, "steps": 3, **settings})
 
     found = learned(2).card
     tried = found.provenance[CALIBRATION]
     assert found.adaptation.pixel_weight == tried["pixel_weight"] in PIXEL_WEIGHTS
-    assert tried["slices"] == 4 and found.temperature == tried["temperature"]
+    assert tried["slices"] == 8 and found.temperature == tried["temperature"]
     # One volume, too few slices, or a weight that is asked for: nothing is tried.
     for untried, weight in (
         (learned(1), 1.0),
-        (learned(2, (0,)), 0.25),
-        (learned(2, pixel_weight=0.5), 0.5),
+        (learned(2, (0, 2, 4)), 0.5),
+        (learned(2, pixel_weight=0.25), 0.25),
     ):
         assert untried.card.adaptation.pixel_weight == weight
         assert untried.card.provenance[CALIBRATION] is None
@@ -105,10 +105,10 @@ def test_the_score_is_of_the_model_with_the_weight_that_was_found(
 
     monkeypatch.setattr(module, "held_out_scorer", scorer)
     monkeypatch.setattr(module, "cross_fit", lambda *_, **__: {"pixel_weight": 2.0})
-    volumes = [labeled((0, 4), seed) for seed in (0, 1)]
-    held_out = [labeled((2,), 3)]
+    volumes = [labeled((0, 2, 4, 6), seed) for seed in (0, 1)]
+    held_out = [labeled((1,), 3)]
     tuned = tune(*volumes, held_out=held_out, settings={**STEPS, "steps": 2})
-    assert scored[0] == 0.25 and scored[-1] == 2.0
+    assert scored[0] == 0.5 and scored[-1] == 2.0
     assert tuned.card.provenance["held_out_dice"] == 2.0
 
 

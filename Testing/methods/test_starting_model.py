@@ -271,7 +271,7 @@ def test_a_branch_that_learns_on_has_as_much_to_say_as_a_new_one(learn: Learn) -
 def test_a_model_that_goes_on_is_not_weighed_by_models_that_know_less(
     learn: Learn, labeled: Callable[..., LabeledVolume]
 ) -> None:
-    several = [labeled((2, 6), seed) for seed in (0, 1)]
+    several = [labeled((0, 2, 4, 6), seed) for seed in (0, 1)]
     assert learn(named("disc"), volumes=several).card.provenance[CALIBRATION]
     onward = learn(named("disc"), volumes=several, start=learn(named("disc")))
     assert onward.card.provenance[CALIBRATION] is None

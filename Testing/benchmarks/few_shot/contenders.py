@@ -148,8 +148,8 @@ def ours(task: Task, follow: bool = False) -> Segment:
     """What paid: BLO-SAM with the pixel branch and eight views, cleaned up.
 
     Chosen on volumes of the pool. The branch takes twice as many steps of its own small net
-    besides, and its weight across patients two more trainings on half of the slices each, which
-    see no more than these slices.
+    besides, and where eight slices of several volumes tell its weight, that takes two more
+    trainings, on half of these slices each.
     """
     settings = {"steps": _blo_steps(task), "views": 8}
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=follow)
