@@ -1,9 +1,10 @@
 """A small U-Net that looks at the pixels themselves, beside a SAM that looks at its embedding.
 
-SAM's embedding has one vector for 16 x 16 pixels of its input, and few changed views of a slice can
-be encoded in the time of a training. A small net from scratch (Ronneberger et al., MICCAI 2015) is
-worse alone, but it sees every pixel and a new view at every step, so it errs elsewhere: the product
-of both is better than either. Designed here; nothing of it is published.
+SAM's embedding has one vector for 16 x 16 pixels of its input (LiteMedSAM's for 4 x 4), and few
+changed views of a slice can be encoded in the time of a training. A small net from scratch
+(Ronneberger et al., MICCAI 2015) is worse alone, but it sees every pixel and a new view at every
+step, so it errs elsewhere: the product of both is better than either. Designed here; nothing of it
+is published.
 """
 
 from __future__ import annotations
