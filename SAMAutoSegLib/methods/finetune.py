@@ -43,9 +43,9 @@ _ENCODING_SHARE = 0.2
 _STRENGTH_ACROSS_PATIENTS = 2.0
 
 # How much the pixel branch has to say where it is not found by trying. What a net from scratch
-# learns holds in this patient, and less in the next: chosen on the demo CT, and on volumes of the
-# benchmark's pools.
-_PIXELS_IN_ONE_PATIENT, _PIXELS_ACROSS_PATIENTS = 1.0, 0.5
+# learns holds in this patient, and less in the next, least where it sees slices smaller than they
+# are: chosen on the demo CT, and on volumes of the benchmark's pools.
+_PIXELS_IN_ONE_PATIENT, _PIXELS_ACROSS_PATIENTS, _FEWER_PIXELS_ACROSS = 1.0, 0.5, 0.25
 
 # Fewer slices of several volumes cannot tell: what models learn from two or three is not like what
 # is learned from all.
@@ -136,8 +136,8 @@ def finetune(
     tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded
     side = pixel_side_for(samples.images) if chosen.pixel_steps else 0
-    usual = _PIXELS_ACROSS_PATIENTS if several else _PIXELS_IN_ONE_PATIENT
-    adapted = replace(adapted, pixel_side=side, pixel_weight=chosen.pixel_weight or usual)
+    weight = chosen.pixel_weight or _usual_weight(samples, side, several)
+    adapted = replace(adapted, pixel_side=side, pixel_weight=weight)
     torch.manual_seed(chosen.seed)
     begun = starting_model(start, structures, adapted, backbone, labeled)
     model = begun.model
@@ -236,6 +236,13 @@ def _with_its_branch(
     if begun.knows_more and "pixel_steps" not in asked:
         return replace(chosen, pixel_steps=0), []
     return chosen, []
+
+
+def _usual_weight(samples: TrainingSet, side: int, several: bool) -> float:
+    if not several:
+        return _PIXELS_IN_ONE_PATIENT
+    seen = all(max(image.shape[:2]) <= side for image in samples.images)
+    return _PIXELS_ACROSS_PATIENTS if seen else _FEWER_PIXELS_ACROSS
 
 
 def _steps_to_weigh(settings: Settings) -> int:

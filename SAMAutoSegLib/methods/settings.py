@@ -40,8 +40,9 @@ class Settings:
             training that goes on from a model has the branch that this model has; see `finetune`
             for one that has none. Needs labeled slices.
         pixel_weight: of what that branch says, where the SAM has 1; 0: as much where one volume is
-            learned from, half as much where up to seven slices of several are, and else what
-            eight slices or more of several volumes tell themselves, see `cross_fit`.
+            learned from, half as much where up to seven slices of several are, a quarter if it
+            sees these smaller than they are, and else what eight slices or more of several
+            volumes tell themselves, see `cross_fit`.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
         shaping: names of those that say what is adapted; a training that goes on from a model of

@@ -204,6 +204,17 @@ def test_a_score_and_a_temperature_are_found_there(
     assert "dice" in " ".join(tuned.result.history[-1])
 
 
+def test_the_weight_of_the_pixel_branch_is_found_there(
+    on_gpu: Callable[..., Backbone],
+    labeled: Callable[..., LabeledVolume],
+    tune: Tune,
+) -> None:
+    volumes = [labeled((0, 2, 4, 6), seed) for seed in (0, 1)]
+    tuned = tune(*volumes, backbone=on_gpu(), method="blo-sam", settings=SMALL)
+    found = tuned.card.provenance["calibration"]
+    assert found["slices"] == 8 and found["pixel_weight"] == tuned.card.adaptation.pixel_weight
+
+
 def test_boxes_prompt_the_plain_backbone_there(
     on_gpu: Callable[..., Backbone], labeled: Callable[..., LabeledVolume]
 ) -> None:

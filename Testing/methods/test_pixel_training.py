@@ -91,6 +91,14 @@ def test_with_several_volumes_it_has_as_much_to_say_as_suits_held_out_halves(
         assert untried.card.provenance[CALIBRATION] is None
 
 
+def test_across_patients_a_branch_that_sees_less_than_all_pixels_has_less_to_say(
+    samples: Callable[..., TrainingSet],
+) -> None:
+    shown = samples((0, 4))  # of 48 x 40 pixels
+    weights = [module._usual_weight(shown, side, True) for side in (64, 32)]
+    assert weights == [0.5, 0.25] and module._usual_weight(shown, 32, False) == 1.0
+
+
 def test_the_score_is_of_the_model_with_the_weight_that_was_found(
     tune: Tune, labeled: Callable[..., LabeledVolume], monkeypatch: pytest.MonkeyPatch
 ) -> None:
