@@ -157,9 +157,7 @@ def ours(task: Task, follow: bool = False) -> Segment:
 
 def fixed_weight(task: Task, follow: bool = False) -> Segment:
     """Ours as it was before: half as many steps of the branch, and less to say, always the same."""
-    weight = 0.25 if len(task.drawn.labeled) > 1 else 0.5
-    settings = {"views": 8, "pixel_steps": 1, "pixel_weight": weight}
-    settings |= {"steps": _blo_steps(task)}
+    settings = {"steps": _blo_steps(task), **_fixed(task)}
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=follow)
 
 
@@ -173,10 +171,15 @@ def ours_corrected(task: Task) -> Segment:
     return ours(task, follow=True)
 
 
-def joint_as_ours(task: Task) -> Segment:
-    """Ours without the two levels."""
-    settings = {"steps": task.evaluations, "views": 8, "pixel_steps": 2}
+def joint_fixed_weight(task: Task) -> Segment:
+    """`fixed_weight` without the two levels."""
+    settings = {"steps": task.evaluations, **_fixed(task)}
     return _trained(task, "joint", settings, cleanup=CLEAN_UP)
+
+
+def _fixed(task: Task) -> dict[str, Any]:
+    weight = 0.25 if len(task.drawn.labeled) > 1 else 0.5
+    return {"views": 8, "pixel_steps": 1, "pixel_weight": weight}
 
 
 def _blo_steps(task: Task) -> int:
@@ -215,7 +218,7 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     "BLO-SAM rotating": blo_rotating,
     "BLO-SAM second order": blo_second_order,
     "BLO-SAM views": views_cleaned,
-    "joint as ours": joint_as_ours,
+    "joint, fixed weight": joint_fixed_weight,
     "fixed weight": fixed_weight,
     "ours": ours,
     **WITHIN_A_VOLUME,
