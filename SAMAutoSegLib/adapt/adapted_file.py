@@ -29,7 +29,7 @@ FORMAT_VERSION = 1
 SUFFIX = ".safetensors"
 
 CALIBRATION = "calibration"
-"""Entry of a card's provenance: what `methods.cross_fit.calibrate` gives."""
+"""Entry of a card's provenance: what `methods.cross_fit.cross_fit` gives."""
 
 
 @dataclass(frozen=True)

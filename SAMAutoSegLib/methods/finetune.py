@@ -153,8 +153,8 @@ def finetune(
     )
     halves = replace(chosen, steps=chosen.steps if with_calibration else _steps_to_weigh(chosen))
     check = with_calibration or weigh
-    left = 1 - _ENCODING_SHARE
-    trained = 1 - left * (1 - chosen.steps / (chosen.steps + 2 * halves.steps)) if check else 1.0
+    all_steps = chosen.steps + (2 * halves.steps if check else 0)
+    trained = _ENCODING_SHARE + (1 - _ENCODING_SHARE) * chosen.steps / all_steps
     scorer = None if tests is None else held_out_scorer(tests, backbone)
     result = train(
         kind,
