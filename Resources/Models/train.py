@@ -76,7 +76,7 @@ def hippocampus(data: Path) -> Starter:
         4,
         # The pixel branch is better there than the SAM, as six patients told that are now among
         # those it learns from; on hearts it was far worse.
-        {"views": 2, "pixel_steps": 1, "pixel_weight": 2.0},
+        {"views": 2, "pixel_steps": 1, "pixel_weight": 2.0, "teach_branch": False},
         {
             "data": "Medical Segmentation Decathlon, Task04 (Antonelli et al., 2022)",
             "data_license": "CC-BY-SA-4.0",

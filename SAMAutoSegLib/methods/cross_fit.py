@@ -21,7 +21,7 @@ from SAMAutoSegLib.adapt.pixel_branch import product
 from SAMAutoSegLib.device import as_precision
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.methods.losses import IGNORED, segmentation_loss
-from SAMAutoSegLib.methods.method import Method
+from SAMAutoSegLib.methods.method import Method, sample_low_res
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.trainer import train
 from SAMAutoSegLib.methods.training_set import TrainingSet
@@ -137,9 +137,9 @@ def _opinions(
 def _opinion(model: AdaptedModel, samples: TrainingSet, n: int, backbone: Backbone) -> Opinion:
     image, spacing, spec = samples.images[n], samples.pixel_spacings[n], backbone.spec
     reference = torch.from_numpy(samples.references[n])
+    low_res = sample_low_res(model, samples, n)
+    logits = spec.logits_to_slice(low_res, samples.references[n].shape, spacing)
     with as_precision(samples.features.dtype, samples.features.device):
-        low_res = model(samples.features[n : n + 1])[0].float()
-        logits = spec.logits_to_slice(low_res, samples.references[n].shape, spacing)
         branch = None if model.pixels is None else model.pixels.log_shares(image, spacing)
     sam, classes = _some_pixels(logits.log_softmax(0).cpu(), reference)
     return Opinion(

@@ -18,6 +18,7 @@ from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.methods.branch_teaching import slices_to_teach_from, teach_branch
 from SAMAutoSegLib.methods.cross_fit import cross_fit
 from SAMAutoSegLib.methods.held_out import (
     held_out_neighbors,
@@ -46,6 +47,10 @@ _STRENGTH_ACROSS_PATIENTS = 2.0
 # learns holds in this patient, and less in the next, least where it sees slices smaller than they
 # are: chosen on the demo CT, and on volumes of the benchmark's pools.
 _PIXELS_IN_ONE_PATIENT, _PIXELS_ACROSS_PATIENTS, _FEWER_PIXELS_ACROSS = 1.0, 0.5, 0.25
+
+# After it learned from slices without labels, which it does from what the SAM says too. Chosen on
+# volumes of the pools: three to five draws each of four and eight hippocampi and four hearts.
+_PIXELS_TAUGHT, _TIMES_TAUGHT_FEWER = 2.0, 2.0
 
 # Fewer slices of several volumes cannot tell: what models learn from two or three is not like what
 # is learned from all.
@@ -151,10 +156,17 @@ def finetune(
         and not chosen.pixel_weight
         and begun.source is None
     )
+    others: list[tuple[int, ...]] = []
+    if several and chosen.pixel_steps and chosen.teach_branch and begun.source is None:
+        others = slices_to_teach_from(volumes, held_out, plane)
+    teach = any(others)
     halves = replace(chosen, steps=chosen.steps if with_calibration else _steps_to_weigh(chosen))
     check = with_calibration or weigh
-    all_steps = chosen.steps + (2 * halves.steps if check else 0)
-    trained = _ENCODING_SHARE + (1 - _ENCODING_SHARE) * chosen.steps / all_steps
+    # Two rounds of the branch take about as long as the training.
+    all_steps = chosen.steps * (2 if teach else 1) + (2 * halves.steps if check else 0)
+    a_step = (1 - _ENCODING_SHARE) / all_steps
+    trained = _ENCODING_SHARE + a_step * chosen.steps
+    checked = trained + (2 * a_step * halves.steps if check else 0.0)
     scorer = None if tests is None else held_out_scorer(tests, backbone)
     result = train(
         kind,
@@ -172,14 +184,36 @@ def finetune(
     calibration = None
     if check and result.stopped != "cancelled":
         began = time.monotonic()
-        told = part_of(progress, trained, 1.0)
+        told = part_of(progress, trained, checked)
         calibration = _checked(kind, model, samples, halves, backbone, weigh, result, told)
         if calibration is not None and weigh:
             model.set_pixel_weight(calibration["pixel_weight"])
-            if scorer is not None:
-                with torch.inference_mode():
-                    result.score = scorer(model)
         result.seconds += time.monotonic() - began
+    unlabeled: list[tuple[int, ...]] = []
+    if teach and result.stopped != "cancelled":
+        began = time.monotonic()
+        try:
+            teach_branch(
+                model,
+                samples,
+                volumes,
+                others,
+                chosen,
+                backbone,
+                plane=plane,
+                intensity=intensity,
+                cache=cache,
+                progress=part_of(progress, checked, 1.0),
+            )
+            unlabeled = others
+            if not chosen.pixel_weight:
+                model.set_pixel_weight(_taught_weight(model, samples))
+        except Cancelled:
+            result.notes.append("cancelled before the pixel branch learned from other slices")
+        result.seconds += time.monotonic() - began
+    if scorer is not None and (weigh or teach):
+        with torch.inference_mode():
+            result.score = scorer(model)
     result.notes += _not_learned(samples, structures)
     result.notes += held_out_neighbors(volumes, held_out)
     card = ModelCard(
@@ -193,7 +227,7 @@ def finetune(
         method=kind.name,
         settings=chosen.to_json(),
         provenance={
-            **provenance_of(volumes, held_out, result, begun.source, plane),
+            **provenance_of(volumes, held_out, result, begun.source, plane, unlabeled),
             CALIBRATION: calibration,
         },
     )
@@ -241,8 +275,19 @@ def _with_its_branch(
 def _usual_weight(samples: TrainingSet, side: int, several: bool) -> float:
     if not several:
         return _PIXELS_IN_ONE_PATIENT
-    seen = all(max(image.shape[:2]) <= side for image in samples.images)
-    return _PIXELS_ACROSS_PATIENTS if seen else _FEWER_PIXELS_ACROSS
+    return _PIXELS_ACROSS_PATIENTS if _sees_all_pixels(samples, side) else _FEWER_PIXELS_ACROSS
+
+
+def _taught_weight(model: AdaptedModel, samples: TrainingSet) -> float:
+    """Of a branch that knows from other slices what the SAM says."""
+    assert model.pixels is not None
+    if _sees_all_pixels(samples, model.pixels.spec.side):
+        return _PIXELS_TAUGHT
+    return min(_TIMES_TAUGHT_FEWER * model.pixels.weight, _PIXELS_TAUGHT)
+
+
+def _sees_all_pixels(samples: TrainingSet, side: int) -> bool:
+    return all(max(image.shape[:2]) <= side for image in samples.images)
 
 
 def _steps_to_weigh(settings: Settings) -> int:

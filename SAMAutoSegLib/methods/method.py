@@ -162,10 +162,16 @@ def batch_logits(
     return functional_call(model, learned, (features.to(precision),)), targets
 
 
+def sample_low_res(model: AdaptedModel, samples: TrainingSet, n: int) -> Tensor:
+    """Low-res logits [K, m, m] of a labeled slice as it is, by the SAM alone."""
+    with as_precision(samples.features.dtype, samples.features.device):
+        return model(samples.features[n : n + 1])[0].float()
+
+
 def sample_logits(model: AdaptedModel, samples: TrainingSet, n: int, spec: InputSpec) -> Tensor:
     """Logits [K, H, W] of a labeled slice as it is, at the image's resolution."""
+    low_res = sample_low_res(model, samples, n)
     with as_precision(samples.features.dtype, samples.features.device):
-        low_res = model(samples.features[n : n + 1])[0].float()
         return model.slice_logits(low_res, samples.images[n], spec, samples.pixel_spacings[n])
 
 

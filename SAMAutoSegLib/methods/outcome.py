@@ -52,19 +52,25 @@ def provenance_of(
     result: TrainingResult,
     source: ModelCard | None,
     plane: Plane,
+    unlabeled: Sequence[Sequence[int]] = (),
 ) -> dict[str, Any]:
     """Where a model comes from, for its card.
 
     Args:
         source: the card of the model it went on from.
         plane: of all slices.
+        unlabeled: slices of each volume that were learned from without their labels.
     """
+    images = [origin_of(volume, plane) for volume in volumes]
+    for image, numbers in zip(images, unlabeled, strict=False):
+        if numbers:
+            image["unlabeled"] = list(numbers)
     scores = {name: round(score, 4) for name, score in result.score.items()}
     dice = "held_out_dice/"
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "program": f"SAMAutoSeg {__version__}",
-        "images": [origin_of(volume, plane) for volume in volumes],
+        "images": images,
         "held_out": [origin_of(volume, plane) for volume in held_out],
         "held_out_dice": scores.get("held_out_dice"),
         "held_out_dice_by_structure": {

@@ -42,7 +42,9 @@ class Settings:
         pixel_weight: of what that branch says, where the SAM has 1; 0: as much where one volume is
             learned from, half as much where up to seven slices of several are, a quarter if it
             sees these smaller than they are, and else what eight slices or more of several
-            volumes tell themselves, see `cross_fit`.
+            volumes tell themselves, see `cross_fit`; more once it is taught.
+        teach_branch: whether a new pixel branch learns besides from slices without labels, where
+            slices of several volumes are learned from; see `branch_teaching.py`.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
         shaping: names of those that say what is adapted; a training that goes on from a model of
@@ -68,6 +70,7 @@ class Settings:
     count_absent: bool = False
     pixel_steps: int = 0
     pixel_weight: float = 0.0
+    teach_branch: bool = True
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -89,10 +92,11 @@ class Settings:
             ("seed", 0, 2**63 - 1),
         ):
             require_between(name, getattr(self, name), low, high)
-        if not isinstance(self.count_absent, bool):
-            raise SAMAutoSegError(
-                f"setting count_absent {self.count_absent}: expected true or false"
-            )
+        for name in ("count_absent", "teach_branch"):
+            if not isinstance(getattr(self, name), bool):
+                raise SAMAutoSegError(
+                    f"setting {name} {getattr(self, name)}: expected true or false"
+                )
         for field in fields(self):
             if field.name in self.unused and getattr(self, field.name) != field.default:
                 raise SAMAutoSegError(

@@ -106,6 +106,7 @@ class WeSAMSettings(Settings):
         "count_absent",
         "feature_dropout",
         "pixel_steps",
+        "teach_branch",
         "pixel_weight",
         "view_strength",
     )

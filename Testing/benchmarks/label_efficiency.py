@@ -247,7 +247,7 @@ def _settings(run: Run, options: argparse.Namespace) -> dict[str, Any]:
         if options.recipe:  # says itself how long it takes
             return {name: settings[name] for name in ("seed", "head")} | {"recipe": options.recipe}
     if run.method in WITH_PIXELS:
-        settings |= {"pixel_steps": 1, "pixel_weight": 1.0}
+        settings |= {"pixel_steps": 1, "pixel_weight": 1.0, "teach_branch": False}
     return settings
 
 

@@ -13,7 +13,7 @@ from SAMAutoSegLib.methods.blo_sam import BLOSAM
 from SAMAutoSegLib.methods.cross_fit import PIXEL_WEIGHTS
 from SAMAutoSegLib.methods.method import sample_logits
 from SAMAutoSegLib.methods.outcome import FineTuned
-from SAMAutoSegLib.methods.pixel_training import _reduced
+from SAMAutoSegLib.methods.pixel_training import PixelSlice, reduced
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, low_res_target
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.input_spec import InputSpec
@@ -75,7 +75,7 @@ def test_with_several_volumes_it_has_as_much_to_say_as_suits_held_out_halves(
 ) -> None:
     def learned(count: int, slices: tuple[int, ...] = (0, 2, 4, 6), **settings: float) -> FineTuned:
         volumes = [labeled(slices, seed) for seed in range(count)]
-        return tune(*volumes, settings={**STEPS, "steps": 3, **settings})
+        return tune(*volumes, settings={**STEPS, "steps": 3, "teach_branch": False, **settings})
 
     found = learned(2).card
     tried = found.provenance[CALIBRATION]
@@ -115,7 +115,8 @@ def test_the_score_is_of_the_model_with_the_weight_that_was_found(
     monkeypatch.setattr(module, "cross_fit", lambda *_, **__: {"pixel_weight": 2.0})
     volumes = [labeled((0, 2, 4, 6), seed) for seed in (0, 1)]
     held_out = [labeled((1,), 3)]
-    tuned = tune(*volumes, held_out=held_out, settings={**STEPS, "steps": 2})
+    settings = {**STEPS, "steps": 2, "teach_branch": False}
+    tuned = tune(*volumes, held_out=held_out, settings=settings)
     assert scored[0] == 0.5 and scored[-1] == 2.0
     assert tuned.card.provenance["held_out_dice"] == 2.0
 
@@ -234,7 +235,8 @@ def test_a_large_slice_is_learned_from_at_the_size_that_the_branch_sees(aspect: 
     reference = np.zeros((300, 200), np.uint8)
     reference[100:200, 50:150] = 1
     image = reference * 200
-    small, labels, spacing = _reduced(image, reference, (1.0, 2.0), spec)
+    seen = reduced(PixelSlice(image, reference, (1.0, 2.0)), spec)
+    small, labels, spacing = seen.image, seen.reference, seen.spacing
     assert small.shape == labels.shape and max(labels.shape) == 64
     assert spacing[0] * labels.shape[0] == pytest.approx(300)
     assert spacing[1] * labels.shape[1] == pytest.approx(400)
@@ -249,5 +251,5 @@ def test_a_large_slice_is_learned_from_at_the_size_that_the_branch_sees(aspect: 
 def test_a_small_slice_is_learned_from_as_it_is() -> None:
     image = np.zeros((40, 64, 3), np.uint8)
     reference = image[..., 0]
-    kept = _reduced(image, reference, (0.5, 0.5), InputSpec(side=64))
-    assert kept[0] is image and kept[1] is reference and kept[2] == (0.5, 0.5)
+    whole = PixelSlice(image, reference, (0.5, 0.5))
+    assert reduced(whole, InputSpec(side=64)) is whole

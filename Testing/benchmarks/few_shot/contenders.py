@@ -155,6 +155,12 @@ def ours(task: Task, follow: bool = False) -> Segment:
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=follow)
 
 
+def untaught(task: Task) -> Segment:
+    """Ours, with a branch that learned from labeled slices only. Within a volume it always does."""
+    settings = {"steps": _blo_steps(task), "views": 8, "teach_branch": False}
+    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
+
+
 def fixed_weight(task: Task, follow: bool = False) -> Segment:
     """Ours as it was before: half as many steps of the branch, and less to say, always the same."""
     settings = {"steps": _blo_steps(task), **_fixed(task)}
@@ -179,7 +185,7 @@ def joint_fixed_weight(task: Task) -> Segment:
 
 def _fixed(task: Task) -> dict[str, Any]:
     weight = 0.25 if len(task.drawn.labeled) > 1 else 0.5
-    return {"views": 8, "pixel_steps": 1, "pixel_weight": weight}
+    return {"views": 8, "pixel_steps": 1, "pixel_weight": weight, "teach_branch": False}
 
 
 def _blo_steps(task: Task) -> int:
@@ -220,6 +226,7 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     "BLO-SAM views": views_cleaned,
     "joint, fixed weight": joint_fixed_weight,
     "fixed weight": fixed_weight,
+    "untaught": untaught,
     "ours": ours,
     **WITHIN_A_VOLUME,
     "AutoSAM ViT": auto_sam("auto-vit-tokens"),

@@ -47,8 +47,9 @@ def main() -> None:
         "patients are tested. A dash for HD95: in some volume more than 5 % of a contour lie in "
         "slices where the other has none. Seconds are wall time on one thread, and tell little "
         "where other work ran beside; 'ours + corrected' takes the model of 'ours' where that "
-        "was trained before. 'Fixed weight' is ours before its pixel branch took twice the steps "
-        "and got its weight as it does now.\n" + text,
+        "was trained before. 'Untaught' is ours without the slices without labels from which its "
+        "pixel branch learns where there are several volumes; 'fixed weight' is that before the "
+        "branch took twice the steps and got its weight as it does now.\n" + text,
         encoding="utf-8",
     )
     _figure(found, options.results.with_suffix(".png"))

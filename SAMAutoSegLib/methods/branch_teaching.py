@@ -1,0 +1,206 @@
+"""The pixel branch learns anew from what SAM and branch agree on in slices without labels.
+
+A net from scratch is poor because it sees few slices, not because it is a poor net. In the volumes
+that the labeled slices are of there are many more, and what SAM and branch say of them together is
+better than what either says. So a new branch learns from these pseudo-labels (Lee, ICML workshop
+2013) in strongly changed views, as in "noisy student" training (Xie et al., CVPR 2020) and as two
+nets teach each other in "cross teaching" (Luo et al., MIDL 2022); here only the branch is taught,
+since for the SAM every view would have to be encoded. It is used where slices of several volumes
+are learned from: in a single one it gained nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.pixel_branch import PixelBranch
+from SAMAutoSegLib.device import as_precision
+from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.images.slices import Plane, SliceStack
+from SAMAutoSegLib.methods.losses import IGNORED
+from SAMAutoSegLib.methods.method import draw
+from SAMAutoSegLib.methods.pixel_training import (
+    LEARNING_RATE,
+    PixelSlice,
+    PixelTraining,
+    pixel_slices,
+    reduced,
+)
+from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
+from SAMAutoSegLib.progress import Progress, part_of, silent
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+
+# More take longer to encode than to learn from, and tell little that these do not.
+MOST_SLICES = 160
+
+# A pixel counts only if the two are as sure as this.
+_LEAST_PROBABILITY = 0.7
+
+# What the branch of one round finds makes the labels of the next one better.
+_ROUNDS = 2
+
+_LABELED, _UNLABELED = 13, 14
+
+
+@dataclass(frozen=True)
+class _Unlabeled:
+    """A slice as the branch sees it, and what the SAM says of it there, which stays as it is.
+
+    Attributes:
+        sam: logarithms of probabilities [K, H, W], half precision, on the CPU.
+    """
+
+    image: np.ndarray
+    spacing: tuple[float, float]
+    sam: torch.Tensor
+
+
+def slices_to_teach_from(
+    volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume], plane: Plane
+) -> list[tuple[int, ...]]:
+    """For every volume, slices that are neither labeled nor held out, spread over it.
+
+    Args:
+        volumes: those that are learned from.
+        held_out: volumes of the same images are told by their voxels.
+
+    Returns:
+        Numbers in order, over all volumes `MOST_SLICES` at most.
+    """
+    left: list[tuple[int, int]] = []
+    for owner, volume in enumerate(volumes):
+        taken = set(volume.slices)
+        for test in held_out:
+            if np.array_equal(test.image.array, volume.image.array):
+                taken |= set(test.slices)
+        count = len(SliceStack(volume.image.array, volume.image.grid, plane))
+        left += [(owner, n) for n in range(count) if n not in taken]
+    left = left[:: max(1, -(-len(left) // MOST_SLICES))]
+    return [tuple(n for of, n in left if of == owner) for owner in range(len(volumes))]
+
+
+def teach_branch(
+    model: AdaptedModel,
+    samples: TrainingSet,
+    volumes: Sequence[LabeledVolume],
+    unlabeled: Sequence[Sequence[int]],
+    settings: Settings,
+    backbone: Backbone,
+    *,
+    plane: Plane,
+    intensity: Intensity,
+    cache: EmbeddingCache | None = None,
+    progress: Progress = silent,
+) -> None:
+    """Replace the weights of a trained model's branch by those of one that learned from more.
+
+    In each round a new branch makes as many steps as the one before it, half of every batch labeled
+    slices and half others, with the product of the SAM and the branch before as labels.
+
+    Args:
+        samples: the labeled slices.
+        volumes: what they are of.
+        unlabeled: slice numbers of each volume to learn from besides.
+        intensity: as for `samples`.
+
+    Raises:
+        Cancelled: by `progress`; the branch is as it was.
+    """
+    assert model.pixels is not None
+    branch = model.pixels
+    before = {name: value.clone() for name, value in branch.state_dict().items()}
+    try:
+        told = part_of(progress, 0.0, 0.2)
+        others = _encoded(model, volumes, unlabeled, backbone, plane, intensity, cache, told)
+        labeled = pixel_slices(samples, branch.spec)
+        for number in range(_ROUNDS):
+            told = part_of(progress, *(0.2 + 0.8 * n / _ROUNDS for n in (number, number + 1)))
+            guessed = [_guessed(branch, one) for one in others]
+            fresh = _taught(number, branch, labeled, guessed, samples, settings, told)
+            branch.load_state_dict(fresh.state_dict())
+    except Cancelled:
+        branch.load_state_dict(before)
+        raise
+
+
+def _encoded(
+    model: AdaptedModel,
+    volumes: Sequence[LabeledVolume],
+    unlabeled: Sequence[Sequence[int]],
+    backbone: Backbone,
+    plane: Plane,
+    intensity: Intensity,
+    cache: EmbeddingCache | None,
+    progress: Progress,
+) -> list[_Unlabeled]:
+    assert model.pixels is not None
+    spec = backbone.spec
+    found: list[_Unlabeled] = []
+    total = sum(map(len, unlabeled))
+    for volume, numbers in zip(volumes, unlabeled, strict=True):
+        shown = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
+        spacing = shown.pixel_spacing
+        embedded = embed_slices(
+            backbone,
+            shown.views,
+            spacing,
+            numbers=numbers,
+            cache=cache,
+            encoder_blocks=model.adaptation.encoder_blocks,
+        )
+        for number, features in embedded:
+            image = spec.gather(shown.views, number).copy()
+            unknown = np.zeros(image.shape[:2], np.uint8)
+            small = reduced(PixelSlice(image, unknown, spacing), model.pixels.spec)
+            with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
+                low_res = model(features[None].to(backbone.precision))[0].float()
+            rows, columns = small.reference.shape
+            logits = spec.logits_to_slice(low_res, (rows, columns), small.spacing)
+            said = logits.log_softmax(0).half().cpu()
+            found.append(_Unlabeled(small.image, small.spacing, said))
+            progress(len(found) / total, f"looking at other slices: {len(found)} of {total}")
+    return found
+
+
+def _guessed(branch: PixelBranch, one: _Unlabeled) -> PixelSlice:
+    """A slice with pseudo-labels, and `IGNORED` where SAM and branch are not sure together."""
+    with torch.inference_mode():
+        sam = one.sam.float().to(branch.output.weight.device)
+        shares = branch.agreed(sam, one.image, one.spacing).softmax(0)
+    probability, classes = shares.max(0)
+    classes = classes.to(torch.uint8)
+    classes[probability < _LEAST_PROBABILITY] = IGNORED
+    return PixelSlice(one.image, classes.cpu().numpy(), one.spacing)
+
+
+def _taught(
+    number: int,
+    branch: PixelBranch,
+    labeled: list[PixelSlice],
+    guessed: list[PixelSlice],
+    samples: TrainingSet,
+    settings: Settings,
+    progress: Progress,
+) -> PixelBranch:
+    features, classes = samples.features, branch.output.out_channels
+    steps = settings.steps * settings.pixel_steps
+    seed = settings.seed + 1 + number
+    torch.manual_seed(seed)
+    fresh = PixelBranch(branch.spec, classes, branch.weight).to(features.device)
+    clip = settings.gradient_clip
+    training = PixelTraining(fresh, seed, clip, features.dtype, features.device)
+    paced = replace(settings, steps=steps, seed=seed)
+    for n in range(steps):
+        chosen = [labeled[i] for i in draw(n, list(range(len(labeled))), paced, _LABELED)]
+        chosen += [guessed[i] for i in draw(n, list(range(len(guessed))), paced, _UNLABELED)]
+        training.step(n, chosen, paced.rate_at(n, LEARNING_RATE))
+        progress((n + 1) / steps, f"learning from other slices: round {number + 1} of {_ROUNDS}")
+    return fresh.eval()

@@ -1,0 +1,158 @@
+"""Across patients a new pixel branch learns from slices without labels, and never from others."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.methods import branch_teaching as module
+from SAMAutoSegLib.methods.branch_teaching import slices_to_teach_from
+from SAMAutoSegLib.methods.losses import IGNORED
+from SAMAutoSegLib.methods.training_set import LabeledVolume
+
+from .conftest import Tune
+
+Labeled = Callable[..., LabeledVolume]
+
+# As many as it takes to draw each of the fourteen other slices.
+STEPS = {"steps": 8, "views": 1, "patience": 0, "average": 0.0, "pixel_steps": 1}
+
+
+@pytest.fixture
+def two(labeled: Labeled) -> list[LabeledVolume]:
+    return [labeled((0, 4), 0), labeled((2, 6), 1)]
+
+
+def with_slice(volume: LabeledVolume, number: int, value: int) -> LabeledVolume:
+    """The volume with one slice of its image painted over."""
+    array = volume.image.array.copy()
+    array[number] = value
+    return replace(volume, image=replace(volume.image, array=array))
+
+
+def states(tuned) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """What the SAM and what the branch learned."""
+    learned = tuned.model.learned_state()
+    branch = {name for name in learned if name.startswith("pixels.")}
+    sam = {name: value for name, value in learned.items() if name not in branch}
+    return sam, {name: learned[name] for name in branch}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_neither_labeled_nor_held_out_slices_are_among_them(
+    two: list[LabeledVolume], labeled: Labeled
+) -> None:
+    held_out = [labeled((1, 8), 1)]  # of the second volume, read once more
+    assert slices_to_teach_from(two, held_out, "axial") == [
+        (1, 2, 3, 5, 6, 7, 8),
+        (0, 3, 4, 5, 7),
+    ]
+
+
+def test_of_many_slices_some_are_taken_all_over_each_volume(
+    two: list[LabeledVolume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_SLICES", 7)
+    assert slices_to_teach_from(two, [], "axial") == [(1, 3, 6, 8), (1, 4, 7)]
+
+
+def test_the_branch_learns_from_them_and_the_sam_does_not(
+    tune: Tune, two: list[LabeledVolume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LEAST_PROBABILITY", 0.0)  # after so few steps nothing is sure
+    taught, plain = (
+        tune(*two, settings={**STEPS, "teach_branch": teach}) for teach in (True, False)
+    )
+    assert same(states(taught)[0], states(plain)[0])
+    assert not same(states(taught)[1], states(plain)[1])
+    images = taught.card.provenance["images"]
+    assert images[0]["unlabeled"] == [1, 2, 3, 5, 6, 7, 8] and images[1]["slices"] == [2, 6]
+    assert "unlabeled" not in plain.card.provenance["images"][0]
+    # What it shows there matters: with other voxels in one of these slices it learns otherwise.
+    other = tune(with_slice(two[0], 5, 110), two[1], settings=STEPS)
+    assert not same(states(other)[1], states(taught)[1])
+
+
+def test_a_held_out_slice_teaches_nothing(
+    tune: Tune, two: list[LabeledVolume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_LEAST_PROBABILITY", 0.0)
+
+    def learned(value: int, held_out: bool = True) -> dict[str, torch.Tensor]:
+        first = with_slice(two[0], 7, value)
+        tests = [replace(first, slices=(7,))] if held_out else []
+        return states(tune(first, two[1], held_out=tests, settings=STEPS))[1]
+
+    assert same(learned(110), learned(200))
+    assert not same(learned(110, held_out=False), learned(200, held_out=False))
+
+
+def test_what_sam_and_branch_are_not_sure_of_is_left_out(
+    tune: Tune, two: list[LabeledVolume]
+) -> None:
+    branch = tune(*two, settings=STEPS).model.pixels
+    assert branch is not None
+    branch.weight = 1e-6  # so that only the SAM counts
+    shares = torch.tensor([0.9, 0.05, 0.05]), torch.tensor([0.5, 0.4, 0.1])
+    sam = torch.stack([shares[0], shares[1], shares[0].flip(0)], 1).log()[:, None].expand(3, 16, 3)
+    image = np.full((16, 3), 90, np.uint8)
+    guessed = module._guessed(branch, module._Unlabeled(image, (1.0, 1.0), sam.half()))
+    assert guessed.reference[0].tolist() == [0, IGNORED, 2]
+
+
+def test_it_has_more_to_say_then_unless_that_was_asked_for(
+    tune: Tune, two: list[LabeledVolume]
+) -> None:
+    def weight(**settings: object) -> float:
+        return tune(*two, settings={**STEPS, "steps": 1, **settings}).card.adaptation.pixel_weight
+
+    assert (weight(), weight(teach_branch=False), weight(pixel_weight=0.3)) == (2.0, 0.5, 0.3)
+
+
+def test_in_one_volume_or_without_other_slices_nothing_is_taught(
+    tune: Tune, labeled: Labeled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("SAMAutoSegLib.methods.finetune.teach_branch", None)
+    whole = tuple(range(9))
+    tune(labeled((0, 4)), settings={**STEPS, "steps": 1})
+    tune(labeled(whole), labeled(whole, 1), settings={**STEPS, "steps": 1, "pixel_weight": 1.0})
+
+
+def test_cancelled_in_the_middle_leaves_the_branch_as_it_was(
+    tune: Tune, two: list[LabeledVolume]
+) -> None:
+    def stop_in_round_two(_: float, message: str) -> None:
+        if "round 2" in message:
+            raise Cancelled("stop")
+
+    stopped = tune(*two, settings=STEPS, progress=stop_in_round_two)
+    plain = tune(*two, settings={**STEPS, "teach_branch": False})
+    assert same(states(stopped)[1], states(plain)[1])
+    assert stopped.card.adaptation.pixel_weight == 0.5
+    assert "cancelled before the pixel branch learned from other slices" in stopped.result.notes
+    assert "unlabeled" not in stopped.card.provenance["images"][0]
+
+
+def test_the_score_is_of_the_branch_that_is_left(
+    tune: Tune, two: list[LabeledVolume], labeled: Labeled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored = []
+
+    def scorer(*_: object) -> Callable:
+        def score(model) -> dict[str, float]:
+            scored.append(float(model.pixels.output.bias.detach().sum()))
+            return {"held_out_dice": scored[-1]}
+
+        return score
+
+    monkeypatch.setattr("SAMAutoSegLib.methods.finetune.held_out_scorer", scorer)
+    tuned = tune(*two, held_out=[labeled((1,), 3)], settings=STEPS)
+    assert tuned.model.pixels is not None
+    left = float(tuned.model.pixels.output.bias.detach().sum())
+    assert tuned.result.score["held_out_dice"] == left
