@@ -12,10 +12,11 @@ are learned from: in a single one it gained nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.pixel_branch import PixelBranch
@@ -23,6 +24,7 @@ from SAMAutoSegLib.device import as_precision
 from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
+from SAMAutoSegLib.methods.held_out import of_one_image
 from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.method import draw
 from SAMAutoSegLib.methods.pixel_training import (
@@ -49,18 +51,9 @@ _ROUNDS = 2
 
 _LABELED, _UNLABELED = 13, 14
 
-
-@dataclass(frozen=True)
-class _Unlabeled:
-    """A slice as the branch sees it, and what the SAM says of it there, which stays as it is.
-
-    Attributes:
-        sam: logarithms of probabilities [K, H, W], half precision, on the CPU.
-    """
-
-    image: np.ndarray
-    spacing: tuple[float, float]
-    sam: torch.Tensor
+# A slice as the branch sees it, and what the SAM says of it there, which stays as it is: logarithms
+# of probabilities [K, H, W], half precision, on the CPU.
+_Seen = tuple[PixelSlice, Tensor]
 
 
 def slices_to_teach_from(
@@ -70,17 +63,15 @@ def slices_to_teach_from(
 
     Args:
         volumes: those that are learned from.
-        held_out: volumes of the same images are told by their voxels.
+        held_out: of these images or of others.
 
     Returns:
         Numbers in order, over all volumes `MOST_SLICES` at most.
     """
     left: list[tuple[int, int]] = []
     for owner, volume in enumerate(volumes):
-        taken = set(volume.slices)
-        for test in held_out:
-            if np.array_equal(test.image.array, volume.image.array):
-                taken |= set(test.slices)
+        tests = (test for _, test in of_one_image([volume], held_out))
+        taken = {*volume.slices, *(n for test in tests for n in test.slices)}
         count = len(SliceStack(volume.image.array, volume.image.grid, plane))
         left += [(owner, n) for n in range(count) if n not in taken]
     left = left[:: max(1, -(-len(left) // MOST_SLICES))]
@@ -123,7 +114,7 @@ def teach_branch(
         labeled = pixel_slices(samples, branch.spec)
         for number in range(_ROUNDS):
             told = part_of(progress, *(0.2 + 0.8 * n / _ROUNDS for n in (number, number + 1)))
-            guessed = [_guessed(branch, one) for one in others]
+            guessed = [_guessed(branch, *one) for one in others]
             fresh = _taught(number, branch, labeled, guessed, samples, settings, told)
             branch.load_state_dict(fresh.state_dict())
     except Cancelled:
@@ -140,10 +131,10 @@ def _encoded(
     intensity: Intensity,
     cache: EmbeddingCache | None,
     progress: Progress,
-) -> list[_Unlabeled]:
+) -> list[_Seen]:
     assert model.pixels is not None
     spec = backbone.spec
-    found: list[_Unlabeled] = []
+    found: list[_Seen] = []
     total = sum(map(len, unlabeled))
     for volume, numbers in zip(volumes, unlabeled, strict=True):
         shown = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
@@ -158,27 +149,26 @@ def _encoded(
         )
         for number, features in embedded:
             image = spec.gather(shown.views, number).copy()
-            unknown = np.zeros(image.shape[:2], np.uint8)
+            unknown = np.full(image.shape[:2], IGNORED, np.uint8)
             small = reduced(PixelSlice(image, unknown, spacing), model.pixels.spec)
             with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
                 low_res = model(features[None].to(backbone.precision))[0].float()
             rows, columns = small.reference.shape
             logits = spec.logits_to_slice(low_res, (rows, columns), small.spacing)
-            said = logits.log_softmax(0).half().cpu()
-            found.append(_Unlabeled(small.image, small.spacing, said))
+            found.append((small, logits.log_softmax(0).half().cpu()))
             progress(len(found) / total, f"looking at other slices: {len(found)} of {total}")
     return found
 
 
-def _guessed(branch: PixelBranch, one: _Unlabeled) -> PixelSlice:
+def _guessed(branch: PixelBranch, seen: PixelSlice, sam: Tensor) -> PixelSlice:
     """A slice with pseudo-labels, and `IGNORED` where SAM and branch are not sure together."""
     with torch.inference_mode():
-        sam = one.sam.float().to(branch.output.weight.device)
-        shares = branch.agreed(sam, one.image, one.spacing).softmax(0)
+        sam = sam.float().to(branch.output.weight.device)
+        shares = branch.agreed(sam, seen.image, seen.spacing).softmax(0)
     probability, classes = shares.max(0)
     classes = classes.to(torch.uint8)
     classes[probability < _LEAST_PROBABILITY] = IGNORED
-    return PixelSlice(one.image, classes.cpu().numpy(), one.spacing)
+    return replace(seen, reference=classes.cpu().numpy())
 
 
 def _taught(
@@ -192,7 +182,7 @@ def _taught(
 ) -> PixelBranch:
     features, classes = samples.features, branch.output.out_channels
     steps = settings.steps * settings.pixel_steps
-    seed = settings.seed + 1 + number
+    seed = (settings.seed + 1 + number) % 2**63
     torch.manual_seed(seed)
     fresh = PixelBranch(branch.spec, classes, branch.weight).to(features.device)
     clip = settings.gradient_clip

@@ -149,15 +149,10 @@ def finetune(
     chosen, left_out = _with_its_branch(chosen, begun, asked)
     if chosen.pixel_weight:
         model.set_pixel_weight(chosen.pixel_weight)
-    weigh = bool(
-        several
-        and len(samples) >= _LEAST_TO_WEIGH
-        and chosen.pixel_steps
-        and not chosen.pixel_weight
-        and begun.source is None
-    )
+    new_branch = bool(several and chosen.pixel_steps and begun.source is None)
+    weigh = new_branch and len(samples) >= _LEAST_TO_WEIGH and not chosen.pixel_weight
     others: list[tuple[int, ...]] = []
-    if several and chosen.pixel_steps and chosen.teach_branch and begun.source is None:
+    if new_branch and chosen.teach_branch:
         others = slices_to_teach_from(volumes, held_out, plane)
     teach = any(others)
     halves = replace(chosen, steps=chosen.steps if with_calibration else _steps_to_weigh(chosen))
@@ -181,13 +176,14 @@ def finetune(
     )
     require_a_step(result)
     result.notes += [*begun.notes, *left_out, *seen]
-    calibration = None
+    calibration, changed = None, False
     if check and result.stopped != "cancelled":
         began = time.monotonic()
         told = part_of(progress, trained, checked)
         calibration = _checked(kind, model, samples, halves, backbone, weigh, result, told)
         if calibration is not None and weigh:
             model.set_pixel_weight(calibration["pixel_weight"])
+            changed = True
         result.seconds += time.monotonic() - began
     unlabeled: list[tuple[int, ...]] = []
     if teach and result.stopped != "cancelled":
@@ -205,15 +201,17 @@ def finetune(
                 cache=cache,
                 progress=part_of(progress, checked, 1.0),
             )
-            unlabeled = others
+            unlabeled, changed = others, True
             if not chosen.pixel_weight:
                 model.set_pixel_weight(_taught_weight(model, samples))
         except Cancelled:
             result.notes.append("cancelled before the pixel branch learned from other slices")
         result.seconds += time.monotonic() - began
-    if scorer is not None and (weigh or teach):
+    if scorer is not None and changed:
+        began = time.monotonic()
         with torch.inference_mode():
             result.score = scorer(model)
+        scoring += time.monotonic() - began
     result.notes += _not_learned(samples, structures)
     result.notes += held_out_neighbors(volumes, held_out)
     card = ModelCard(

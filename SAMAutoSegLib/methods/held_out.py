@@ -51,7 +51,7 @@ def held_out_scorer(
 
 def refuse_overlap(volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVolume]) -> None:
     """`SAMAutoSegError` if a slice is both learned from and held out."""
-    for volume, test in _of_one_image(volumes, held_out):
+    for volume, test in of_one_image(volumes, held_out):
         both = sorted(set(volume.slices) & set(test.slices))
         if both:
             raise SAMAutoSegError(
@@ -118,7 +118,7 @@ def held_out_neighbors(
 ) -> list[str]:
     """What to know about a score on slices that look almost like what was learned from."""
     notes = []
-    for volume, test in _of_one_image(volumes, held_out):
+    for volume, test in of_one_image(volumes, held_out):
         near = sorted(n for n in test.slices if {n - 1, n + 1} & set(volume.slices))
         if near:
             notes.append(
@@ -128,7 +128,7 @@ def held_out_neighbors(
     return notes
 
 
-def _of_one_image(
+def of_one_image(
     volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVolume]
 ) -> Iterator[tuple[ChosenSlices, LabeledVolume]]:
     """What is learned from an image, with what is held out of the same."""

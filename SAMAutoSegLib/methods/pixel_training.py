@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -117,9 +117,7 @@ class PixelTraining:
 
 def pixel_slices(samples: TrainingSet, spec: InputSpec) -> list[PixelSlice]:
     """The labeled slices as a branch with this input learns them."""
-    whole: Sequence[tuple] = list(
-        zip(samples.images, samples.references, samples.pixel_spacings, strict=True)
-    )
+    whole = zip(samples.images, samples.references, samples.pixel_spacings, strict=True)
     return [reduced(PixelSlice(*one), spec) for one in whole]
 
 

@@ -11,6 +11,7 @@ from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.methods import branch_teaching as module
 from SAMAutoSegLib.methods.branch_teaching import slices_to_teach_from
 from SAMAutoSegLib.methods.losses import IGNORED
+from SAMAutoSegLib.methods.pixel_training import PixelSlice
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 
 from .conftest import Tune
@@ -102,7 +103,8 @@ def test_what_sam_and_branch_are_not_sure_of_is_left_out(
     shares = torch.tensor([0.9, 0.05, 0.05]), torch.tensor([0.5, 0.4, 0.1])
     sam = torch.stack([shares[0], shares[1], shares[0].flip(0)], 1).log()[:, None].expand(3, 16, 3)
     image = np.full((16, 3), 90, np.uint8)
-    guessed = module._guessed(branch, module._Unlabeled(image, (1.0, 1.0), sam.half()))
+    seen = PixelSlice(image, np.full_like(image, IGNORED), (1.0, 1.0))
+    guessed = module._guessed(branch, seen, sam.half())
     assert guessed.reference[0].tolist() == [0, IGNORED, 2]
 
 
