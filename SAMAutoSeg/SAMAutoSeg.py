@@ -93,7 +93,7 @@ class SAMAutoSegParameterNode:
     axis, slices, roi, intensity - which slices are segmented and how they are seen.
     followCorrected, precision, refine, smoothSlicesMm, largestPart, uncertainty - how they are
         segmented.
-    method, budget, holdOut - how the model is trained.
+    method, budget, holdOut, learnFromOthers - how the model is trained.
     """
 
     inputVolume: vtkMRMLScalarVolumeNode
@@ -112,6 +112,7 @@ class SAMAutoSegParameterNode:
     method: Method = Method.BLO_SAM
     budget: Budget = Budget.STANDARD
     holdOut: bool = True
+    learnFromOthers: bool = True
 
 
 class SAMAutoSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
@@ -230,12 +231,14 @@ class SAMAutoSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if self._entered:
             self.correctPanel.onSceneEndClose()
             self.initializeParameterNode()
+            self.retrainPanel.onNodes()
 
     @vtk.calldata_type(vtk.VTK_OBJECT)
     def onNodeAboutToBeRemoved(self, caller, event, node):
         if slicer.mrmlScene.IsClosing() or node is None:
             return
         self.segmentPanel.onNodeRemoved(node)
+        self.retrainPanel.onNodes()
         if node.IsA("vtkMRMLScalarVolumeNode"):
             self.session.volumes.close(node.GetID())
 

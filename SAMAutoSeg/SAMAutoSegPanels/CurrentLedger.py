@@ -35,12 +35,12 @@ class CurrentLedger:
             return None
         if self._isNeeded(segmentationNode):
             return self.ledger
-        wanted = plane, *_placeOf(segmentationNode), *_placeOf(volumeNode), *_gridOf(volumeNode)
+        wanted = placeOf(segmentationNode, volumeNode, plane)
         if self.ledger is None or wanted != self.of:
             before = self.ledger, self.problem
             self._letGo()
             self._observe(segmentationNode, volumeNode, plane)
-            self.ledger, self.problem = _ledgerOf(segmentationNode, volumeNode, plane)
+            self.ledger, self.problem = ledgerOf(segmentationNode, volumeNode, plane)
             self.of = wanted
             if self.ledger is not None:
                 self.ledger.addListener(self.changed.emit)
@@ -75,19 +75,22 @@ class CurrentLedger:
             ledger.close()
 
 
-def _placeOf(node):
-    return node.GetID(), node.GetTransformNodeID()
-
-
-def _gridOf(volumeNode):
+def placeOf(segmentationNode, volumeNode, plane):
+    """What a ledger is of; differs when slices have other numbers or places."""
     import vtk
 
+    nodes = (segmentationNode, volumeNode)
     matrix = vtk.vtkMatrix4x4()
     volumeNode.GetIJKToRASMatrix(matrix)
-    return tuple(matrix.GetData()), volumeNode.GetImageData().GetExtent()
+    return (
+        plane,
+        *((node.GetID(), node.GetTransformNodeID()) for node in nodes),
+        tuple(matrix.GetData()),
+        volumeNode.GetImageData().GetExtent(),
+    )
 
 
-def _ledgerOf(segmentationNode, volumeNode, plane):
+def ledgerOf(segmentationNode, volumeNode, plane):
     """The ledger and ''; None, and why, where the segmentation does not fit the volume."""
     from SAMAutoSegScene.SegmentationOutput import misfit
     from SAMAutoSegScene.SliceLedger import SliceLedger

@@ -1,6 +1,9 @@
 """A training as the panel sees it: made from corrected slices, watched, kept or discarded."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from SAMAutoSegLib.engine.jobs import TrainingJob, list_jobs, remove_abandoned
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -129,45 +132,75 @@ def unfinishedBusiness(root):
     return found
 
 
-def makeJobInSteps(folder, corrected, train, heldOut, settings, rough=()):
+@dataclass(frozen=True)
+class JobVolume:
+    """What a job learns from in one volume.
+
+    Attributes:
+        corrected: a `CorrectedSlices`.
+        train, heldOut: slice numbers.
+        rough: those of ``train`` whose labels are rough paint; for WeSAM.
+    """
+
+    corrected: Any
+    train: Sequence[int]
+    heldOut: Sequence[int] = ()
+    rough: Sequence[int] = ()
+
+
+def makeJobInSteps(folder, volumes, settings):
     """Write a job, a few megabytes between two steps; the generator returns the job.
 
     Args:
         folder: of the job, not there yet.
-        corrected: a `CorrectedSlices`.
-        train, heldOut: slice numbers.
+        volumes: functions that return a `JobVolume` each, all with the same structures; each is
+            called in a step of its own.
         settings: further fields of the specification.
-        rough: those of ``train`` whose labels are rough paint; for WeSAM.
 
     Raises:
         SAMAutoSegError: the disk is full.
     """
-    volume = corrected.volume
-    grid = volume.grid
+    taken = []
+    for read in volumes:
+        taken.append(read())
+        yield 0.0
+    described, arrays, notes = [], {}, []
+    for number, volume in enumerate(taken, start=1):
+        image, labels = f"image-{number}", f"labels-{number}"
+        arrays[image] = volume.corrected.volume.array
+        arrays[labels] = volume.corrected.labels
+        described.append({**_described(volume), "image": image, "labels": labels})
+        name = volume.corrected.volume.name
+        told = volume.corrected.notes
+        notes += told if len(taken) == 1 else [f"{name}: {note}" for note in told]
+    first = taken[0].corrected
+    spec = {
+        "volumes": described,
+        "structures": [structure.to_json() for structure in first.structures],
+        "plane": first.plane,
+        "notes": notes,
+        **settings,
+    }
+    return (yield from TrainingJob.create_in_steps(folder, spec, arrays))
+
+
+def _described(volume):
+    image = volume.corrected.volume
+    grid = image.grid
     described = {
-        "name": volume.name,
+        "name": image.name,
         "size": list(grid.size),
         "spacing": list(grid.spacing),
         "origin": list(grid.origin),
         "direction": [float(value) for value in grid.direction.ravel()],
-        "image": "image",
-        "labels": "labels",
-        "slices": list(train),
-        "held_out": list(heldOut),
+        "slices": list(volume.train),
+        "held_out": list(volume.heldOut),
     }
-    if rough:
-        described["rough"] = list(rough)
-    if volume.modality:
-        described["modality"] = volume.modality
-    spec = {
-        "volumes": [described],
-        "structures": [structure.to_json() for structure in corrected.structures],
-        "plane": corrected.plane,
-        "notes": corrected.notes,
-        **settings,
-    }
-    arrays = {"image": volume.array, "labels": corrected.labels}
-    return (yield from TrainingJob.create_in_steps(folder, spec, arrays))
+    if volume.rough:
+        described["rough"] = list(volume.rough)
+    if image.modality:
+        described["modality"] = image.modality
+    return described
 
 
 def settingsOf(session, node, name, backbone, device):

@@ -19,16 +19,21 @@ from SAMAutoSegPanels.RetrainJob import (
     settingsOf,
     unfinishedBusiness,
 )
-from SAMAutoSegPanels.RetrainState import IDLE, STARTING, RetrainFacts, retrainView, splitSlices
-from SAMAutoSegPanels.SliceCells import CORRECTED, REVIEWED
+from SAMAutoSegPanels.RetrainState import IDLE, STARTING, RetrainFacts, retrainView
 from SAMAutoSegPanels.SlicerPython import pythonExecutable
+from SAMAutoSegPanels.SlicesToLearn import SPARE_EVERY
+from SAMAutoSegPanels.TrainingSlices import TrainingSlices
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import asSentence, durationWords
+from SAMAutoSegPanels.Wording import asSentence, durationWords, listWords
 
 _POLL_MILLISECONDS = 500
 _SECONDS_BETWEEN_PLOTS = 2.0
 
 _ROW_HEIGHT = 22
+
+# At a time, of looking through other volumes for what was corrected.
+_MILLISECONDS_BETWEEN_LOOKS = 20
+_SECONDS_PER_LOOK = 0.015
 
 # Where no run has told yet how long a slice takes.
 _SECONDS_PER_SLICE = 0.5
@@ -54,8 +59,7 @@ class RetrainPanel:
         self._nameEdited = False
         self._unchecked = set()
         self._shownStructures = None
-        self._slices = ((), ())
-        self._noted = None, ()
+        self._slices = TrainingSlices(ledgers)
         self._drawn = 0.0
         self.watched = None
         self.confirm = slicer.util.confirmOkCancelDisplay
@@ -63,6 +67,11 @@ class RetrainPanel:
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MILLISECONDS)
         self._timer.connect("timeout()", self._poll)
+        self._lookTimer = qt.QTimer()
+        self._lookTimer.setSingleShot(True)
+        self._lookTimer.setInterval(_MILLISECONDS_BETWEEN_LOOKS)
+        self._lookTimer.connect("timeout()", self._lookAtOthers)
+        self._slices.othersChanged.connect(self.onNodes)
 
         ui.retrainButton.connect("clicked()", self.onRetrainButton)
         ui.keepButton.connect("clicked()", self.keep)
@@ -87,15 +96,30 @@ class RetrainPanel:
 
     def onStates(self):
         """The states of the slices, or what is to be learned, are known anew."""
-        ledger = self._ledgers.ledger
         self._refreshStructures()
-        checked = [segmentId for segmentId, _name in self.structures()]
-        right = ledger.toLearnFrom(checked) if ledger is not None else []
-        states = {n: str(ledger.stateOf(n)) for n in right}
-        self._slices = tuple(
-            tuple(n for n in right if states[n] == wanted) for wanted in (CORRECTED, REVIEWED)
-        )
+        self._slices.look([segmentId for segmentId, _name in self.structures()])
+        self.onNodes()
         self.refresh()
+
+    def onNodes(self):
+        """There may be other volumes in the scene now."""
+        self._lookTimer.start()
+
+    def _lookAtOthers(self):
+        """Look for what was corrected in them for a few milliseconds, or go on later."""
+        node = self._session.parameterNode
+        names = [name for _id, name in self.structures()]
+        volume = None if node is None else node.inputVolume
+        if self._slices.lookAtOthers(volume, names, _SECONDS_PER_LOOK):
+            self.refresh()
+        else:
+            self._lookTimer.start()
+
+    @property
+    def _learnsFromOthers(self):
+        """Rough paint adapts to the images of one scanner, so to the chosen one alone."""
+        node = self._session.parameterNode
+        return node is not None and node.learnFromOthers and node.method != Method.WE_SAM
 
     @property
     def facts(self):
@@ -105,14 +129,15 @@ class RetrainPanel:
             job = STARTING
         elif self.watched is not None:
             job = self.watched.state
-        corrected, reviewed = self._slices if self._ledgers.ledger is not None else ((), ())
+        known = self._ledgers.ledger is not None
         return RetrainFacts(
             ready=session.ready,
-            corrected=corrected,
-            reviewed=reviewed,
+            corrected=self._slices.corrected if known else (),
+            reviewed=self._slices.reviewed if known else (),
             problem=self._ledgers.problem,
             learned=tuple(getattr(self._ledgers.ledger, "learned", ())),
             heldOut=tuple(getattr(self._ledgers.ledger, "heldOut", ())),
+            others=self._slices.others if self._learnsFromOthers else (),
             structures=tuple(name for _id, name in self.structures()),
             roughly=node is not None and node.method == Method.WE_SAM,
             known=tuple(getattr(session.model, "structures", ())),
@@ -146,8 +171,13 @@ class RetrainPanel:
         ui.scoresTable.visible = view.showResult and bool(self.watched.rows)
         ui.retrainSettings.visible = view.canChange
         ui.budgetSelector.enabled = ui.holdOutCheckBox.enabled = not facts.roughly
+        names = [other.name for other in self._slices.others]
+        ui.otherVolumesCheckBox.visible = bool(names) and not facts.roughly
+        ui.otherVolumesCheckBox.text = _("Learn from {volumes} too").format(
+            volumes=listWords(names, 2)
+        )
         told = view.canChange and not facts.roughly
-        ui.retrainEstimateLabel.text = self._estimate() if told else ""
+        ui.retrainEstimateLabel.text = self._estimate(facts) if told else ""
         ui.retrainEstimateLabel.visible = bool(ui.retrainEstimateLabel.text)
         ui.jobFrame.visible = self._offered is not None and self.watched is None
         if view.showResult:
@@ -217,9 +247,9 @@ class RetrainPanel:
             return str(error)
         return ""
 
-    def _estimate(self):
+    def _estimate(self, facts):
         session, ledger = self._session, self._ledgers.ledger
-        usable = {*self._slices[0], *self._slices[1]}
+        usable = len({*facts.corrected, *facts.reviewed})
         if ledger is None or not usable or session.parameterNode is None:
             return ""
         perSlice = _SECONDS_PER_SLICE
@@ -227,7 +257,11 @@ class RetrainPanel:
             perSlice = session.secondsForVolume / len(ledger)
         onGpu = not (session.device or session.chosenDevice or "cpu").startswith("cpu")
         budget, method = session.parameterNode.budget.value, session.parameterNode.method
-        seconds = RetrainState.trainingSeconds(budget, method, len(usable), perSlice, onGpu)
+        labeled, unlabeled = usable, None
+        if facts.others:
+            labeled += sum(len(other.slices) for other in facts.others)
+            unlabeled = len(ledger) + sum(other.count for other in facts.others) - labeled
+        seconds = RetrainState.trainingSeconds(budget, method, labeled, perSlice, onGpu, unlabeled)
         return _("Takes {duration} on this computer.").format(duration=durationWords(seconds))
 
     # The course of a training
@@ -258,19 +292,13 @@ class RetrainPanel:
             self._fail(str(error))
             return
         if node.method == Method.WE_SAM:
-            # Rough paint is no reference: nothing is held out.
-            rough, heldOut = corrected.slices, ()
-            free = RetrainState.slicesWithoutPaint(len(ledger), rough)
-            train = sorted({*rough, *free})
+            volumes = self._slices.forPaint(corrected)
         else:
-            rough = ()
-            train, heldOut = splitSlices(
-                corrected.slices, node.holdOut, ledger.learned, ledger.heldOut
-            )
+            volumes = self._slices.forTraining(corrected, node.holdOut, self._learnsFromOthers)
+        if len(volumes) > 1 and node.method == Method.BLO_SAM:
+            settings["settings"] = {"spare_every": SPARE_EVERY}
         folder = self._jobsFolder / secrets.token_hex(6)
-        self._noted = ledger, {*train} - {*ledger.learned}
-        ledger.noteTraining(train, heldOut)
-        self._starting = makeJobInSteps(folder, corrected, train, heldOut, settings, rough)
+        self._starting = makeJobInSteps(folder, volumes, settings)
         session.changed.emit()
         session.later(self._writeOn)
 
@@ -284,11 +312,11 @@ class RetrainPanel:
             self._launch(end.value)
         except SAMAutoSegError as error:
             self._starting = None
-            self._takeBackNote()
+            self._slices.takeBackNote()
             self._fail(str(error))
         except Exception:
             self._starting = None
-            self._takeBackNote()
+            self._slices.takeBackNote()
             self._fail(_("an unexpected error ended it, see the Python console"))
             raise
         else:
@@ -299,7 +327,7 @@ class RetrainPanel:
             job.start(job_command(pythonExecutable()))
         except SAMAutoSegError as error:
             job.remove()
-            self._takeBackNote()
+            self._slices.takeBackNote()
             self._fail(str(error))
             return
         self._watch(job)
@@ -338,14 +366,9 @@ class RetrainPanel:
             return
         job.remove()
         if kept:
-            self._noted = None, ()
-        self._takeBackNote()
-
-    def _takeBackNote(self):
-        """No model has learned from the slices of the latest training: they may give a score."""
-        (ledger, slices), self._noted = self._noted, (None, ())
-        if ledger is not None and ledger is self._ledgers.ledger:
-            ledger.forgetTraining(slices)
+            self._slices.keepNote()
+        else:
+            self._slices.takeBackNote()
 
     def _fillTable(self, rows):
         table = self._ui.scoresTable
@@ -428,7 +451,7 @@ class RetrainPanel:
                 self._ui.jobLabel.text = _("Stopping. Discard it again when it has ended.")
                 return
             job.remove()
-            self._takeBackNote()
+            self._slices.takeBackNote()
         except SAMAutoSegError as error:
             self._fail(str(error))
         self._offered = None
@@ -438,7 +461,8 @@ class RetrainPanel:
 
     def onSceneStartClose(self):
         self._plot.forget()
-        self._slices = ((), ())
+        self._lookTimer.stop()
+        self._slices.close()
         if self._starting is not None:
             self._starting.close()
             self._starting = None
@@ -446,6 +470,8 @@ class RetrainPanel:
     def cleanup(self):
         """The training goes on in its process; it is offered the next time."""
         self._timer.stop()
+        self._lookTimer.stop()
+        self._slices.close()
         if self._starting is not None:
             self._starting.close()
             self._starting = None

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegPanels.Options import Method
+from SAMAutoSegPanels.SlicesToLearn import FEWEST_FOR_HELD_OUT, splitSlices
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import durationWords, listWords, sliceWords
 
@@ -13,18 +14,15 @@ RUNNING = "running"
 STOPPING = "stopping"
 FINISHED = "finished"
 
-# Fewer would leave one slice for the score, which says next to nothing.
-FEWEST_FOR_HELD_OUT = 6
-
-# Each is encoded in several views.
-MOST_WITHOUT_PAINT = 12
-
 # Measured with LiteMedSAM on two cores; elsewhere the real pace is known after a few steps.
 _STEP_SECONDS = 0.17
 _STEP_SECONDS_GPU = 0.03
 
-# The net that BLO-SAM trains beside the SAM takes as long again.
+# The net that BLO-SAM trains beside the SAM takes as long again. Where it learns from slices
+# without labels, too, all takes twice as long; so many of them are encoded at most.
 _WITH_PIXEL_BRANCH = 2.0
+_WITH_TEACHING = 2.0
+MOST_THAT_TEACH = 160
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,8 @@ class RetrainFacts:
 
     ``corrected`` and ``reviewed`` are slice numbers, excluded ones left out; ``problem`` says why
     none are known; ``learned`` and ``heldOut`` are those that earlier trainings learned from and
-    held out. ``structures`` are the checked names. ``roughly`` stands for a method that adapts a
+    held out. ``others``, `OtherSlices`, are those of further volumes that are learned from.
+    ``structures`` are the checked names. ``roughly`` stands for a method that adapts a
     model by rough paint; it learns ``known``, the structures of that model, and nothing else.
     """
 
@@ -43,6 +42,7 @@ class RetrainFacts:
     problem: str = ""
     learned: tuple = ()
     heldOut: tuple = ()
+    others: tuple = ()
     structures: tuple = ()
     roughly: bool = False
     known: tuple = ()
@@ -139,12 +139,14 @@ def summaryText(facts):
         text = _("Learn from slice {number}").format(number=usable[0])
     if facts.roughly:
         return _("{text} as rough paint, and from other slices without any.").format(text=text)
-    __, heldOut = splitSlices(usable, facts.holdOut, facts.learned, facts.heldOut)
+    if facts.others:
+        counts = [_countOf(other.name, len(other.slices)) for other in facts.others]
+        text = _("{text}, and {others}").format(text=text, others=listWords(counts))
+    heldOut = _heldOutWords(facts, usable)
+    total = len(usable) + sum(len(other.slices) for other in facts.others)
     if heldOut:
-        text = _("{text}; {numbers} held back for the score").format(
-            text=text, numbers=sliceWords(heldOut)
-        )
-    elif facts.holdOut and len(usable) >= FEWEST_FOR_HELD_OUT:
+        text = _("{text}; {numbers} held back for the score").format(text=text, numbers=heldOut)
+    elif facts.holdOut and total >= FEWEST_FOR_HELD_OUT:
         text = _(
             "{text}. No score: the model has learned them before, so correct others too"
         ).format(text=text)
@@ -155,41 +157,37 @@ def summaryText(facts):
     return text + "."
 
 
-def splitSlices(slices, holdOut=True, learned=(), heldOut=()):
-    """Slices to train on and about one in four held out, spread evenly, never the outermost.
+def _heldOutWords(facts, usable):
+    """The slices that are held out, those of other volumes counted; '' if none is."""
+    total = len(usable) + sum(len(other.slices) for other in facts.others)
+    __, numbers = splitSlices(usable, facts.holdOut, facts.learned, facts.heldOut, total)
+    words = [sliceWords(numbers)] if numbers else []
+    for other in facts.others:
+        __, numbers = splitSlices(other.slices, facts.holdOut, other.learned, other.heldOut, total)
+        if numbers:
+            words.append(_countOf(other.name, len(numbers)))
+    return listWords(words)
 
-    The outermost ones train because a model can fill in between slices better than go beyond
-    them. Fewer than `FEWEST_FOR_HELD_OUT` slices all train.
 
-    Of several trainings the later ones know what the earlier ones have learned: what is in
-    ``learned`` is not held out any more, and what is in ``heldOut`` stays so. Else the score would
-    favor the former model, which has learned what the new one is judged by.
+def _countOf(name, count):
+    return _("{count} of {volume}").format(count=count, volume=name)
+
+
+def trainingSeconds(budget, method, slices, secondsPerSlice, onGpu=False, others=None):
+    """About how long a training takes: every view of every slice is encoded, then the steps.
+
+    Args:
+        others: how many slices without labels the volumes have, where there are several.
     """
-    slices = sorted(set(slices))
-    kept = {*heldOut} & {*slices} - {*learned}
-    if not holdOut or len(slices) == len(kept):
-        return slices, []
-    count = (len(slices) + 2) // 4 - len(kept) if len(slices) >= FEWEST_FOR_HELD_OUT else 0
-    free = [number for number in slices[1:-1] if number not in {*learned, *kept}]
-    count = min(max(count, 0), len(free))
-    chosen = {free[(2 * n + 1) * len(free) // (2 * count)] for n in range(count)} | kept
-    return [number for number in slices if number not in chosen], sorted(chosen)
-
-
-def slicesWithoutPaint(count, painted):
-    """Slices that a model is adapted to besides the painted ones, spread over all ``count``."""
-    free = [number for number in range(count) if number not in painted]
-    step = -(-len(free) // MOST_WITHOUT_PAINT) or 1
-    return free[step // 2 :: step]
-
-
-def trainingSeconds(budget, method, slices, secondsPerSlice, onGpu=False):
-    """About how long a training takes: every view of every slice is encoded, then the steps."""
-    settings = settings_for(budget)
+    settings = settings_for(budget, slices, several=others is not None)
     step = _STEP_SECONDS_GPU if onGpu else _STEP_SECONDS
+    encoded = settings["views"] * slices
     if method == Method.BLO_SAM:
         step *= _WITH_PIXEL_BRANCH
-    return settings["views"] * slices * secondsPerSlice + settings["steps"] * step
+        if others:
+            step *= _WITH_TEACHING
+            encoded += min(others, MOST_THAT_TEACH)
+    return encoded * secondsPerSlice + settings["steps"] * step
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from SAMAutoSegPanels.RetrainState import FINISHED
 
 _MODEL = "SAMAutoSeg self test"
 _SLICES = (4, 7, 10, 13, 16, 19)
+_OTHER_SLICES = (6, 12, 18)
 
 # In seconds, for one turn of the event loop. What the interface's own thread computes hardly
 # depends on what else the computer does; a gap does, as a training and views that are drawn
@@ -44,6 +45,8 @@ class SelfTest:
         try:
             self._say("Boxes in six slices, undo and review")
             self.correct()
+            self._say("Boxes in three slices of another volume")
+            self.correctAnother()
             self._say("Keys and mouse are for one tool at a time")
             self.tools()
             self._say("A model learns from them")
@@ -89,20 +92,7 @@ class SelfTest:
     def correct(self):
         case, panel = self.case, self.widget.correctPanel
         self.ui.correctCollapsibleButton.collapsed = False
-        self.wait(lambda: panel.segmentationNode is not None, 5, "a segmentation to begin with")
-        add = slicer.util.findChild(panel.editor.widget, "AddSegmentButton")
-        self.wait(lambda: add.enabled, 5, "the Add button")
-        add.click()
-        self.ui.boxButton.click()
-        for number in _SLICES:
-            panel.goTo(number) if panel.segmentationNode else _jump(self.volume, number)
-            self.turn()
-            self._dragBox(number)
-            self.wait(lambda n=number: self.overlap(n) > 0.5, 60, f"the answer in slice {number}")
-        self.ui.boxButton.click()
-        ledger = self.widget.logic.ledgers.ledger
-        self.wait(lambda: panel.strip._states, 10, "the slice strip")
-        case.assertEqual([str(ledger.stateOf(n)) for n in _SLICES], ["corrected"] * len(_SLICES))
+        self.draw(_SLICES)
 
         last = _SLICES[-1]
         panel.editor.widget.undo()
@@ -115,7 +105,46 @@ class SelfTest:
         panel.goTo(_SLICES[0])
         self.wait(lambda: self.ui.markReviewedButton.enabled, 5, "the slice in view")
         self.ui.markReviewedButton.click()
+        ledger = self.widget.logic.ledgers.ledger
         case.assertEqual(str(ledger.stateOf(_SLICES[0])), "reviewed")
+
+    def draw(self, numbers):
+        """A new segment, with a box in each of these slices."""
+        panel = self.widget.correctPanel
+        self.wait(lambda: panel.segmentationNode is not None, 5, "a segmentation to begin with")
+        add = slicer.util.findChild(panel.editor.widget, "AddSegmentButton")
+        self.wait(lambda: add.enabled, 5, "the Add button")
+        add.click()
+        self.ui.boxButton.click()
+        for number in numbers:
+            panel.goTo(number)
+            self.turn()
+            self._dragBox(number)
+            self.wait(lambda n=number: self.overlap(n) > 0.5, 60, f"the answer in slice {number}")
+        self.ui.boxButton.click()
+        ledger = self.widget.logic.ledgers.ledger
+        self.wait(lambda: panel.strip._states, 10, "the slice strip")
+        states = [str(ledger.stateOf(number)) for number in numbers]
+        self.case.assertEqual(states, ["corrected"] * len(numbers))
+
+    def correctAnother(self):
+        case, ui, node = self.case, self.ui, self.node
+        first = self.volume, node.outputSegmentation
+        self.volume, _truth = _volume("SAMAutoSeg self test 2")
+        node.inputVolume, node.outputSegmentation = self.volume, None
+        slicer.util.setSliceViewerLayers(background=self.volume, fit=True)
+        self.draw(_OTHER_SLICES)
+        self.volume, node.outputSegmentation = first
+        node.inputVolume = self.volume
+        slicer.util.setSliceViewerLayers(background=self.volume, fit=True)
+        words = "3 of SAMAutoSeg self test 2"
+        self.wait(lambda: words in ui.retrainSummaryLabel.text, 10, "the other volume")
+        case.assertIn("1 of SAMAutoSeg self test 2 held back", ui.retrainSummaryLabel.text)
+        case.assertTrue(ui.otherVolumesCheckBox.visibleTo(ui.retrainSettings))
+        node.learnFromOthers = False
+        self.turn()
+        case.assertNotIn(words, ui.retrainSummaryLabel.text)
+        node.learnFromOthers = True
 
     def tools(self):
         case, ui, panel = self.case, self.ui, self.widget.correctPanel
@@ -146,6 +175,7 @@ class SelfTest:
         case.assertIsNotNone(panel.watched, ui.retrainStatusLabel.text)
         case.assertTrue(panel.watched.rows, "a score on the slices that were held back")
         case.assertGreater(panel.watched.rows[0].after, 0.6)
+        case.assertEqual(len(panel.watched.job.spec["volumes"]), 2)
         ui.keepButton.click()
         self.turn()
         case.assertEqual(self.session.model.name, _MODEL)
@@ -297,20 +327,13 @@ class SelfTest:
         self.case.delayDisplay(text, 100)
 
 
-def _volume():
+def _volume(name="SAMAutoSeg self test"):
     """A ball in noise, 64 x 64 x 24 voxels of 1 x 1 x 3 mm; the node and where the ball is."""
     k, j, i = np.mgrid[:24, :64, :64]
     ball = ((i - 34) / 18) ** 2 + ((j - 30) / 14) ** 2 + ((k - 12) / 10) ** 2 < 1
     noise = np.random.default_rng(7).normal(0, 12, ball.shape)
     array = np.where(ball, 180, 60) + noise
-    node = slicer.util.addVolumeFromArray(array.astype(np.int16), name="SAMAutoSeg self test")
+    node = slicer.util.addVolumeFromArray(array.astype(np.int16), name=name)
     node.SetSpacing(1.0, 1.0, 3.0)
     node.CreateDefaultDisplayNodes()
     return node, ball
-
-
-def _jump(volume, number):
-    toRAS = vtk.vtkMatrix4x4()
-    volume.GetIJKToRASMatrix(toRAS)
-    ras = toRAS.MultiplyPoint((32.0, 32.0, float(number), 1.0))[:3]
-    slicer.vtkMRMLSliceNode.JumpAllSlices(slicer.mrmlScene, *ras)

@@ -45,7 +45,11 @@ class CorrectedSlices:
 
 
 def readCorrectedSlices(
-    segmentationNode, volumeNode, ledger: SliceLedger, segmentIds: Sequence[str] | None = None
+    segmentationNode,
+    volumeNode,
+    ledger: SliceLedger,
+    segmentIds: Sequence[str] | None = None,
+    like: Sequence[Structure] = (),
 ) -> CorrectedSlices:
     """The slices of a segmentation that are corrected or reviewed as far as these segments go.
 
@@ -54,6 +58,7 @@ def readCorrectedSlices(
 
     Args:
         segmentIds: the segments to learn, by default all that are there.
+        like: structures of another volume, each named as one of these segments; labels are theirs.
 
     Raises:
         SAMAutoSegError: the volume cannot be read, no slice is corrected or reviewed, no segment
@@ -79,17 +84,20 @@ def readCorrectedSlices(
                 " are right as reviewed"
             )
         )
-    labels = np.zeros(layers.grid.size[::-1], _kindFor(len(wanted)))
+    valueOf = _valuesLike(like, layers, wanted) if like else _valuesInOrder(wanted)
+    values = np.array([0, *valueOf.values()], _kindFor(max(valueOf.values())))
+    labels = np.zeros(layers.grid.size[::-1], values.dtype)
     boxes = [boxOfSlice(ledger.stack, number) for number in slices]
     twice = 0
     for box in boxes:
-        labels[box], overlapping = _labels(layers, wanted, box)
+        found, overlapping = _labels(layers, wanted, box)
+        labels[box] = values[found]
         twice += overlapping
     result = CorrectedSlices(
         volume,
         labels,
-        tuple(_structure(layers, one, value) for value, one in enumerate(wanted, start=1)),
-        dict(enumerate(wanted, start=1)),
+        tuple(like) or tuple(_structure(layers, one, value) for one, value in valueOf.items()),
+        {value: one for one, value in valueOf.items()},
         ledger.plane,
         slices,
     )
@@ -100,12 +108,6 @@ def readCorrectedSlices(
                 " in the list"
             ).format(count=twice)
         )
-    found = {int(value) for box in boxes for value in np.unique(labels[box])}
-    for structure in result.structures:
-        if structure.label not in found:
-            result.notes.append(
-                _("'{name}' is in none of the corrected slices").format(name=structure.name)
-            )
     renamed = {one.segmentId: one for one in structureSegments(segmentationNode) if one.renamed}
     for one in wanted:
         if one in renamed:
@@ -115,6 +117,19 @@ def readCorrectedSlices(
                 )
             )
     return result
+
+
+def _valuesInOrder(segmentIds: Sequence[str]) -> dict[str, int]:
+    return {one: value for value, one in enumerate(segmentIds, start=1)}
+
+
+def _valuesLike(
+    structures: Sequence[Structure], layers: SegmentLayers, segmentIds: Sequence[str]
+) -> dict[str, int]:
+    """The label values of structures by the segments that have their names."""
+    labels = {structure.name.casefold(): structure.label for structure in structures}
+    names = {one: layers.segmentation.GetSegment(one).GetName() for one in segmentIds}
+    return {one: labels[name.casefold()] for one, name in names.items()}
 
 
 def slicesToFollow(

@@ -21,6 +21,9 @@ from SAMAutoSegScene.VolumeReader import arrayFromMatrix, gridOfVolume, requireR
 
 ATTRIBUTE = "SAMAutoSeg.Structures"
 
+# Slicer's name for the reference to the volume whose geometry a segmentation has.
+_MADE_FOR = "referenceImageGeometryRef"
+
 
 @dataclass
 class SegmentationOutput:
@@ -128,10 +131,20 @@ def segmentationOf(volumeNode):
     scene, kind = volumeNode.GetScene(), "vtkMRMLSegmentationNode"
     for number in range(scene.GetNumberOfNodesByClass(kind)):
         node = scene.GetNthNodeByClass(number, kind)
-        madeFor = node.GetNodeReference("referenceImageGeometryRef")
+        madeFor = node.GetNodeReference(_MADE_FOR)
         if madeFor in (None, volumeNode) and not misfit(node, volumeNode):
             return node
     return None
+
+
+def volumeOf(segmentationNode):
+    """The volume in the scene that a segmentation was made for, None if there is none to read."""
+    volumeNode = segmentationNode.GetNodeReference(_MADE_FOR)
+    try:
+        requireReadable(volumeNode)
+    except SAMAutoSegError:
+        return None
+    return volumeNode
 
 
 def misfit(segmentationNode, volumeNode) -> str:

@@ -34,7 +34,7 @@ from SAMAutoSegLib.methods.pixel_training import (
     pixel_slices,
     reduced,
 )
-from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.settings import Settings, spared_slices
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -57,13 +57,17 @@ _Seen = tuple[PixelSlice, Tensor]
 
 
 def slices_to_teach_from(
-    volumes: Sequence[LabeledVolume], held_out: Sequence[LabeledVolume], plane: Plane
+    volumes: Sequence[LabeledVolume],
+    held_out: Sequence[LabeledVolume],
+    plane: Plane,
+    spare_every: int = 0,
 ) -> list[tuple[int, ...]]:
-    """For every volume, slices that are neither labeled nor held out, spread over it.
+    """For every volume, slices that are neither labeled, held out nor spared, spread over it.
 
     Args:
         volumes: those that are learned from.
         held_out: of these images or of others.
+        spare_every: see `spared_slices`.
 
     Returns:
         Numbers in order, over all volumes `MOST_SLICES` at most.
@@ -71,8 +75,9 @@ def slices_to_teach_from(
     left: list[tuple[int, int]] = []
     for owner, volume in enumerate(volumes):
         tests = (test for _, test in of_one_image([volume], held_out))
-        taken = {*volume.slices, *(n for test in tests for n in test.slices)}
         count = len(SliceStack(volume.image.array, volume.image.grid, plane))
+        taken = {*volume.slices, *spared_slices(count, spare_every)}
+        taken.update(n for test in tests for n in test.slices)
         left += [(owner, n) for n in range(count) if n not in taken]
     left = left[:: max(1, -(-len(left) // MOST_SLICES))]
     return [tuple(n for of, n in left if of == owner) for owner in range(len(volumes))]

@@ -153,7 +153,7 @@ def finetune(
     weigh = new_branch and len(samples) >= _LEAST_TO_WEIGH and not chosen.pixel_weight
     others: list[tuple[int, ...]] = []
     if new_branch and chosen.teach_branch:
-        others = slices_to_teach_from(volumes, held_out, plane)
+        others = slices_to_teach_from(volumes, held_out, plane, chosen.spare_every)
     teach = any(others)
     halves = replace(chosen, steps=chosen.steps if with_calibration else _steps_to_weigh(chosen))
     check = with_calibration or weigh

@@ -45,6 +45,7 @@ class Settings:
             volumes tell themselves, see `cross_fit`; more once it is taught.
         teach_branch: whether a new pixel branch learns besides from slices without labels, where
             slices of several volumes are learned from; see `branch_teaching.py`.
+        spare_every: which of these slices do not teach, see `spared_slices`; 0: all may.
         count_absent: whether the Dice loss counts classes that a batch does not hold.
         seed: of everything random.
         shaping: names of those that say what is adapted; a training that goes on from a model of
@@ -71,6 +72,7 @@ class Settings:
     pixel_steps: int = 0
     pixel_weight: float = 0.0
     teach_branch: bool = True
+    spare_every: int = 0
     seed: int = 42
 
     def __post_init__(self) -> None:
@@ -89,6 +91,7 @@ class Settings:
             ("gradient_clip", 0.0, 1e6),
             ("pixel_steps", 0, 100),
             ("pixel_weight", 0.0, 10.0),
+            ("spare_every", 0, 1000),
             ("seed", 0, 2**63 - 1),
         ):
             require_between(name, getattr(self, name), low, high)
@@ -115,6 +118,15 @@ class Settings:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def spared_slices(count: int, every: int) -> range:
+    """Of so many slices each `every`-th, to be left out where slices without labels teach.
+
+    A slice that has taught gives no honest score any more once it is labeled, see `unseen`. These
+    may be held out of a later training.
+    """
+    return range(every // 2, count, every) if every else range(0)
 
 
 def require_between(name: str, value: Any, low: float, high: float) -> None:

@@ -107,6 +107,7 @@ class WeSAMSettings(Settings):
         "feature_dropout",
         "pixel_steps",
         "teach_branch",
+        "spare_every",
         "pixel_weight",
         "view_strength",
     )

@@ -23,6 +23,7 @@ LIGHT = {
     "SAMAutoSegLib.errors",
     "SAMAutoSegLib.files",
     "SAMAutoSegLib.images.bounding_box",
+    "SAMAutoSegLib.images.intensity",
     "SAMAutoSegLib.images.selection",
     "SAMAutoSegLib.images.slices",
     "SAMAutoSegLib.images.structure",

@@ -1,4 +1,5 @@
 import time
+from collections.abc import Generator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from SAMAutoSegPanels.RetrainJob import (
+    JobVolume,
     WatchedJob,
     describeJob,
     makeJobInSteps,
@@ -128,10 +130,10 @@ def test_a_run_that_goes_on_draws_its_curve_anew(job: Job) -> None:
     assert watched.curve.losses == [0.4] and watched.state == RUNNING
 
 
-def corrected() -> Any:
-    array = np.zeros(GRID.size[::-1], np.int16)
+def corrected(name: str = "CT", value: int = 0) -> Any:
+    array = np.full(GRID.size[::-1], value, np.int16)
     return SimpleNamespace(
-        volume=Volume(array, GRID, "CT", modality="CT"),
+        volume=Volume(array, GRID, name, modality="CT"),
         labels=array.astype(np.uint8),
         structures=(structure_named("liver", 1),),
         plane="axial",
@@ -141,7 +143,11 @@ def corrected() -> Any:
 
 def made(folder: Path) -> TrainingJob:
     settings = {"backbone": "lite-medsam", "model_name": "Liver", "method": "blo-sam"}
-    steps = makeJobInSteps(folder, corrected(), [1, 3], [2], settings)
+    steps = makeJobInSteps(folder, [lambda: JobVolume(corrected(), [1, 3], [2])], settings)
+    return ended(steps)
+
+
+def ended(steps: Generator[float, None, TrainingJob]) -> TrainingJob:
     while True:
         try:
             next(steps)
@@ -160,14 +166,33 @@ def test_a_job_holds_what_its_process_needs(tmp_path: Path) -> None:
 
 
 def test_rough_paint_is_named_in_the_job(tmp_path: Path) -> None:
-    for step in makeJobInSteps(tmp_path / "job", corrected(), [1, 3, 5], [], {}, rough=[1, 3]):
+    volume = JobVolume(corrected(), [1, 3, 5], rough=[1, 3])
+    for step in makeJobInSteps(tmp_path / "job", [lambda: volume], {}):
         assert 0 <= step <= 1
     (volume,) = TrainingJob.attach(tmp_path / "job").spec["volumes"]
     assert volume["slices"] == [1, 3, 5] and volume["rough"] == [1, 3]
 
 
+def test_a_job_of_several_volumes_has_the_arrays_and_notes_of_each(tmp_path: Path) -> None:
+    volumes = [
+        lambda: JobVolume(corrected("CT", 7), [1, 3], [2]),
+        lambda: JobVolume(corrected("CT 2", 9), [5]),
+    ]
+    job = ended(makeJobInSteps(tmp_path / "job", volumes, {}))
+    first, second = TrainingJob.attach(job.folder).spec["volumes"]
+    assert [(one["name"], one["slices"], one["held_out"]) for one in (first, second)] == [
+        ("CT", [1, 3], [2]),
+        ("CT 2", [5], []),
+    ]
+    arrays = [np.load(job.folder / f"{one['image']}.npy") for one in (first, second)]
+    assert [array.flat[0] for array in arrays] == [7, 9]
+    assert len({one[part] for one in (first, second) for part in ("image", "labels")}) == 4
+    assert job.spec["notes"] == ["CT: a note", "CT 2: a note"]
+
+
 def test_a_job_given_up_half_way_leaves_no_array(tmp_path: Path) -> None:
-    steps = makeJobInSteps(tmp_path / "job", corrected(), [1], [], {})
+    steps = makeJobInSteps(tmp_path / "job", [lambda: JobVolume(corrected(), [1])], {})
+    next(steps)  # reads the volume
     next(steps)
     steps.close()
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

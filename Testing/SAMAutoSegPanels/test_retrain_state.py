@@ -1,24 +1,23 @@
 from dataclasses import replace
 
-import numpy as np
 import pytest
 from SAMAutoSegPanels.Options import Budget, Method
 from SAMAutoSegPanels.RetrainState import (
     FINISHED,
-    MOST_WITHOUT_PAINT,
+    MOST_THAT_TEACH,
     RUNNING,
     STARTING,
     STOPPING,
     RetrainFacts,
     retrainView,
     scoreRows,
-    slicesWithoutPaint,
-    splitSlices,
     summaryText,
     trainingSeconds,
     verdict,
 )
+from SAMAutoSegPanels.SlicesToLearn import OtherSlices, splitSlices
 
+from SAMAutoSegLib.methods.branch_teaching import MOST_SLICES
 from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.settings import settings_for
 
@@ -75,14 +74,6 @@ def test_an_adaptation_without_a_score_says_why() -> None:
     assert verdict([], ["kept"], roughly=True).endswith("Kept.")
 
 
-def test_slices_without_paint_are_spread_over_the_others() -> None:
-    found = slicesWithoutPaint(100, [0, 50, 99])
-    assert 8 <= len(found) <= MOST_WITHOUT_PAINT and not {0, 50, 99} & set(found)
-    assert found[0] < 15 and found[-1] > 85
-    assert slicesWithoutPaint(5, [1, 2]) == [0, 3, 4]
-    assert slicesWithoutPaint(2, [0, 1]) == []
-
-
 def test_too_few_slices_for_a_score_is_said_and_one_slice_is_no_plural() -> None:
     assert "Too few for a score" in summaryText(FINE)
     assert summaryText(replace(FINE, corrected=(7,))).startswith("Learn from slice 7")
@@ -94,39 +85,6 @@ def test_enough_slices_hold_some_back_and_say_which() -> None:
     assert told == "Learn from 3 corrected and 3 reviewed slices; 15, 25 held back for the score."
 
 
-@pytest.mark.parametrize("count", range(1, 40))
-def test_held_back_slices_train_nothing_and_are_never_the_outermost(count: int) -> None:
-    slices = list(range(10, 10 + 3 * count, 3))
-    train, held = splitSlices(slices)
-    assert sorted(train + held) == slices and not set(train) & set(held)
-    assert len(held) == ((len(slices) + 2) // 4 if count >= 6 else 0)
-    if held:
-        assert slices[0] in train and slices[-1] in train
-
-
-def test_a_slice_that_was_learned_from_is_never_held_back_later() -> None:
-    slices, learned, held = [], set(), set()
-    random = np.random.default_rng(0)
-    for _ in range(12):
-        new = random.choice([n for n in range(100) if n not in slices], 3, replace=False)
-        slices = sorted([*slices, *map(int, new)])
-        train, test = splitSlices(slices, True, learned, held)
-        assert sorted(train + test) == slices
-        assert not learned & set(test) and held <= set(test)
-        learned, held = learned | set(train), held | set(test)
-        if len(slices) >= 12:
-            assert abs(len(test) - len(slices) / 4) <= 1
-
-
-def test_two_more_corrected_slices_leave_the_held_back_ones_as_they_are() -> None:
-    train, held = splitSlices(range(10, 70, 10))
-    assert held == [30, 50]
-    assert splitSlices(range(10, 90, 10), True, train, held)[1] == [30, 50]
-    # Also where some were excluded since, but never all that is left.
-    assert splitSlices([10, 20, 30, 50], True, train, held) == ([10, 20], [30, 50])
-    assert splitSlices([30, 50], True, train, held) == ([30, 50], [])
-
-
 def test_slices_that_all_were_learned_give_no_score_and_that_is_told() -> None:
     six = (3, 9, 15, 20, 25, 30)
     facts = replace(FINE, corrected=six, learned=six)
@@ -136,8 +94,30 @@ def test_slices_that_all_were_learned_give_no_score_and_that_is_told() -> None:
     assert "5, 7 held back" in summaryText(more)
 
 
-def test_nothing_is_held_back_where_that_is_not_wanted() -> None:
-    assert splitSlices(range(10), holdOut=False) == (list(range(10)), [])
+OTHERS = (OtherSlices("CT 2", 40, (4, 8, 20)), OtherSlices("CT 3", 30, (7,)))
+
+
+def test_other_volumes_that_are_learned_from_are_named_with_what_they_hold_back() -> None:
+    told = summaryText(replace(FINE, others=OTHERS))
+    assert told == (
+        "Learn from the 3 corrected slices, and 3 of CT 2, 1 of CT 3; 9, 1 of CT 2 held back for"
+        " the score."
+    )
+    few = summaryText(replace(FINE, others=OTHERS[1:]))
+    assert few.endswith("and 1 of CT 3. Too few for a score: hold back needs 6.")
+    known = (replace(OTHERS[0], learned=(8,)), OTHERS[1])
+    assert "held back" in summaryText(replace(FINE, others=known))
+    assert "learned them before" in summaryText(replace(FINE, others=known, learned=(9,)))
+    alone = replace(FINE, others=OTHERS, holdOut=False)
+    assert summaryText(alone).endswith("and 3 of CT 2, 1 of CT 3.")
+
+
+def test_several_volumes_take_longer_than_one_with_as_many_slices() -> None:
+    one = trainingSeconds("standard", Method.BLO_SAM, 8, 0.5)
+    few = trainingSeconds("standard", Method.BLO_SAM, 8, 0.5, others=40)
+    many = trainingSeconds("standard", Method.BLO_SAM, 8, 0.5, others=400)
+    assert one < few < many == trainingSeconds("standard", Method.BLO_SAM, 8, 0.5, others=4000)
+    assert MOST_THAT_TEACH == MOST_SLICES
 
 
 def test_a_larger_budget_takes_longer_and_a_gpu_less() -> None:

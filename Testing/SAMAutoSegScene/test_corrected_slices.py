@@ -116,17 +116,6 @@ def test_without_a_corrected_slice_there_is_nothing_to_learn(segmented):
         readCorrectedSlices(output.node, volume_node, ledger)
 
 
-def test_a_structure_that_no_corrected_slice_shows_is_named(scene, plain_grid, structures):
-    volume_node = scene.volume(plain_grid)
-    output = prepareSegmentation(volume_node, structures)
-    ledger = SliceLedger(output.node, volume_node)
-    SegmentWriter(output.node, volume_node).writeMask(
-        "axial", 3, np.ones((8, 9), bool), output.segmentIds[1]
-    )
-    corrected = readCorrectedSlices(output.node, volume_node, ledger)
-    assert corrected.notes == ["'liver' is in none of the corrected slices"]
-
-
 def test_a_slice_in_which_other_segments_alone_were_drawn_says_nothing_of_these(
     segmented, grid, plane
 ):

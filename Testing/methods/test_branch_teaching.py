@@ -56,6 +56,20 @@ def test_neither_labeled_nor_held_out_slices_are_among_them(
     ]
 
 
+def test_spared_slices_may_be_held_out_of_a_later_training(
+    tune: Tune, two: list[LabeledVolume], labeled: Labeled
+) -> None:
+    assert slices_to_teach_from(two, [], "axial", spare_every=4)[1] == (0, 1, 3, 4, 5, 7, 8)
+    settings = {**STEPS, "steps": 1, "spare_every": 4}
+    former = tune(*two, settings=settings)
+    later = [replace(two[0], slices=(0, 3, 4)), two[1]]
+    held_out = [replace(two[0], slices=(2, 7))]
+    tuned = tune(*later, start=former, held_out=held_out, settings=settings)
+    assert tuned.card.provenance["held_out"][0]["slices"] == [2]
+    told = "slice 7 of scan0 is not scored, because the former model learned from it"
+    assert told in tuned.result.notes
+
+
 def test_of_many_slices_some_are_taken_all_over_each_volume(
     two: list[LabeledVolume], monkeypatch: pytest.MonkeyPatch
 ) -> None:
