@@ -12,14 +12,12 @@ import numpy as np
 import torch
 
 from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, Adapted, ModelCard
-from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
+from SAMAutoSegLib.adapt.adapted_model import Adaptation
 from SAMAutoSegLib.adapt.pixel_branch import pixel_side_for
-from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
-from SAMAutoSegLib.methods.branch_teaching import slices_to_teach_from, teach_branch
-from SAMAutoSegLib.methods.cross_fit import cross_fit
+from SAMAutoSegLib.methods.branch_stages import Outcome, run_stages, stages_for, usual_weight
 from SAMAutoSegLib.methods.held_out import (
     held_out_neighbors,
     held_out_scorer,
@@ -31,7 +29,7 @@ from SAMAutoSegLib.methods.outcome import FineTuned, provenance_of, require_a_st
 from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.settings import Settings, make_settings
 from SAMAutoSegLib.methods.starting_model import StartingModel, starting_model
-from SAMAutoSegLib.methods.trainer import OnStep, TrainingResult, train
+from SAMAutoSegLib.methods.trainer import OnStep, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -42,22 +40,6 @@ _ENCODING_SHARE = 0.2
 
 # Of several volumes. The place of an organ in one patient is knowledge; in others it differs.
 _STRENGTH_ACROSS_PATIENTS = 2.0
-
-# How much the pixel branch has to say where it is not found by trying. What a net from scratch
-# learns holds in this patient, and less in the next, least where it sees slices smaller than they
-# are: chosen on the demo CT, and on volumes of the benchmark's pools.
-_PIXELS_IN_ONE_PATIENT, _PIXELS_ACROSS_PATIENTS, _FEWER_PIXELS_ACROSS = 1.0, 0.5, 0.25
-
-# After it learned from slices without labels, which it does from what the SAM says too. Chosen on
-# volumes of the pools: three to five draws each of four and eight hippocampi and four hearts.
-_PIXELS_TAUGHT, _TIMES_TAUGHT_FEWER = 2.0, 2.0
-
-# Fewer slices of several volumes cannot tell: what models learn from two or three is not like what
-# is learned from all.
-_LEAST_TO_WEIGH = 8
-
-# Of the steps: a weight is as well seen after this share of them.
-_STEPS_TO_WEIGH = 1 / 3
 
 _OF_THE_BRANCH = ("pixel_steps", "pixel_weight")
 
@@ -141,7 +123,7 @@ def finetune(
     tests = encode(held_out, 1, silent) if held_out else None
     scoring = time.monotonic() - encoded
     side = pixel_side_for(samples.images) if chosen.pixel_steps else 0
-    weight = chosen.pixel_weight or _usual_weight(samples, side, several)
+    weight = chosen.pixel_weight or usual_weight(samples, side, several)
     adapted = replace(adapted, pixel_side=side, pixel_weight=weight)
     torch.manual_seed(chosen.seed)
     begun = starting_model(start, structures, adapted, backbone, labeled)
@@ -149,19 +131,16 @@ def finetune(
     chosen, left_out = _with_its_branch(chosen, begun, asked)
     if chosen.pixel_weight:
         model.set_pixel_weight(chosen.pixel_weight)
-    new_branch = bool(several and chosen.pixel_steps and begun.source is None)
-    weigh = new_branch and len(samples) >= _LEAST_TO_WEIGH and not chosen.pixel_weight
-    others: list[tuple[int, ...]] = []
-    if new_branch and chosen.teach_branch:
-        others = slices_to_teach_from(volumes, held_out, plane, chosen.spare_every)
-    teach = any(others)
-    halves = replace(chosen, steps=chosen.steps if with_calibration else _steps_to_weigh(chosen))
-    check = with_calibration or weigh
-    # Two rounds of the branch take about as long as the training.
-    all_steps = chosen.steps * (2 if teach else 1) + (2 * halves.steps if check else 0)
-    a_step = (1 - _ENCODING_SHARE) / all_steps
-    trained = _ENCODING_SHARE + a_step * chosen.steps
-    checked = trained + (2 * a_step * halves.steps if check else 0.0)
+    stages = stages_for(
+        chosen,
+        volumes,
+        held_out,
+        plane,
+        is_new=begun.source is None,
+        with_calibration=with_calibration,
+    )
+    all_steps = chosen.steps + sum(stages.steps(chosen))
+    trained = _ENCODING_SHARE + (1 - _ENCODING_SHARE) * chosen.steps / all_steps
     scorer = None if tests is None else held_out_scorer(tests, backbone)
     result = train(
         kind,
@@ -176,38 +155,23 @@ def finetune(
     )
     require_a_step(result)
     result.notes += [*begun.notes, *left_out, *seen]
-    calibration, changed = None, False
-    if check and result.stopped != "cancelled":
-        began = time.monotonic()
-        told = part_of(progress, trained, checked)
-        calibration = _checked(kind, model, samples, halves, backbone, weigh, result, told)
-        if calibration is not None and weigh:
-            model.set_pixel_weight(calibration["pixel_weight"])
-            changed = True
-        result.seconds += time.monotonic() - began
-    unlabeled: list[tuple[int, ...]] = []
-    if teach and result.stopped != "cancelled":
-        began = time.monotonic()
-        try:
-            teach_branch(
-                model,
-                samples,
-                volumes,
-                others,
-                chosen,
-                backbone,
-                plane=plane,
-                intensity=intensity,
-                cache=cache,
-                progress=part_of(progress, checked, 1.0),
-            )
-            unlabeled, changed = others, True
-            if not chosen.pixel_weight:
-                model.set_pixel_weight(_taught_weight(model, samples))
-        except Cancelled:
-            result.notes.append("cancelled before the pixel branch learned from other slices")
-        result.seconds += time.monotonic() - began
-    if scorer is not None and changed:
+    done = Outcome()
+    if result.stopped != "cancelled":
+        done = run_stages(
+            stages,
+            kind,
+            model,
+            samples,
+            volumes,
+            chosen,
+            backbone,
+            result,
+            plane=plane,
+            intensity=intensity,
+            cache=cache,
+            progress=part_of(progress, trained, 1.0),
+        )
+    if scorer is not None and done.changed:
         began = time.monotonic()
         with torch.inference_mode():
             result.score = scorer(model)
@@ -225,8 +189,8 @@ def finetune(
         method=kind.name,
         settings=chosen.to_json(),
         provenance={
-            **provenance_of(volumes, held_out, result, begun.source, plane, unlabeled),
-            CALIBRATION: calibration,
+            **provenance_of(volumes, held_out, result, begun.source, plane, done.unlabeled),
+            CALIBRATION: done.calibration,
         },
     )
     return FineTuned(model, card, result, seconds_of(result, encoded - started, scoring))
@@ -268,51 +232,6 @@ def _with_its_branch(
     if begun.knows_more and "pixel_steps" not in asked:
         return replace(chosen, pixel_steps=0), []
     return chosen, []
-
-
-def _usual_weight(samples: TrainingSet, side: int, several: bool) -> float:
-    if not several:
-        return _PIXELS_IN_ONE_PATIENT
-    return _PIXELS_ACROSS_PATIENTS if _sees_all_pixels(samples, side) else _FEWER_PIXELS_ACROSS
-
-
-def _taught_weight(model: AdaptedModel, samples: TrainingSet) -> float:
-    """Of a branch that knows from other slices what the SAM says."""
-    assert model.pixels is not None
-    if _sees_all_pixels(samples, model.pixels.spec.side):
-        return _PIXELS_TAUGHT
-    return min(_TIMES_TAUGHT_FEWER * model.pixels.weight, _PIXELS_TAUGHT)
-
-
-def _sees_all_pixels(samples: TrainingSet, side: int) -> bool:
-    return all(max(image.shape[:2]) <= side for image in samples.images)
-
-
-def _steps_to_weigh(settings: Settings) -> int:
-    return max(1, round(settings.steps * _STEPS_TO_WEIGH))
-
-
-def _checked(
-    kind: type[Method],
-    model: AdaptedModel,
-    samples: TrainingSet,
-    halves: Settings,
-    backbone: Backbone,
-    weigh: bool,
-    result: TrainingResult,
-    progress: Progress,
-) -> dict[str, Any] | None:
-    """What `cross_fit` finds; where it finds nothing, a note in the result says why."""
-    why = "the labeled slices are neighbors of each other"
-    try:
-        found = cross_fit(
-            kind, model, samples, halves, backbone, choose_weight=weigh, progress=progress
-        )
-    except Cancelled:
-        found, why = None, "cancelled; the model itself is complete"
-    if found is None:
-        result.notes.append(f"no calibration: {why}")
-    return found
 
 
 def _not_learned(samples: TrainingSet, structures: Sequence[Structure]) -> list[str]:

@@ -134,7 +134,7 @@ def test_it_has_more_to_say_then_unless_that_was_asked_for(
 def test_in_one_volume_or_without_other_slices_nothing_is_taught(
     tune: Tune, labeled: Labeled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("SAMAutoSegLib.methods.finetune.teach_branch", None)
+    monkeypatch.setattr("SAMAutoSegLib.methods.branch_stages.teach_branch", None)
     whole = tuple(range(9))
     tune(labeled((0, 4)), settings={**STEPS, "steps": 1})
     tune(labeled(whole), labeled(whole, 1), settings={**STEPS, "steps": 1, "pixel_weight": 1.0})

@@ -8,8 +8,10 @@ import torch
 
 from SAMAutoSegLib.adapt.adapted_file import CALIBRATION
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.methods import branch_stages
 from SAMAutoSegLib.methods import finetune as module
 from SAMAutoSegLib.methods.blo_sam import BLOSAM
+from SAMAutoSegLib.methods.branch_stages import usual_weight
 from SAMAutoSegLib.methods.cross_fit import PIXEL_WEIGHTS
 from SAMAutoSegLib.methods.method import sample_logits
 from SAMAutoSegLib.methods.outcome import FineTuned
@@ -95,8 +97,8 @@ def test_across_patients_a_branch_that_sees_less_than_all_pixels_has_less_to_say
     samples: Callable[..., TrainingSet],
 ) -> None:
     shown = samples((0, 4))  # of 48 x 40 pixels
-    weights = [module._usual_weight(shown, side, True) for side in (64, 32)]
-    assert weights == [0.5, 0.25] and module._usual_weight(shown, 32, False) == 1.0
+    assert [usual_weight(shown, side, True) for side in (64, 32)] == [0.5, 0.25]
+    assert usual_weight(shown, 32, False) == 1.0
 
 
 def test_the_score_is_of_the_model_with_the_weight_that_was_found(
@@ -112,7 +114,7 @@ def test_the_score_is_of_the_model_with_the_weight_that_was_found(
         return score
 
     monkeypatch.setattr(module, "held_out_scorer", scorer)
-    monkeypatch.setattr(module, "cross_fit", lambda *_, **__: {"pixel_weight": 2.0})
+    monkeypatch.setattr(branch_stages, "cross_fit", lambda *_, **__: {"pixel_weight": 2.0})
     volumes = [labeled((0, 2, 4, 6), seed) for seed in (0, 1)]
     held_out = [labeled((1,), 3)]
     settings = {**STEPS, "steps": 2, "teach_branch": False}

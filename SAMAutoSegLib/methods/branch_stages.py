@@ -1,0 +1,214 @@
+"""What follows a training: its pixel branch gets its weight, and learns from other slices.
+
+How much a net from scratch has to say is not learned with the model: on slices that it learned from
+it is as sure as the SAM.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.images.slices import Plane
+from SAMAutoSegLib.methods.branch_teaching import slices_to_teach_from, teach_branch
+from SAMAutoSegLib.methods.cross_fit import cross_fit
+from SAMAutoSegLib.methods.method import Method
+from SAMAutoSegLib.methods.settings import Settings
+from SAMAutoSegLib.methods.trainer import TrainingResult
+from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
+from SAMAutoSegLib.progress import Progress, part_of
+from SAMAutoSegLib.sam.backbone import Backbone
+from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+
+# Where it is not found by trying. What a net from scratch learns holds in this patient, and less in
+# the next, least where it sees slices smaller than they are: chosen on the demo CT, and on volumes
+# of the benchmark's pools.
+_IN_ONE_PATIENT, _ACROSS_PATIENTS, _FEWER_PIXELS_ACROSS = 1.0, 0.5, 0.25
+
+# After it learned from slices without labels, which it does from what the SAM says too. Chosen on
+# volumes of the pools: three to five draws each of four and eight hippocampi and four hearts.
+_TAUGHT, _TIMES_TAUGHT_FEWER = 2.0, 2.0
+
+# Fewer slices of several volumes cannot tell: what models learn from two or three is not like what
+# is learned from all.
+_LEAST_TO_WEIGH = 8
+
+# Of the steps: a weight is as well seen after this share of them.
+_STEPS_TO_WEIGH = 1 / 3
+
+
+@dataclass(frozen=True)
+class Stages:
+    """What is to follow a training.
+
+    Attributes:
+        halves: settings of two trainings on one half of the slices each; None: there are none.
+        weigh: they choose the weight of the pixel branch.
+        unlabeled: numbers of the slices of each volume that the branch learns from besides.
+    """
+
+    halves: Settings | None = None
+    weigh: bool = False
+    unlabeled: Sequence[tuple[int, ...]] = ()
+
+    @property
+    def teach(self) -> bool:
+        return any(self.unlabeled)
+
+    def steps(self, settings: Settings) -> tuple[int, int]:
+        """So many steps of the training both trainings on halves, and teaching, last about."""
+        halves = 0 if self.halves is None else 2 * self.halves.steps
+        return halves, settings.steps if self.teach else 0
+
+
+@dataclass
+class Outcome:
+    """What the stages left.
+
+    Attributes:
+        calibration: see `cross_fit`.
+        unlabeled: numbers of the slices of each volume that the branch has learned from besides.
+        changed: the model is another one than it was after the training.
+    """
+
+    calibration: dict[str, Any] | None = None
+    unlabeled: Sequence[tuple[int, ...]] = ()
+    changed: bool = False
+
+
+def usual_weight(samples: TrainingSet, side: int, several: bool) -> float:
+    """Of a branch that sees slices of this side at most.
+
+    Args:
+        several: the slices are of several volumes.
+    """
+    if not several:
+        return _IN_ONE_PATIENT
+    return _ACROSS_PATIENTS if _sees_all_pixels(samples, side) else _FEWER_PIXELS_ACROSS
+
+
+def stages_for(
+    settings: Settings,
+    volumes: Sequence[LabeledVolume],
+    held_out: Sequence[LabeledVolume],
+    plane: Plane,
+    *,
+    is_new: bool,
+    with_calibration: bool,
+) -> Stages:
+    """What is to follow the training of a model.
+
+    Args:
+        held_out: slices that must teach nothing.
+        is_new: the model goes on from none.
+        with_calibration: train on halves anyway.
+    """
+    labeled = [len(volume.slices) for volume in volumes if volume.slices]
+    across = bool(len(labeled) > 1 and settings.pixel_steps and is_new)
+    weigh = across and sum(labeled) >= _LEAST_TO_WEIGH and not settings.pixel_weight
+    unlabeled: Sequence[tuple[int, ...]] = ()
+    if across and settings.teach_branch:
+        unlabeled = slices_to_teach_from(volumes, held_out, plane, settings.spare_every)
+    fewer = replace(settings, steps=max(1, round(settings.steps * _STEPS_TO_WEIGH)))
+    halves = settings if with_calibration else fewer if weigh else None
+    return Stages(halves, weigh, unlabeled)
+
+
+def run_stages(
+    stages: Stages,
+    kind: type[Method],
+    model: AdaptedModel,
+    samples: TrainingSet,
+    volumes: Sequence[LabeledVolume],
+    settings: Settings,
+    backbone: Backbone,
+    result: TrainingResult,
+    *,
+    plane: Plane,
+    intensity: Intensity,
+    cache: EmbeddingCache | None,
+    progress: Progress,
+) -> Outcome:
+    """Do what follows a training; notes and seconds go into its result.
+
+    A stage that `progress` cancels leaves the model as it was before it.
+    """
+    started = time.monotonic()
+    outcome = Outcome()
+    on_halves, teaching = stages.steps(settings)
+    between = on_halves / max(1, on_halves + teaching)
+    if stages.halves is not None:
+        told = part_of(progress, 0.0, between)
+        found = _cross_fitted(stages, kind, model, samples, backbone, result, told)
+        outcome.calibration = found
+        if found is not None and stages.weigh:
+            model.set_pixel_weight(found["pixel_weight"])
+            outcome.changed = True
+    if stages.teach:
+        try:
+            teach_branch(
+                model,
+                samples,
+                volumes,
+                stages.unlabeled,
+                settings,
+                backbone,
+                plane=plane,
+                intensity=intensity,
+                cache=cache,
+                progress=part_of(progress, between, 1.0),
+            )
+        except Cancelled:
+            result.notes.append("cancelled before the pixel branch learned from other slices")
+        else:
+            outcome.unlabeled, outcome.changed = stages.unlabeled, True
+            if not settings.pixel_weight:
+                model.set_pixel_weight(_taught_weight(model, samples))
+    result.seconds += time.monotonic() - started
+    return outcome
+
+
+def _cross_fitted(
+    stages: Stages,
+    kind: type[Method],
+    model: AdaptedModel,
+    samples: TrainingSet,
+    backbone: Backbone,
+    result: TrainingResult,
+    progress: Progress,
+) -> dict[str, Any] | None:
+    """What `cross_fit` finds; where it finds nothing, a note in the result says why."""
+    assert stages.halves is not None
+    why = "the labeled slices are neighbors of each other"
+    try:
+        found = cross_fit(
+            kind,
+            model,
+            samples,
+            stages.halves,
+            backbone,
+            choose_weight=stages.weigh,
+            progress=progress,
+        )
+    except Cancelled:
+        found, why = None, "cancelled; the model itself is complete"
+    if found is None:
+        result.notes.append(f"no calibration: {why}")
+    return found
+
+
+def _taught_weight(model: AdaptedModel, samples: TrainingSet) -> float:
+    """Of a branch that knows from other slices what the SAM says."""
+    assert model.pixels is not None
+    if _sees_all_pixels(samples, model.pixels.spec.side):
+        return _TAUGHT
+    return min(_TIMES_TAUGHT_FEWER * model.pixels.weight, _TAUGHT)
+
+
+def _sees_all_pixels(samples: TrainingSet, side: int) -> bool:
+    return all(max(image.shape[:2]) <= side for image in samples.images)
