@@ -126,7 +126,7 @@ def finetune(
     weight = chosen.pixel_weight or usual_weight(samples, side, several)
     adapted = replace(adapted, pixel_side=side, pixel_weight=weight)
     torch.manual_seed(chosen.seed)
-    begun = starting_model(start, structures, adapted, backbone, labeled)
+    begun = starting_model(start, structures, adapted, backbone, labeled, several)
     model = begun.model
     chosen, left_out = _with_its_branch(chosen, begun, asked)
     if chosen.pixel_weight:

@@ -9,6 +9,7 @@ from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.with_structures import HEAD_BY_CLASS, take_over
 from SAMAutoSegLib.images.structure import Structure, matched
+from SAMAutoSegLib.provenance import origins
 from SAMAutoSegLib.sam.backbone import Backbone
 
 
@@ -35,6 +36,7 @@ def starting_model(
     wanted: Adaptation,
     backbone: Backbone,
     slices: int,
+    across: bool = False,
 ) -> StartingModel:
     """Make the model that a training begins with.
 
@@ -48,6 +50,7 @@ def starting_model(
         structures: that are to be learned.
         wanted: what is to be adapted.
         slices: how many there are to learn from.
+        across: they are of several volumes.
     """
     classes = len(structures) + 1
     if start is None:
@@ -63,13 +66,23 @@ def starting_model(
     new_branch = bool(wanted.pixel_side) and (not same if adaptation.pixel_side else few)
     if new_branch:
         adaptation = wanted
-    elif not more:  # its branch learns on, so it has as much to say as a new one
-        weight = max(adaptation.pixel_weight, wanted.pixel_weight)
+    elif not more:
+        # Its branch learns on, so it has as much to say as a new one; less than it had if that was
+        # of one patient, and there are others now.
+        weight = wanted.pixel_weight
+        if not (across and _is_of_one_volume(start.card)):
+            weight = max(adaptation.pixel_weight, weight)
         adaptation = replace(adaptation, pixel_weight=weight)
     model = AdaptedModel(backbone, classes, adaptation)
     take_over(model, start.model, known, pixels=not new_branch)
     notes = [] if same else [_what_goes_on(structures, known)]
     return StartingModel(model, source=start.card, knows_more=more, notes=notes)
+
+
+def _is_of_one_volume(card: ModelCard) -> bool:
+    """Whether no training of a model has learned from several at once."""
+    images = (origin.get("images") or () for origin in origins(card.provenance))
+    return all(sum(bool(image.get("slices")) for image in one) <= 1 for one in images)
 
 
 def _hindrance(

@@ -274,6 +274,38 @@ def test_a_refined_model_is_scored_before_and_after(
     assert all(np.allclose(new[name], former[name], atol=1e-6) for name in former)
 
 
+def test_a_job_of_several_volumes_learns_from_all_and_scores_all(
+    tmp_path: Path, spec: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    (first,) = spec["volumes"]
+    second = {**first, "name": "CT 2", "image": "image1", "labels": "labels1"}
+    volumes = [{**first, "slices": [1, 8], "held_out": [10]}, {**second, "held_out": [4]}]
+    more = {"image1": arrays["image0"][::-1], "labels1": arrays["labels0"][::-1]}
+    settings = {**SETTINGS, "steps": 2, "spare_every": 4}
+    job = TrainingJob.create(
+        tmp_path / "job", {**spec, "volumes": volumes, "settings": settings}, {**arrays, **more}
+    )
+    job.start(PROCESS)
+    result = finished(job)
+    assert result["after"]["liver"] is not None
+    images, held_out = (card_of(job.model_path)["provenance"][p] for p in ("images", "held_out"))
+    assert [(image["name"], image["slices"]) for image in images] == [
+        ("scan", [1, 8]),
+        ("CT 2", [1, 3, 6, 8]),
+    ]
+    assert [image["slices"] for image in held_out] == [[10], [4]]
+    # Neither labeled, held out nor spared.
+    assert [image["unlabeled"] for image in images] == [
+        [0, 3, 4, 5, 7, 9, 11],
+        [0, 5, 7, 9, 11],
+    ]
+
+
+def card_of(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="np") as file:
+        return json.loads(file.metadata()["card"])
+
+
 def test_a_refined_model_learns_a_new_structure_beside_the_known_and_says_so(
     tmp_path: Path, files: Files, spec: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:

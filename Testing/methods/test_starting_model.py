@@ -268,6 +268,37 @@ def test_a_branch_that_learns_on_has_as_much_to_say_as_a_new_one(learn: Learn) -
     assert kept.card.adaptation.pixel_weight == 0.25
 
 
+def test_what_a_branch_knows_of_one_patient_counts_less_with_a_second(
+    learn: Learn, labeled: Callable[..., LabeledVolume]
+) -> None:
+    several = [labeled((2, 5)), labeled((2, 5), 1)]
+
+    def weight(**start: FineTuned) -> float:
+        tuned = learn(named("disc"), volumes=several, teach_branch=False, **start)
+        return tuned.card.adaptation.pixel_weight
+
+    of_one = learn(named("disc"), pixel_weight=2.0)
+    assert weight(start=of_one) == weight() == 0.5
+    of_two = learn(named("disc"), volumes=several, pixel_weight=2.0)
+    assert weight(start=of_two) == 2.0
+
+
+def test_the_branch_of_a_model_that_goes_on_learns_from_other_slices_too(
+    learn: Learn, labeled: Callable[..., LabeledVolume]
+) -> None:
+    former = learn(named("disc"))
+    several = [labeled((2, 5)), labeled((2, 5), 1)]
+    onward = learn(named("disc"), volumes=several, start=former)
+    assert [image["unlabeled"] for image in onward.card.provenance["images"]] == [
+        [0, 1, 3, 4, 6, 7, 8]
+    ] * 2
+    assert onward.card.adaptation.pixel_weight == 2.0
+    # One that knows more slices keeps its branch as it is.
+    fewer = [labeled((2,)), labeled((5,), 1)]
+    kept = learn(named("disc"), volumes=fewer, start=onward)
+    assert "unlabeled" not in kept.card.provenance["images"][0]
+
+
 def test_a_model_that_goes_on_is_not_weighed_by_models_that_know_less(
     learn: Learn, labeled: Callable[..., LabeledVolume]
 ) -> None:
