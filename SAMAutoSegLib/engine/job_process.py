@@ -42,6 +42,8 @@ _SECONDS_TO_LOCK = 2.0
 # Takes slices without contours, see `adapt_source`.
 _WITHOUT_LABELS = "we-sam"
 
+_BLO_SAM = "blo-sam"
+
 _FAILED = 1
 _ALREADY_RUNNING = 3
 
@@ -141,10 +143,10 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
     if task.former is not None and task.held_out:
         progress(0.0, "scoring the model as it was")
         before = _dice(task, task.former)
-    method = spec.get("method") or "blo-sam"
+    method = spec.get("method") or _BLO_SAM
     learn = _learned_without_labels if method == _WITHOUT_LABELS else _learned
     options = {
-        "intensity": task.intensity,
+        "intensity": task.intensity or (task.former.card.intensity if task.former else None),
         "held_out": task.held_out,
         "cache": task.cache,
         "checkpoint": folder / CHECKPOINT,
@@ -236,9 +238,23 @@ def _learned(task: _Task, spec: dict[str, Any], method: str, options: dict[str, 
         method=method,
         settings={"budget": spec.get("budget") or "standard"} | (spec.get("settings") or {}),
         adaptation=spec.get("adaptation"),
-        start=task.former,
+        start=_gone_on_from(task, method),
         **options,
     )
+
+
+def _gone_on_from(task: _Task, method: str) -> Adapted | None:
+    """The former model, unless it knows nothing that is not there anyway.
+
+    With several volumes to begin anew is as fast, and better for all of them, see
+    docs/benchmarks/next-patient.md: the net beside the SAM learns from their other slices then.
+    """
+    from SAMAutoSegLib.methods.outcome import knows_other_slices
+
+    former = task.former
+    if former is None or len(task.volumes) < 2 or not method == former.card.method == _BLO_SAM:
+        return former
+    return former if knows_other_slices(former.card, task.volumes, task.plane) else None
 
 
 def _learned_without_labels(

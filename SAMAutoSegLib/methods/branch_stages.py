@@ -105,12 +105,12 @@ def stages_for(
 
     Args:
         held_out: slices that must teach nothing.
-        is_new: the model goes on from none. One that does is not weighed by models that know less.
+        is_new: the model goes on from none.
         with_calibration: train on halves anyway.
     """
     labeled = [len(volume.slices) for volume in volumes if volume.slices]
-    across = bool(len(labeled) > 1 and settings.pixel_steps)
-    weigh = across and is_new and sum(labeled) >= _LEAST_TO_WEIGH and not settings.pixel_weight
+    across = bool(len(labeled) > 1 and settings.pixel_steps and is_new)
+    weigh = across and sum(labeled) >= _LEAST_TO_WEIGH and not settings.pixel_weight
     unlabeled: Sequence[tuple[int, ...]] = ()
     if across and settings.teach_branch:
         unlabeled = slices_to_teach_from(volumes, held_out, plane, settings.spare_every)

@@ -16,7 +16,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.methods.losses import class_dice
 from SAMAutoSegLib.methods.method import sample_logits
-from SAMAutoSegLib.methods.outcome import origin_of
+from SAMAutoSegLib.methods.outcome import origin_of, same_image
 from SAMAutoSegLib.methods.training_set import ChosenSlices, LabeledVolume, TrainingSet
 from SAMAutoSegLib.provenance import origins
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -81,7 +81,7 @@ def unseen(
     kept, notes = [], []
     for volume in held_out:
         origin = origin_of(volume, plane)
-        same = [image for image in learned if _same_image(image, origin)]
+        same = [image for image in learned if same_image(image, origin)]
         across = {image.get("plane", plane) for image in same if _slices_of(image)} - {plane}
         if across:
             notes.append(
@@ -104,13 +104,6 @@ def unseen(
 def _slices_of(image: dict[str, Any]) -> list[int]:
     """Those that were learned from, with labels or without."""
     return [*image["slices"], *image.get("unlabeled", ())]
-
-
-def _same_image(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """By content where both are known, else by name."""
-    keys = (key for key in ("voxels", "sha256") if one.get(key) and other.get(key))
-    key = next(keys, "name")
-    return one.get(key) == other.get(key)
 
 
 def held_out_neighbors(

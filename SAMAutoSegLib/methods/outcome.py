@@ -17,6 +17,7 @@ from SAMAutoSegLib.files import sha256_of_file
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.methods.trainer import TrainingResult
 from SAMAutoSegLib.methods.training_set import ChosenSlices, LabeledVolume
+from SAMAutoSegLib.provenance import origins
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,32 @@ def origin_of(volume: ChosenSlices, plane: Plane) -> dict[str, Any]:
         "plane": plane,
         "slices": list(volume.slices),
     }
+
+
+def same_image(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Whether two of `origin_of` are of one image: by content if both tell it, else by name."""
+    keys = (key for key in ("voxels", "sha256") if one.get(key) and other.get(key))
+    key = next(keys, "name")
+    return one.get(key) == other.get(key)
+
+
+def knows_other_slices(card: ModelCard, volumes: Sequence[ChosenSlices], plane: Plane) -> bool:
+    """Whether a model, or one that it went on from, learned from labeled slices but these.
+
+    Args:
+        plane: of the slices.
+    """
+    there = [origin_of(volume, plane) for volume in volumes]
+
+    def is_there(image: dict[str, Any]) -> bool:
+        same = [one for one in there if same_image(image, one)]
+        numbers = {n for one in same for n in one["slices"]}
+        return image.get("plane") == plane and {*image["slices"]} <= numbers
+
+    known = [origin.get("images") for origin in origins(card.provenance)]
+    if not known or not all(known):
+        return True
+    return not all(is_there(one) for images in known for one in images or () if one["slices"])
 
 
 def _digest_of_voxels(array: np.ndarray) -> str:

@@ -301,6 +301,30 @@ def test_a_job_of_several_volumes_learns_from_all_and_scores_all(
     ]
 
 
+def test_a_model_that_knows_no_other_slices_is_not_gone_on_from_with_several_volumes(
+    tmp_path: Path, spec: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    (first,) = spec["volumes"]
+    second = {**first, "name": "CT 2", "image": "image1", "labels": "labels1", "held_out": []}
+    more = {"image1": arrays["image0"][::-1], "labels1": arrays["labels0"][::-1]}
+    settings = {**SETTINGS, "steps": 1, "pixel_steps": 0}
+
+    def source(name: str, *volumes: dict[str, Any], **changes: Any) -> Any:
+        whole = {**spec, "settings": settings, "volumes": list(volumes), **changes}
+        job = TrainingJob.create(tmp_path / name, whole, {**arrays, **more})
+        job.start(PROCESS)
+        finished(job)
+        card = card_of(job.model_path)
+        assert card["intensity"]["kind"] == "window"
+        return card["provenance"]["source"]
+
+    source("former", first)
+    former = {"base_model": str(tmp_path / "former" / "model.safetensors"), "intensity": None}
+    assert source("onward", first, **former)
+    assert source("fewer", {**first, "slices": [1, 3]}, second, **former)
+    assert source("anew", first, second, **former) is None
+
+
 def card_of(path: Path) -> dict[str, Any]:
     with safe_open(path, framework="np") as file:
         return json.loads(file.metadata()["card"])

@@ -13,7 +13,7 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.outcome import FineTuned
+from SAMAutoSegLib.methods.outcome import FineTuned, knows_other_slices
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -283,20 +283,23 @@ def test_what_a_branch_knows_of_one_patient_counts_less_with_a_second(
     assert weight(start=of_two) == 2.0
 
 
-def test_the_branch_of_a_model_that_goes_on_learns_from_other_slices_too(
+def test_whether_a_model_knows_slices_that_are_not_there_any_more_is_told_by_its_card(
     learn: Learn, labeled: Callable[..., LabeledVolume]
 ) -> None:
-    former = learn(named("disc"))
-    several = [labeled((2, 5)), labeled((2, 5), 1)]
-    onward = learn(named("disc"), volumes=several, start=former)
-    assert [image["unlabeled"] for image in onward.card.provenance["images"]] == [
-        [0, 1, 3, 4, 6, 7, 8]
-    ] * 2
-    assert onward.card.adaptation.pixel_weight == 2.0
-    # One that knows more slices keeps its branch as it is.
-    fewer = [labeled((2,)), labeled((5,), 1)]
-    kept = learn(named("disc"), volumes=fewer, start=onward)
-    assert "unlabeled" not in kept.card.provenance["images"][0]
+    first, second = labeled((2, 5)), labeled((3, 6), 1)
+    of_one = learn(named("disc"), volumes=[first]).card
+    of_both = learn(named("disc"), volumes=[first, second], teach_branch=False).card
+    assert not knows_other_slices(of_one, [second, first], "axial")
+    assert not knows_other_slices(of_both, [second, labeled((1, 2, 5))], "axial")
+    assert knows_other_slices(of_both, [first], "axial")
+    assert knows_other_slices(of_one, [labeled((2, 4)), second], "axial")
+    assert knows_other_slices(of_one, [first, second], "coronal")
+    # What it went on from counts, too; and who tells nothing may know anything.
+    start = learn(named("disc"), volumes=[second])
+    onward = learn(named("disc"), volumes=[first], start=start).card
+    assert knows_other_slices(onward, [first], "axial")
+    assert not knows_other_slices(onward, [first, second], "axial")
+    assert knows_other_slices(replace(of_one, provenance={}), [first], "axial")
 
 
 def test_a_model_that_goes_on_is_not_weighed_by_models_that_know_less(
