@@ -43,6 +43,7 @@ class CurrentLedger:
             self.ledger, self.problem = ledgerOf(segmentationNode, volumeNode, plane)
             self.of = wanted
             if self.ledger is not None:
+                self.ledger.markInUse()
                 self.ledger.addListener(self.changed.emit)
             if before != (self.ledger, self.problem):
                 self.changed.emit()

@@ -19,8 +19,8 @@ class OtherLedgers:
     def follow(self, segmentationNode, volumeNode, plane):
         """Have the ledgers of all volumes of the scene but the chosen one, for the same plane.
 
-        A segmentation counts where slices of that plane are known of, and where it fits the volume
-        that it was made for. Of several of one volume the first counts.
+        A segmentation counts if such slices of it were worked on here, not if it was only loaded,
+        and if it fits the volume that it was made for. Of several of one volume the first counts.
         """
         wanted = {}
         if volumeNode is not None and volumeNode.GetScene() is not None:
@@ -86,7 +86,7 @@ class OtherLedgers:
 def _pairs(chosenSegmentation, chosenVolume, plane):
     """Segmentations with the volumes that they were made for, by what their ledgers are of."""
     from SAMAutoSegScene.SegmentationOutput import volumeOf
-    from SAMAutoSegScene.SliceLedger import hasLedger
+    from SAMAutoSegScene.SliceLedger import isInUse
 
     scene, kind = chosenVolume.GetScene(), "vtkMRMLSegmentationNode"
     found, volumes = {}, [chosenVolume]
@@ -95,7 +95,7 @@ def _pairs(chosenSegmentation, chosenVolume, plane):
         volume = volumeOf(node)
         if node is chosenSegmentation or volume is None or volume in volumes:
             continue
-        if hasLedger(node, plane):
+        if isInUse(node, plane):
             volumes.append(volume)
             found[placeOf(node, volume, plane)] = node, volume
     return found

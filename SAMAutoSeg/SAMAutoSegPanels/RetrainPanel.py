@@ -67,7 +67,7 @@ class RetrainPanel:
         self._timer = qt.QTimer()
         self._timer.setInterval(_POLL_MILLISECONDS)
         self._timer.connect("timeout()", self._poll)
-        self._lookTimer = qt.QTimer()
+        self._lookTimer = qt.QTimer(ui.structuresList)  # ends with what it would read
         self._lookTimer.setSingleShot(True)
         self._lookTimer.setInterval(_MILLISECONDS_BETWEEN_LOOKS)
         self._lookTimer.connect("timeout()", self._lookAtOthers)

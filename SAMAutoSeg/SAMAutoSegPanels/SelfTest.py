@@ -140,7 +140,7 @@ class SelfTest:
         words = "3 of SAMAutoSeg self test 2"
         self.wait(lambda: words in ui.retrainSummaryLabel.text, 10, "the other volume")
         case.assertIn("1 of SAMAutoSeg self test 2 held back", ui.retrainSummaryLabel.text)
-        case.assertTrue(ui.otherVolumesCheckBox.visibleTo(ui.retrainSettings))
+        case.assertTrue(ui.otherVolumesCheckBox.isVisibleTo(ui.retrainSettings))
         node.learnFromOthers = False
         self.turn()
         case.assertNotIn(words, ui.retrainSummaryLabel.text)

@@ -21,6 +21,7 @@ from SAMAutoSegScene.WrittenByModel import WrittenByModel
 
 ATTRIBUTE = "SAMAutoSeg.Ledger"
 GENERATION = "SAMAutoSeg.Generation"
+IN_USE = "SAMAutoSeg.InUse"
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 VERSION = 1
 
@@ -88,6 +89,17 @@ class SliceLedger:
     def __len__(self) -> int:
         """Number of slices along the axis."""
         return len(self.stack)
+
+    def markInUse(self) -> None:
+        """Keep in mind that these slices are worked on, before anything is known of them.
+
+        Nothing that is shown follows from it, so nobody is told.
+        """
+        node = self.segmentationNode
+        disabled = node.GetDisableModifiedEvent()
+        node.SetDisableModifiedEvent(True)
+        node.SetAttribute(IN_USE, self.plane)
+        node.SetDisableModifiedEvent(disabled)
 
     def addListener(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever states may have changed."""
@@ -396,6 +408,11 @@ def _isOf(data: Mapping, stack: SliceStack) -> bool:
 def hasLedger(segmentationNode, plane: Plane) -> bool:
     """Whether states of the slices of a plane were kept with a segmentation."""
     return bool(segmentationNode.GetAttribute(f"{ATTRIBUTE}.{plane}"))
+
+
+def isInUse(segmentationNode, plane: Plane) -> bool:
+    """Whether slices of a plane were worked on here, or states of them were kept."""
+    return segmentationNode.GetAttribute(IN_USE) == plane or hasLedger(segmentationNode, plane)
 
 
 def hasLedgerOfOtherSize(segmentationNode, volumeNode) -> bool:

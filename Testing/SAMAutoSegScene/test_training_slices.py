@@ -186,6 +186,29 @@ def test_what_is_corrected_elsewhere_is_noticed(ledgers, slices, patients, paint
     assert heard == [] and slices.others == ()
 
 
+def test_what_was_only_drawn_counts_once_it_was_worked_on_here(
+    scene, ledgers, slices, patients, plain_grid, paint
+):
+    first = patients[0]
+    review(ledgers, slices, first, [1, 4])
+    volume = scene.volume(plain_grid, name="CT 4")
+    node = scene.mrml.AddNewNodeByClass("vtkMRMLSegmentationNode")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    voxels = np.zeros(plain_grid.size[::-1], bool)
+    voxels[[2, 5], 2:4, 2:4] = True
+    for name in NAMES:
+        segment = node.GetSegmentation().AddEmptySegment("", name)
+    paint(node, segment, voxels, plain_grid)
+    choose(ledgers, slices, first)
+    assert names_of(slices) == []  # as it is where another program has made it
+    ledgers.choose(node, volume, "axial")
+    choose(ledgers, slices, first)
+    assert [(one.name, one.slices) for one in slices.others] == [("CT 4", (2, 5))]
+    ledgers.choose(node, volume, "coronal")
+    ledgers.choose(first.node, first.volume, "axial")
+    assert slices.lookAtOthers(first.volume, NAMES, np.inf) and names_of(slices) == []
+
+
 def test_rough_paint_is_of_the_chosen_volume_alone(ledgers, slices, patients):
     first, second, _ = patients
     review(ledgers, slices, first, [1, 4])
