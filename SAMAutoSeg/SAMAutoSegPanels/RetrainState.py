@@ -161,12 +161,15 @@ def _heldOutWords(facts, usable):
     """The slices that are held out, those of other volumes counted; '' if none is."""
     total = len(usable) + sum(len(other.slices) for other in facts.others)
     __, numbers = splitSlices(usable, facts.holdOut, facts.learned, facts.heldOut, total)
-    words = [sliceWords(numbers)] if numbers else []
+    words = sliceWords(numbers)
+    counts = []
     for other in facts.others:
         __, numbers = splitSlices(other.slices, facts.holdOut, other.learned, other.heldOut, total)
         if numbers:
-            words.append(_countOf(other.name, len(numbers)))
-    return listWords(words)
+            counts.append(_countOf(other.name, len(numbers)))
+    if words and counts:
+        return _("{text}, and {others}").format(text=words, others=listWords(counts))
+    return words or listWords(counts)
 
 
 def _countOf(name, count):

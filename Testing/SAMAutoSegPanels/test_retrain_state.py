@@ -100,11 +100,13 @@ OTHERS = (OtherSlices("CT 2", 40, (4, 8, 20)), OtherSlices("CT 3", 30, (7,)))
 def test_other_volumes_that_are_learned_from_are_named_with_what_they_hold_back() -> None:
     told = summaryText(replace(FINE, others=OTHERS))
     assert told == (
-        "Learn from the 3 corrected slices, and 3 of CT 2, 1 of CT 3; 9, 1 of CT 2 held back for"
-        " the score."
+        "Learn from the 3 corrected slices, and 3 of CT 2, 1 of CT 3; 9, and 1 of CT 2 held back"
+        " for the score."
     )
     few = summaryText(replace(FINE, others=OTHERS[1:]))
     assert few.endswith("and 1 of CT 3. Too few for a score: hold back needs 6.")
+    told = summaryText(replace(FINE, corrected=(3, 9), others=OTHERS))
+    assert told.endswith("1 of CT 3; 1 of CT 2 held back for the score.")
     known = (replace(OTHERS[0], learned=(8,)), OTHERS[1])
     assert "held back" in summaryText(replace(FINE, others=known))
     assert "learned them before" in summaryText(replace(FINE, others=known, learned=(9,)))
