@@ -80,6 +80,7 @@ def train(
     *,
     checkpoint: Path | None = None,
     resume: bool = False,
+    settle: int = 0,
     score: Callable[[AdaptedModel], dict[str, float]] | None = None,
     score_every: int = 25,
     on_step: OnStep | None = None,
@@ -96,6 +97,9 @@ def train(
             saved the model removes it. A note says so if it cannot be written.
         resume: go on from that file, to the same result as if there had been no interruption;
             nothing is left to do where the training had ended.
+        settle: in so many steps from the start the latest weights count as the best. A model that
+            goes on begins with a loss that depends on which slices come first, as it knows some of
+            them: the lowest may be the first, and nothing would have been learned.
         score: told the averaged model every `score_every` steps and at the last; its values (names
             with "dice") go into the history. At the very end told the model that is left.
         on_step: told every entry of the history as it is made.
@@ -124,7 +128,7 @@ def train(
             state = load_state(checkpoint, state.identity)
             state.restore(model, method)
     result = TrainingResult(notes=method.notes())
-    run = _Run(model, method, guard, settings, state, result)
+    run = _Run(model, method, guard, settings, settle, state, result)
     model.train()
     if state.step:
         result.stopped = run.why_stop()  # it may have ended before it was interrupted
@@ -171,6 +175,7 @@ class _Run:
     method: Steps
     guard: Guarded | None
     settings: Settings
+    settle: int
     state: TrainingState
     result: TrainingResult
 
@@ -206,7 +211,8 @@ class _Run:
     def keep_best(self) -> None:
         """Keep the averaged weights if the watched loss was never as low."""
         state = self.state
-        if state.smoothed < state.lowest * (1 - _LEAST_GAIN):
+        settling = state.step <= self.settle
+        if settling or state.smoothed < state.lowest * (1 - _LEAST_GAIN):
             state.lowest, state.best_step = state.smoothed, state.step
             state.best = {name: value.clone() for name, value in state.averaged.items()}
 

@@ -14,6 +14,7 @@ from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.outcome import FineTuned, knows_other_slices
+from SAMAutoSegLib.methods.trainer import train
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
@@ -281,6 +282,19 @@ def test_what_a_branch_knows_of_one_patient_counts_less_with_a_second(
     assert weight(start=of_one) == weight() == 0.5
     of_two = learn(named("disc"), volumes=several, pixel_weight=2.0)
     assert weight(start=of_two) == 2.0
+
+
+def test_a_model_that_goes_on_learns_though_it_knows_the_first_slices(
+    learn: Learn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    monkeypatch.setattr(
+        "SAMAutoSegLib.methods.finetune.train",
+        lambda *args, **options: told.append(options["settle"]) or train(*args, **options),
+    )
+    former = learn(named("disc"), steps=6)
+    onward = learn(named("disc"), start=former, steps=6)
+    assert told == [0, 2] and onward.result.best_step >= 2
 
 
 def test_whether_a_model_knows_slices_that_are_not_there_any_more_is_told_by_its_card(

@@ -242,6 +242,23 @@ def test_the_weights_of_the_lowest_loss_are_kept(scripted: Script) -> None:
     assert result.notes == ["a script"]
 
 
+def test_the_low_loss_that_a_known_slice_begins_with_is_not_taken_for_the_best(
+    scripted: Script,
+) -> None:
+    losses = [0.1, 5.0, 4.0, 3.0, 2.0, 2.5, *[9.0] * 40]
+    patient = {"settings": {"patience": 0.5}}
+    result, kept = scripted(losses, **patient)
+    assert (result.best_step, result.stopped, kept) == (1, "no more gain", 1.0)
+    result, kept = scripted(losses, settle=3, **patient)
+    # The smoothed loss still rises for a while, as it remembers the first one.
+    assert (result.best_step, kept) == (3, 3.0) and result.stopped == "no more gain"
+    falling = [0.1, *[5.0] * 20, *[1.0] * 20]
+    assert scripted(falling, settle=21)[0].best_step == len(falling)
+    # Cancelled before that, the latest is kept.
+    result, kept = scripted(losses, settle=20, progress=cancel_after(5))
+    assert (result.best_step, kept) == (5, 5.0)
+
+
 def test_cancelling_keeps_the_best_so_far(scripted: Script) -> None:
     result, kept = scripted([5.0, 4.0, 9.0, 9.0, 1.0], progress=cancel_after(4))
     assert (result.steps, result.best_step, result.stopped, kept) == (4, 2, "cancelled", 2.0)
