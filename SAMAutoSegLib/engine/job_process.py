@@ -246,7 +246,7 @@ def _learned(task: _Task, spec: dict[str, Any], method: str, options: dict[str, 
 def _gone_on_from(task: _Task, method: str) -> Adapted | None:
     """The former model, unless it knows nothing that is not there anyway.
 
-    With several volumes to begin anew is as fast, and better for all of them, see
+    With several volumes to begin anew is as fast and no worse, see
     docs/benchmarks/next-patient.md: the net beside the SAM learns from their other slices then.
     """
     from SAMAutoSegLib.methods.outcome import knows_other_slices

@@ -129,7 +129,8 @@ def page(text: str, options: argparse.Namespace) -> str:
         f"{SLICES} labeled slices each; others: {options.test_patients} test patients. BLO-SAM, "
         "standard budget, LiteMedSAM.\n\n"
         f"{text}\n\n"
-        "By `python Testing/benchmarks/few_shot/next_patient.py --data DIR --write "
+        "By `python Testing/benchmarks/few_shot/next_patient.py --data DIR --sets "
+        f"{options.sets} --seeds {options.seeds} --test-patients {options.test_patients} --write "
         "docs/benchmarks`.\n"
     )
 
