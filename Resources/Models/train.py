@@ -75,7 +75,7 @@ def hippocampus(data: Path) -> Starter:
         readers[:12],
         4,
         # The pixel branch is better there than the SAM, as six patients told that are now among
-        # those it learns from; on hearts it was far worse. With so many labels others teach little.
+        # those it learns from; on hearts it was far worse. Slices without labels were not tried.
         {"views": 2, "pixel_steps": 3, "pixel_weight": 2.0, "teach_branch": False},
         {
             "data": "Medical Segmentation Decathlon, Task04 (Antonelli et al., 2022)",

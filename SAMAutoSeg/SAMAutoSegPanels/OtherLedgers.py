@@ -85,13 +85,12 @@ class OtherLedgers:
 
 def _pairs(chosenSegmentation, chosenVolume, plane):
     """Segmentations with the volumes that they were made for, by what their ledgers are of."""
+    from SAMAutoSegScene.SceneNodes import nodesOfClass
     from SAMAutoSegScene.SegmentationOutput import volumeOf
     from SAMAutoSegScene.SliceLedger import isInUse
 
-    scene, kind = chosenVolume.GetScene(), "vtkMRMLSegmentationNode"
     found, volumes = {}, [chosenVolume]
-    for number in range(scene.GetNumberOfNodesByClass(kind)):
-        node = scene.GetNthNodeByClass(number, kind)
+    for node in nodesOfClass(chosenVolume.GetScene(), "vtkMRMLSegmentationNode"):
         volume = volumeOf(node)
         if node is chosenSegmentation or volume is None or volume in volumes:
             continue

@@ -1,5 +1,7 @@
 """Which volume is meant before the user says so."""
 
+from SAMAutoSegScene.SceneNodes import nodesOfClass
+
 _CLASS = "vtkMRMLScalarVolumeNode"
 
 
@@ -8,12 +10,7 @@ def defaultVolume(scene):
 
     Label maps and color volumes, whose classes derive from that of gray ones, are not meant.
     """
-    views = _nodes(scene, "vtkMRMLSliceCompositeNode")
+    views = nodesOfClass(scene, "vtkMRMLSliceCompositeNode")
     shown = [scene.GetNodeByID(view.GetBackgroundVolumeID() or "") for view in views]
-    volumes = [node for node in shown if node is not None] + _nodes(scene, _CLASS)
+    volumes = [node for node in shown if node is not None] + nodesOfClass(scene, _CLASS)
     return next((node for node in volumes if node.GetClassName() == _CLASS), None)
-
-
-def _nodes(scene, className):
-    count = scene.GetNumberOfNodesByClass(className)
-    return [scene.GetNthNodeByClass(number, className) for number in range(count)]

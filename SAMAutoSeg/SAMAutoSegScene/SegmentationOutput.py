@@ -14,6 +14,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid
+from SAMAutoSegScene.SceneNodes import nodesOfClass
 from SAMAutoSegScene.SegmentLayers import BINARY, SegmentLayers, isEmpty, viewOf
 from SAMAutoSegScene.SliceLedger import forgetLedgers, hasLedgerOfOtherSize
 from SAMAutoSegScene.Translation import _
@@ -128,9 +129,7 @@ def segmentationOf(volumeNode):
         SAMAutoSegError: the volume cannot be read.
     """
     requireReadable(volumeNode)
-    scene, kind = volumeNode.GetScene(), "vtkMRMLSegmentationNode"
-    for number in range(scene.GetNumberOfNodesByClass(kind)):
-        node = scene.GetNthNodeByClass(number, kind)
+    for node in nodesOfClass(volumeNode.GetScene(), "vtkMRMLSegmentationNode"):
         madeFor = node.GetNodeReference(_MADE_FOR)
         if madeFor in (None, volumeNode) and not misfit(node, volumeNode):
             return node

@@ -65,6 +65,14 @@ def review(ledgers, slices, patient, numbers):
     choose(ledgers, slices, patient).markReviewed(numbers)
 
 
+def both_reviewed(ledgers, slices, first, second):
+    """Three slices of each; the first is chosen, and its slices are returned."""
+    review(ledgers, slices, second, [3, 6, 9])
+    review(ledgers, slices, first, [1, 3, 5])
+    choose(ledgers, slices, first)
+    return readCorrectedSlices(first.node, first.volume, ledgers.ledger)
+
+
 def names_of(slices):
     return [other.name for other in slices.others]
 
@@ -90,10 +98,7 @@ def test_all_volumes_with_corrected_slices_are_learned_from(ledgers, slices, pat
 
 def test_with_several_volumes_few_slices_of_each_give_a_score(ledgers, slices, patients):
     first, second, _ = patients
-    review(ledgers, slices, second, [3, 6, 9])
-    review(ledgers, slices, first, [1, 3, 5])
-    choose(ledgers, slices, first)
-    corrected = readCorrectedSlices(first.node, first.volume, ledgers.ledger)
+    corrected = both_reviewed(ledgers, slices, first, second)
     parts = [read() for read in slices.forTraining(corrected, holdOut=True, withOthers=True)]
     assert [(part.train, part.heldOut) for part in parts] == [([1, 5], [3]), ([3, 9], [6])]
     # Other slices may teach without labels, so later only spared ones give a score.
@@ -103,10 +108,7 @@ def test_with_several_volumes_few_slices_of_each_give_a_score(ledgers, slices, p
 
 def test_a_training_that_came_to_nothing_is_forgotten_in_all_volumes(ledgers, slices, patients):
     first, second, _ = patients
-    review(ledgers, slices, second, [3, 6, 9])
-    review(ledgers, slices, first, [1, 3, 5])
-    choose(ledgers, slices, first)
-    corrected = readCorrectedSlices(first.node, first.volume, ledgers.ledger)
+    corrected = both_reviewed(ledgers, slices, first, second)
     for withOthers in (False, True):
         slices.forTraining(corrected, holdOut=False, withOthers=withOthers)
         assert set(ledgers.ledger.learned) >= {1, 3, 5}
