@@ -8,6 +8,7 @@ labels are TotalSegmentator's output. Sizes of the boxes were chosen on this CT,
 same archive and on three cardiac MRI.
 """
 
+import argparse
 import time
 
 import numpy as np
@@ -28,6 +29,7 @@ _FEWEST_PIXELS = 60
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     case = run.load_case(silent)
     predictor = ClickPredictor(load_backbone(fetched(run.BASE)))
     gray = default_intensity(case.image).apply(case.image.array)

@@ -224,7 +224,7 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     "BLO-SAM rotating": blo_rotating,
     "BLO-SAM second order": blo_second_order,
     "BLO-SAM views": views_cleaned,
-    "joint, fixed weight": joint_fixed_weight,
+    "joint with fixed weight": joint_fixed_weight,
     "fixed weight": fixed_weight,
     "untaught": untaught,
     "ours": ours,

@@ -46,6 +46,9 @@ def main() -> None:
     parser.add_argument("--test-patients", type=int, default=10)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
+    methods = options.methods.split(",")
+    if unknown := [name for name in methods if name not in CONTENDERS]:
+        parser.error(f"no such method: {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
     options.results.parent.mkdir(parents=True, exist_ok=True)
     lines = options.results.read_text().splitlines() if options.results.exists() else []
     known = {_key(json.loads(line)) for line in lines}
@@ -65,7 +68,7 @@ def main() -> None:
                         print(f"left out: {name}, {scheme}, seed {seed}: {error}")
                         continue
                     task = Task(images, drawn, backbone, cache, options.evaluations, seed)
-                    for method in options.methods.split(","):
+                    for method in methods:
                         entry = {
                             "set": name,
                             "scheme": scheme,
