@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -20,7 +20,7 @@ from SAMAutoSegScene.SliceLedger import PLANES, SliceLedger, hasLedger
 from SAMAutoSegScene.Translation import _
 from SAMAutoSegScene.VolumeReader import gridOfVolume, requireReadable
 
-Mode = Literal["replace", "add", "remove"]
+Mode = Literal["add", "remove"]
 
 
 @dataclass
@@ -160,14 +160,15 @@ class SegmentWriter:
     # A click
 
     def writeMask(
-        self, axis: Axis, number: int, mask: np.ndarray, segmentId: str, mode: Mode = "replace"
+        self, axis: Axis, number: int, mask: np.ndarray, segmentId: str, mode: Mode = "add"
     ) -> bool:
         """Change one segment in one slice as one action of the user; False if nothing changed.
 
+        Slices of the ledger that one of another plane goes through are unchecked afterwards.
+
         Args:
             mask: bool [rows, columns] as `SliceStack` orients them.
-            mode: "replace" makes the segment this mask in the slice, "add" and "remove" are what
-                painting and erasing it would do.
+            mode: what painting or erasing it would do.
 
         Raises:
             SAMAutoSegError: the segment is completed or was removed.
@@ -190,15 +191,28 @@ class SegmentWriter:
         sliceOfBox(wanted, stack)[...] = mask
         now = SegmentsInBox(self.layers, box)
         masks = self._masksOfAction(segmentId, wanted, now, rules, mode)
-        if not any((now.mask(one) != mask).any() for one, mask in masks.items()):
+        differs = np.any([now.mask(one) != mask for one, mask in masks.items()], axis=0)
+        if not differs.any():
             return False
         if self.saveUndo is not None:
             self.saveUndo()
-        changed = self.layers.write(now, masks)
+        with self._crossed(stack, box, differs):
+            changed = self.layers.write(now, masks)
         self._started(changed)
         self.layers.updateSurfaces(changed)
         self.layers.announce(changed)
         return True
+
+    def _crossed(
+        self, stack: SliceStack, box: Box, differs: np.ndarray
+    ) -> AbstractContextManager[None]:
+        """Around the change of these voxels of a box: tells the ledger, if it is of another plane."""
+        ledger = self.ledger
+        if ledger is None or ledger.plane == stack.plane:
+            return nullcontext()
+        across = 2 - ledger.stack.axis_index
+        rows = np.moveaxis(differs, across, 0).reshape(differs.shape[across], -1)
+        return ledger.crossed(int(n) + box[across].start for n in np.flatnonzero(rows.any(axis=1)))
 
     def _masksOfAction(
         self,
@@ -212,7 +226,7 @@ class SegmentWriter:
         editable = rules.editable(now, [segmentId])
         mask = now.mask(segmentId).copy()
         masks = {segmentId: mask}
-        if mode != "remove":
+        if mode == "add":
             others = [
                 one
                 for one in self.layers.segmentIds()
@@ -221,10 +235,10 @@ class SegmentWriter:
             added = wanted & editable & ~now.anyOf(one for one in others if rules.isLocked(one))
             mask |= added
             masks.update({one: now.mask(one) & ~added for one in others})
-        if mode != "add":
+        else:
             # Inside of a single segment the edited one may always shrink, as in Slicer.
             removable = editable | now.mask(segmentId) if rules.maskSegmentId else editable
-            gone = now.mask(segmentId) & removable & (wanted if mode == "remove" else ~wanted)
+            gone = now.mask(segmentId) & removable & wanted
             mask &= ~gone
             receiver = rules.maskSegmentId
             if receiver and receiver != segmentId and not rules.isLocked(receiver):

@@ -122,3 +122,8 @@ def filled(digests: Mapping[str, str]) -> dict[str, str]:
 def differ(now: Mapping[str, str], known: Mapping[str, str]) -> bool:
     """Whether any segment is otherwise than known; what is not known is empty."""
     return any(known.get(one, EMPTY) != digest for one, digest in now.items())
+
+
+def splitDigests(text: str) -> list[str]:
+    """Digests that were written one after the other."""
+    return [text[start : start + WIDTH] for start in range(0, len(text), WIDTH)]

@@ -14,7 +14,7 @@ import numpy as np
 from SAMAutoSegLib.images.slices import Axis, Plane, SliceStack
 from SAMAutoSegScene.Provenance import TAG, tagOf
 from SAMAutoSegScene.SegmentLayers import SegmentLayers
-from SAMAutoSegScene.SliceDigests import SliceDigests, differ, filled
+from SAMAutoSegScene.SliceDigests import EMPTY, SliceDigests, differ, filled, splitDigests
 from SAMAutoSegScene.SliceGeometry import emptyStack
 from SAMAutoSegScene.VolumeReader import gridOfVolume
 from SAMAutoSegScene.WrittenByModel import WrittenByModel
@@ -27,6 +27,9 @@ VERSION = 1
 
 # During a run the scene is kept up to date this often.
 _SECONDS_BETWEEN_SAVES = 2.0
+
+# Of one slice and segment, from before the latest click; more than Slicer's editor can undo.
+_KEPT_UNCHECKED = 12
 
 
 class SliceState(StrEnum):
@@ -115,13 +118,12 @@ class SliceLedger:
         reviewed = self._reviewed.get(number)
         if reviewed is not None:
             return SliceState.CORRECTED if differ(now, reviewed) else SliceState.REVIEWED
-        known = self._written.known(number)
-        unchecked = self._uncheckedIn(number, known)
-        if differ(now, {**unchecked, **known}):
+        byUser, unchecked = self._changesIn(number)
+        if byUser:
             return SliceState.CORRECTED
-        if unchecked.keys() & now.keys():
+        if unchecked:
             return SliceState.UNCHECKED
-        return SliceState.MODEL if known else SliceState.UNTOUCHED
+        return SliceState.MODEL if self._written.known(number) else SliceState.UNTOUCHED
 
     def states(self) -> list[SliceState]:
         """The states of all slices; costs about one volume if segments changed."""
@@ -158,14 +160,10 @@ class SliceLedger:
         True if the slice was reviewed, or if the user changed one of these segments there, or may
         have done so before anything was known.
         """
-        now = self._now(number)
         if number in self._reviewed:
             return True
-        known = self._written.known(number)
-        wanted = set(segmentIds) & now.keys()
-        if wanted & self._uncheckedIn(number, known).keys():
-            return True
-        return differ({one: now[one] for one in wanted}, known)
+        byUser, unchecked = self._changesIn(number)
+        return not (byUser | unchecked).isdisjoint(segmentIds)
 
     # What the user says
 
@@ -229,6 +227,27 @@ class SliceLedger:
         """Around changes to these slices alone: others need not be looked at again."""
         return self._digests.onlyChanges(numbers)
 
+    @contextmanager
+    def crossed(self, numbers: Iterable[int]) -> Iterator[None]:
+        """Around a click in another plane: what it leaves in these slices is unchecked.
+
+        One row of pixels makes no slice right. Those that the user has corrected or reviewed are
+        the user's as before.
+        """
+        before = {n: self._now(n) for n in numbers if not self._isOfUser(n)}
+        yield
+        for number, digests in before.items():
+            unchecked = self._unchecked.setdefault(number, {})
+            for one, digest in self._now(number).items():
+                if digest != digests.get(one, EMPTY):
+                    seen = unchecked.setdefault(one, [EMPTY])
+                    # What undo or redo may bring back.
+                    unchecked[one] = [*seen[-_KEPT_UNCHECKED:], digest]
+        self._save()
+
+    def _isOfUser(self, number: int) -> bool:
+        return number in self._reviewed or bool(self._changesIn(number)[0])
+
     def endRun(self) -> None:
         """Keep what the run wrote in the scene."""
         self._afterModel = {}
@@ -274,9 +293,16 @@ class SliceLedger:
     def _now(self, number: int) -> dict[str, str]:
         return self._digests.of(self._checked(number))
 
-    def _uncheckedIn(self, number: int, known: Mapping[str, str]) -> dict[str, str]:
-        """For segments of an unknown model's run the digests they came with."""
-        return {one: d for one, d in self._unchecked.get(number, {}).items() if one not in known}
+    def _changesIn(self, number: int) -> tuple[set[str], set[str]]:
+        """The segments that differ from what the model wrote: by the user, and unchecked."""
+        known, unchecked = self._written.known(number), self._unchecked.get(number, {})
+        byUser, toCheck = set(), set()
+        for one, digest in self._now(number).items():
+            seen = unchecked.get(one, [EMPTY])
+            if digest == known.get(one) or (digest == EMPTY and one not in known and digest in seen):
+                continue
+            (toCheck if digest != EMPTY and digest in seen else byUser).add(one)
+        return byUser, toCheck
 
     # The scene
 
@@ -319,8 +345,10 @@ class SliceLedger:
         self._uncertainty: dict[int, float] = {
             here(n): value for n, value in data.get("uncertainty", {}).items()
         }
-        self._unchecked: dict[int, dict[str, str]] = {
-            here(n): digests for n, digests in data.get("unchecked", {}).items()
+        # For each segment what it was while nobody had checked it.
+        self._unchecked: dict[int, dict[str, list[str]]] = {
+            here(n): {one: splitDigests(text) for one, text in digests.items()}
+            for n, digests in data.get("unchecked", {}).items()
         }
         if not text and any(hasLedger(self.segmentationNode, plane) for plane in PLANES):
             # Slices of another plane were in use so far, and corrections are known there.
@@ -341,7 +369,7 @@ class SliceLedger:
         for number in range(len(self)):
             now = filled(self._now(number))
             if written & now.keys():
-                self._unchecked[number] = {one: now[one] for one in written & now.keys()}
+                self._unchecked[number] = {one: [now[one]] for one in written & now.keys()}
         # At once: else what is corrected from now on would count as unchecked the next time. But a
         # look at a scene does not change it.
         self._save(quietly=True)
@@ -376,7 +404,10 @@ class SliceLedger:
             "learned": self.learned,
             "held_out": self.heldOut,
             "uncertainty": {n: round(value, 6) for n, value in self._uncertainty.items()},
-            "unchecked": self._unchecked,
+            "unchecked": {
+                n: {one: "".join(seen) for one, seen in digests.items()}
+                for n, digests in self._unchecked.items()
+            },
         }
         node = self.segmentationNode
         # In the middle of a run views and tables need not look again because of this.

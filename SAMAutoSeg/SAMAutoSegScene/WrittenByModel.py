@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from SAMAutoSegScene.Provenance import tagOf
 from SAMAutoSegScene.SegmentLayers import SegmentLayers
-from SAMAutoSegScene.SliceDigests import WIDTH
+from SAMAutoSegScene.SliceDigests import WIDTH, splitDigests
 
 # More than Slicer can undo.
 _KEPT = 20
@@ -131,8 +131,7 @@ def _packed(entry: dict) -> dict:
 def _unpacked(data: dict) -> dict[int, dict[str, str]]:
     slices: dict[int, dict[str, str]] = {number: {} for number in data["numbers"]}
     for one, text in data["digests"].items():
-        for index, number in enumerate(data["numbers"]):
-            digest = text[index * WIDTH : (index + 1) * WIDTH]
+        for number, digest in zip(data["numbers"], splitDigests(text), strict=True):
             if digest != _NONE:
                 slices[number][one] = digest
     return slices

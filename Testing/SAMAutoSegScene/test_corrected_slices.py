@@ -40,6 +40,7 @@ def test_labels_and_slices_are_those_that_were_corrected(segmented, grid, plane,
     writer = SegmentWriter(output.node, volume_node, ledger=ledger)
     stack = SliceStack(labels, grid, plane)
     mask = stack.slice_at(4) != 1
+    writer.writeMask(plane, 4, ~mask, output.segmentIds[1], "remove")
     writer.writeMask(plane, 4, mask, output.segmentIds[1])
     ledger.markReviewed([1])
     corrected = readCorrectedSlices(output.node, volume_node, ledger)

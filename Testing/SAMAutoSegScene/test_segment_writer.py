@@ -241,7 +241,7 @@ def test_masking_and_overlap_are_what_slicer_makes_of_them(
         np.testing.assert_array_equal(found, expected)
 
 
-def test_a_mask_replaces_the_segment_in_its_slice_only(scene, plain_grid, mask_of):
+def test_a_mask_is_added_in_its_slice_only(scene, plain_grid, mask_of):
     volume_node, output, editor = segments(scene, plain_grid)
     before = {one: mask_of(output.node, one, plain_grid) for one in output.segmentIds.values()}
     mask = np.zeros((8, 9), bool)
@@ -249,7 +249,7 @@ def test_a_mask_replaces_the_segment_in_its_slice_only(scene, plain_grid, mask_o
     writer = SegmentWriter(output.node, volume_node, editorNode=editor)
     writer.writeMask("axial", 3, mask, output.segmentIds[1])
     for one, expected in before.items():
-        expected[3] = mask if one == output.segmentIds[1] else expected[3] & ~mask
+        expected[3] = expected[3] | mask if one == output.segmentIds[1] else expected[3] & ~mask
         np.testing.assert_array_equal(mask_of(output.node, one, plain_grid), expected)
 
 

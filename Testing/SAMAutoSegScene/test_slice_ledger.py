@@ -359,6 +359,56 @@ def test_states_are_saved_with_the_scene_and_restored(
     assert ledger.stateOf(0) == SliceState.CORRECTED
 
 
+def click_across(case: Case, label: int = 1) -> SegmentWriter:
+    """A box of a coronal slice, seven rows high, while the slices of the ledger are axial."""
+    writer = SegmentWriter(
+        case.node, case.volume_node, ledger=case.ledger, saveUndo=case.history.SaveState
+    )
+    stack = SliceStack(case.labels, case.grid, "coronal")
+    mask = np.zeros(stack.slice_shape, bool)
+    mask[1:6, 2:7] = True
+    assert writer.writeMask("coronal", 3, mask, case.ids[label])
+    return writer
+
+
+@pytest.mark.parametrize("segmented", [False, True])
+def test_slices_that_a_click_in_another_plane_went_through_are_not_learned_from(plain, segmented):
+    if segmented:
+        plain.run()
+    before = plain.ledger.states()
+    click_across(plain)
+    crossed = plain.ledger.slicesIn(SliceState.UNCHECKED)
+    assert len(crossed) == 5
+    assert plain.ledger.toLearnFrom() == []
+    assert all(plain.ledger.isProtected(number, plain.ids.values()) for number in crossed)
+    # Again, through slices that are unchecked already.
+    click_across(plain, 2)
+    assert plain.ledger.slicesIn(SliceState.UNCHECKED) == crossed
+    again = SliceLedger(plain.node, plain.volume_node)
+    assert again.states() == plain.ledger.states()
+    plain.history.RestorePreviousState()
+    assert plain.ledger.slicesIn(SliceState.UNCHECKED) == crossed
+    plain.history.RestorePreviousState()
+    assert plain.ledger.states() == before
+    plain.history.RestoreNextState()
+    assert plain.ledger.slicesIn(SliceState.UNCHECKED) == crossed
+
+
+def test_what_the_user_does_after_a_click_across_is_a_correction(plain, paint):
+    plain.run()
+    correct(plain, paint, 1)
+    plain.ledger.markReviewed([2])
+    click_across(plain)
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [1, 2]
+    crossed = plain.ledger.slicesIn(SliceState.UNCHECKED)
+    correct(plain, paint, crossed[0])
+    plain.ledger.markReviewed([crossed[1]])
+    assert crossed[0] in plain.ledger.slicesIn(SliceState.CORRECTED)
+    assert crossed[1] in plain.ledger.slicesIn(SliceState.REVIEWED)
+    paint(plain.node, plain.ids[1], np.ones_like(plain.labels, bool), plain.grid, True)
+    assert crossed[2] in plain.ledger.slicesIn(SliceState.CORRECTED)
+
+
 def test_slices_of_a_models_file_loaded_without_its_scene_are_unchecked(
     plain, scene, paint, tmp_path
 ):
