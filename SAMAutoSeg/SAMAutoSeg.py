@@ -130,6 +130,7 @@ class SAMAutoSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     def setup(self):
         ScriptedLoadableModuleWidget.setup(self)
         from SAMAutoSegPanels.CorrectPanel import CorrectPanel
+        from SAMAutoSegPanels.DeviceChoice import DeviceChoice
         from SAMAutoSegPanels.ModelPanel import ModelPanel
         from SAMAutoSegPanels.RetrainPanel import RetrainPanel
         from SAMAutoSegPanels.SegmentPanel import SegmentPanel
@@ -146,8 +147,12 @@ class SAMAutoSegWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.setUpPanel = SetUpPanel(self.ui, self.session)
         self.modelPanel = ModelPanel(self.ui, self.session)
         self.segmentPanel = SegmentPanel(
-            self.ui, self.session, ledgers.choose, lambda node: self.correctPanel.editor.of(node)
+            self.ui,
+            self.session,
+            ledgers.choose,
+            lambda node, make: self.correctPanel.editor.of(node, make),
         )
+        self.deviceChoice = DeviceChoice(self.ui, self.session)
         self.correctPanel = CorrectPanel(
             self.ui, self.session, ledgers, lambda: self.segmentPanel.plane()
         )

@@ -4,6 +4,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegPanels.ClickSession import ClickSession
 from SAMAutoSegPanels.ClickTools import BOX, POINT, ClickTools
+from SAMAutoSegPanels.Options import SliceAxis
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import asSentence
 
@@ -38,8 +39,11 @@ class ClickPanel:
     def refresh(self):
         node = self._session.parameterNode
         hasVolume = node is not None and node.inputVolume is not None
+        usable = self._session.ready and hasVolume
+        if not usable and any(button.checked for button in self._buttons):
+            self.letGo()  # nobody could: the buttons are gray
         for button in self._buttons:
-            button.enabled = self._session.ready and hasVolume
+            button.enabled = usable
         self._ui.clearClicksButton.enabled = bool(self._clicks.points or self._clicks.box)
 
     def newObject(self):
@@ -180,8 +184,19 @@ class ClickPanel:
         changed = writer.writeMask(plane, number, prompt.change(answer), segmentId, prompt.mode)
         if self._clicks.place == place:
             self._clicks.wrote(writer.layers.stamp(segmentId))
-        self._say("" if changed else _("Nothing changed: masking or another segment forbids it."))
+        self._say(self._whatBecameOf(changed, plane, writer.ledger))
         self.refresh()
+
+    @staticmethod
+    def _whatBecameOf(changed, plane, ledger):
+        if not changed:
+            return _("Nothing changed: masking or another segment forbids it.")
+        if ledger is None or ledger.plane == plane:
+            return ""
+        return _(
+            "The model works in {plane} slices. Those that this went through are not learned from"
+            " until you correct them or mark them as reviewed."
+        ).format(plane=SliceAxis(ledger.plane).label().lower())
 
     def _segmentToEdit(self):
         """The selected segment; a first one is made where there is none."""

@@ -8,6 +8,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels import SliceCells
 from SAMAutoSegPanels.ClickPanel import ClickPanel
 from SAMAutoSegPanels.EmbeddedEditor import EmbeddedEditor
+from SAMAutoSegPanels.EngineVolumes import volumeStamp
 from SAMAutoSegPanels.SliceStrip import SliceStrip
 from SAMAutoSegPanels.Translation import _
 
@@ -168,10 +169,7 @@ class CorrectPanel:
         if not ledger.refresh(_SECONDS_PER_LOOK):
             self._lookTimer.start()
             return
-        numbers = range(len(ledger))
-        doubts = {n: ledger.uncertaintyOf(n) for n in numbers}
-        known = {n: value for n, value in doubts.items() if value is not None}
-        self.strip.show_(ledger.states(), known, self._current)
+        self.strip.show_(ledger.states(), ledger.uncertainties(), self._current)
         self._refreshButtons()
         self.onStates()
 
@@ -185,9 +183,7 @@ class CorrectPanel:
         if ledger is None:
             return
         states = [str(state) for state in ledger.states()]
-        known = {n: ledger.uncertaintyOf(n) for n in range(len(states))}
-        doubts = {n: value for n, value in known.items() if value is not None}
-        number = SliceCells.nextToCheck(states, doubts, self._current)
+        number = SliceCells.nextToCheck(states, ledger.uncertainties(), self._current)
         if number is None:
             slicer.util.showStatusMessage(_("Every slice was corrected or reviewed."), 3000)
         else:
@@ -251,16 +247,21 @@ class CorrectPanel:
             return
         if self.volumeNode is None or session.client.state == "failed":
             return
-        wanted = (self.volumeNode.GetID(), str(backbone), self._shownPlane, self._current)
+        params = {
+            "backbone": str(backbone),
+            "axis": self._shownPlane,
+            "slice": self._current,
+            **session.loading,
+        }
+        # Another process, or other voxels: what was prepared is of no use any more.
+        wanted = params, session.client.pid, self.volumeNode.GetID(), volumeStamp(self.volumeNode)
         if wanted == self._preparedFor or self._current < 0:
             return
         self._preparedFor = wanted
-        __, backboneName, plane, number = wanted
-        params = {"backbone": backboneName, "axis": plane, "slice": number, **session.loading}
 
         def onVolume(key):
-            params["volume"] = key
-            session.client.send("prepare_clicks", params, on_error=lambda message, details: None)
+            asked = {**params, "volume": key}
+            session.client.send("prepare_clicks", asked, on_error=lambda message, details: None)
 
         session.volumes.open(self.volumeNode, onVolume, lambda message: None)
 

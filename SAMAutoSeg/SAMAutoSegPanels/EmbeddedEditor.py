@@ -69,8 +69,15 @@ class EmbeddedEditor:
         if segmentation is not None and self.widget.sourceVolumeNode() is not volume:
             self.widget.setSourceVolumeNode(volume)
 
-    def of(self, segmentationNode):
-        """The editor's node and its way to save a state for undo, if it shows this segmentation."""
+    def of(self, segmentationNode, make=True):
+        """The editor's node and its way to save a state for undo, if it shows this segmentation.
+
+        Args:
+            make: also where no editor was needed so far.
+        """
+        if make:
+            self.ensure()
+            self.refresh()
         if self.widget is None or self.widget.segmentationNode() is not segmentationNode:
             return None, None
         return self.node, self.widget.saveStateForUndo

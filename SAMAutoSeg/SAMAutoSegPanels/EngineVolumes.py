@@ -4,6 +4,9 @@ from SAMAutoSegLib.engine.arrays import share_in_steps
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels.Translation import _
 
+# Each is a copy in the temporary folder. More are not looked at in turn.
+_MOST = 3
+
 
 class EngineVolumes:
     """Knows which volumes the engine holds or is getting, and whether they changed since.
@@ -32,6 +35,7 @@ class EngineVolumes:
         self._closeWhatIsLeft()
         handover = self._handovers.get(nodeId)
         if handover is not None and handover.stamp == stamp:
+            self._handovers[nodeId] = self._handovers.pop(nodeId)  # the latest one now
             if handover.key is not None:
                 self._later(lambda: opening.tellReady(handover.key))
             else:
@@ -39,6 +43,7 @@ class EngineVolumes:
             return opening
         # Whoever waits for what the volume was gets what it is now.
         waiting = [*self._drop(nodeId), opening]
+        self._closeOldest()
         handover = self._handovers[nodeId] = _Handover(stamp, waiting)
         try:
             volume = self._read(volumeNode)
@@ -80,6 +85,12 @@ class EngineVolumes:
         for handover in handovers:
             for opening in handover.drop():
                 opening.tellError(_("the engine was ended meanwhile: try again"))
+
+    def _closeOldest(self):
+        """Make room for another volume: what was not asked for of late is handed over again."""
+        idle = [nodeId for nodeId, held in self._handovers.items() if held.key is not None]
+        for nodeId in idle[: max(0, len(self._handovers) - _MOST + 1)]:
+            self.close(nodeId)
 
     def _drop(self, nodeId):
         """Close a volume as soon as that can be; the openings that wait for it."""

@@ -33,6 +33,7 @@ class LibraryCommands:
     def __init__(self, makeTransport):
         self._makeTransport = makeTransport
         self._transport = None
+        self._onDone = None
         self.onProgress = lambda fraction, message: None
 
     @property
@@ -58,6 +59,14 @@ class LibraryCommands:
         self._run(["sample", name, "--json"], onDone)
 
     def cancel(self):
+        """End what runs, and tell who waits for it."""
+        if self.running:
+            onDone = self._onDone
+            self.stop()
+            onDone(_("Cancelled. What has arrived is kept: the next try goes on from there."), {})
+
+    def stop(self):
+        """End what runs; nobody is told."""
         transport, self._transport = self._transport, None
         if transport is not None:
             transport.kill()
@@ -70,6 +79,7 @@ class LibraryCommands:
         lines = []
         command = [pythonExecutable(), "-u", "-c", _UNTIL_LET_GO, *given]
         transport = self._transport = self._makeTransport(command)
+        self._onDone = onDone
 
         def onLine(line):
             try:

@@ -211,8 +211,11 @@ class ModelLibrary:
             ) from error
 
     def nextVersion(self, name):
-        """The version that a model kept under this name would get."""
-        numbers = [e.version for e in self._all() if e.writable and e.name == name]
+        """The version that a model kept under this name would get.
+
+        After those that come with the program, too: scenes know models by their file names.
+        """
+        numbers = [e.version for e in self._all() if e.name == name]
         return max(numbers, default=0) + 1
 
     def _add(self, source, name, move):

@@ -84,6 +84,7 @@ class ModelPanel:
 
     def select(self, entry):
         self._message = ""
+        qt.QSettings().setValue(_LAST_USED, entry.path.name)
         self._session.chooseModel(entry)
 
     def _onActivated(self, index):

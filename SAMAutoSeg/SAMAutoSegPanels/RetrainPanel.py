@@ -22,6 +22,8 @@ from SAMAutoSegPanels.RetrainJob import (
 from SAMAutoSegPanels.RetrainState import IDLE, STARTING, RetrainFacts, retrainView
 from SAMAutoSegPanels.SlicerPython import pythonExecutable
 from SAMAutoSegPanels.SlicesToLearn import SPARE_EVERY
+from SAMAutoSegPanels.StatusLabel import showStatus
+from SAMAutoSegPanels.StructureList import StructureList
 from SAMAutoSegPanels.TrainingSlices import TrainingSlices
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import asSentence, durationWords, listWords
@@ -57,8 +59,7 @@ class RetrainPanel:
         self._failed = False
         self._offered = None
         self._nameEdited = False
-        self._unchecked = set()
-        self._shownStructures = None
+        self._structures = StructureList(ui, self.onStates)
         self._slices = TrainingSlices(ledgers)
         self._drawn = 0.0
         self.watched = None
@@ -78,7 +79,6 @@ class RetrainPanel:
         ui.discardButton.connect("clicked()", self.discard)
         ui.attachJobButton.connect("clicked()", self.attach)
         ui.forgetJobButton.connect("clicked()", self.forgetOffered)
-        ui.structuresList.connect("itemChanged(QListWidgetItem*)", self._onStructureChecked)
         ui.modelNameEdit.connect("textEdited(QString)", self._onNameEdited)
         ui.scoresTable.setColumnCount(3)
         ui.scoresTable.setHorizontalHeaderLabels((_("Structure"), _("Before"), _("After")))
@@ -96,7 +96,7 @@ class RetrainPanel:
 
     def onStates(self):
         """The states of the slices, or what is to be learned, are known anew."""
-        self._refreshStructures()
+        self._structures.show_(self.segmentationNode)
         self._slices.look([segmentId for segmentId, _name in self.structures()])
         self.onNodes()
         self.refresh()
@@ -153,7 +153,7 @@ class RetrainPanel:
 
     def refresh(self):
         ui = self._ui
-        self._refreshStructures()
+        self._structures.show_(self.segmentationNode)
         self._refreshName()
         facts = self.facts
         view = retrainView(facts)
@@ -161,8 +161,7 @@ class RetrainPanel:
         ui.retrainButton.text = view.button
         ui.retrainButton.enabled = view.enabled
         ui.retrainButton.toolTip = view.toolTip
-        ui.retrainStatusLabel.text = view.status
-        ui.retrainStatusLabel.visible = bool(view.status)
+        showStatus(ui.retrainStatusLabel, view.status, view.failed)
         ui.retrainProgressBar.visible = view.percent is not None
         if view.percent is not None:
             ui.retrainProgressBar.setMaximum(0 if view.percent < 0 else 100)
@@ -187,47 +186,8 @@ class RetrainPanel:
             ui.keepButton.text = words
 
     def structures(self):
-        """Segment id and name of the checked structures."""
-        items = self._ui.structuresList
-        found = []
-        for row in range(items.count):
-            item = items.item(row)
-            if item.checkState() == qt.Qt.Checked:
-                found.append((item.data(qt.Qt.UserRole), item.text()))
-        return found
-
-    def _refreshStructures(self):
-        node = self.segmentationNode
-        segments = []
-        if node is not None:
-            segmentation = node.GetSegmentation()
-            for segmentId in segmentation.GetSegmentIDs():
-                segment = segmentation.GetSegment(segmentId)
-                segments.append((segmentId, segment.GetName(), tuple(segment.GetColor())))
-        if segments == self._shownStructures:
-            return
-        self._shownStructures = segments
-        items = self._ui.structuresList
-        blocked = items.blockSignals(True)
-        items.clear()
-        for segmentId, name, color in segments:
-            item = qt.QListWidgetItem(_swatch(color), name)
-            item.setFlags(qt.Qt.ItemIsEnabled | qt.Qt.ItemIsUserCheckable)
-            checked = segmentId not in self._unchecked
-            item.setCheckState(qt.Qt.Checked if checked else qt.Qt.Unchecked)
-            item.setData(qt.Qt.UserRole, segmentId)
-            items.addItem(item)
-        items.blockSignals(blocked)
-        height = items.sizeHintForRow(0) if segments else 0
-        items.setFixedHeight(min(110, height * len(segments) + 6) if segments else 0)
-
-    def _onStructureChecked(self, item):
-        segmentId = item.data(qt.Qt.UserRole)
-        if item.checkState() == qt.Qt.Checked:
-            self._unchecked.discard(segmentId)
-        else:
-            self._unchecked.add(segmentId)
-        self.onStates()
+        """Segment id and name of the structures to learn."""
+        return self._structures.checked()
 
     def _onNameEdited(self, text):
         self._nameEdited = bool(text.strip())
@@ -400,7 +360,9 @@ class RetrainPanel:
         self._session.chooseModel(entry)
 
     def discard(self):
-        self._endResult(_("The new model was discarded. Your corrections are still there."))
+        question = _("Delete the new model? What it learned is lost; your corrections stay.")
+        if self.confirm(question, windowTitle="SAMAutoSeg"):
+            self._endResult(_("The new model was discarded. Your corrections are still there."))
 
     def _endResult(self, message, kept=False):
         self._letGo(kept=kept)
@@ -462,27 +424,29 @@ class RetrainPanel:
     def onSceneStartClose(self):
         self._plot.forget()
         self._lookTimer.stop()
+        self._dropStarting()
         self._slices.close()
+        # What was of the scene that was; of a training that goes on it is still true.
+        if self.watched is None:
+            self._message, self._failed = "", False
+        self._nameEdited = False
+        self._structures.forget()
+
+    def _dropStarting(self):
+        """Give up a job that is still being written."""
         if self._starting is not None:
             self._starting.close()
             self._starting = None
+            self._slices.takeBackNote()
 
     def cleanup(self):
         """The training goes on in its process; it is offered the next time."""
         self._timer.stop()
         self._lookTimer.stop()
+        self._dropStarting()
         self._slices.close()
-        if self._starting is not None:
-            self._starting.close()
-            self._starting = None
         self._plot.cleanup()
 
 
 def _dice(value):
     return "-" if value is None else f"{value:.2f}"
-
-
-def _swatch(color):
-    pixmap = qt.QPixmap(12, 12)
-    pixmap.fill(qt.QColor.fromRgbF(*color))
-    return qt.QIcon(pixmap)

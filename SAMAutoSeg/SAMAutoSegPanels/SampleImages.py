@@ -36,7 +36,7 @@ def loadSample(name, nodeName, window, level):
         loop.quit()
 
     commands.onProgress = onProgress
-    dialog.connect("canceled()", commands.cancel)
+    dialog.connect("canceled()", commands.stop)
     dialog.connect("canceled()", loop.quit)
     commands.fetchSample(name, onDone)
     if not ended:

@@ -4,7 +4,7 @@ import numpy as np
 import slicer
 from SAMAutoSegScene.CorrectedSlices import slicesToFollow
 from SAMAutoSegScene.Provenance import Provenance, writeProvenance
-from SAMAutoSegScene.SegmentationOutput import misfit, prepareSegmentation
+from SAMAutoSegScene.SegmentationOutput import misfit, prepareSegmentation, volumeOf
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack, sliceOfBox
 
@@ -18,8 +18,9 @@ class SceneOutput:
 
     Args:
         ledgerOf: (segmentation node, volume node, plane) to the ledger of these.
-        editorOf: segmentation node to the editor's node and the function that saves its state for
-            undo; both None where no editor shows it.
+        editorOf: segmentation node, and whether to make an editor if there is none, to the
+            editor's node and the function that saves its state for undo; both None where no editor
+            shows the segmentation.
         onReady: told the segmentation once it has its segments.
         confirm: asks a question; by default in a dialog of Slicer.
     """
@@ -41,10 +42,15 @@ class SceneOutput:
         ``provenance`` are the fields of `Provenance`; they are noted with the first slice. Outside
         of ``region``, index ranges along I, J and K, all stays as it is.
         """
-        resample = segmentationNode is not None and self._mayResample(segmentationNode, volumeNode)
+        resample = False
+        if segmentationNode is not None:
+            self._requireMeant(segmentationNode, volumeNode)
+            resample = self._mayResample(segmentationNode, volumeNode)
         output = prepareSegmentation(volumeNode, structures, segmentationNode, resample=resample)
         self._onReady(output.node)
-        editorNode, saveUndo = self._editorOf(output.node)
+        # What is in a segmentation must come back with an undo. A new one is not worth the wait
+        # that making an editor takes.
+        editorNode, saveUndo = self._editorOf(output.node, segmentationNode is not None)
         ledger = self._ledgerOf(output.node, volumeNode, plane)
         self.sliceCount = len(ledger)
         self._writer = SegmentWriter(
@@ -53,6 +59,28 @@ class SceneOutput:
         self._output, self._provenance = output, Provenance(**provenance)
         self._writer.begin(output.segmentIds.values(), None if region is None else Roi(*region))
         return output
+
+    def _requireMeant(self, segmentationNode, volumeNode):
+        """Ask before what was made for another volume of the scene goes on with this one."""
+        other = volumeOf(segmentationNode)
+        if other in (None, volumeNode):
+            return
+        names = {
+            "segmentation": segmentationNode.GetName(),
+            "other": other.GetName(),
+            "volume": volumeNode.GetName(),
+        }
+        question = _(
+            "{segmentation} was made for the volume {other}.\n\nSegment {volume} into it? What a"
+            " model wrote is overwritten, and it belongs to {volume} from then on."
+        )
+        if not self._confirm(question.format(**names)):
+            raise SAMAutoSegError(
+                _(
+                    "{segmentation} was left as it is: for {volume} choose another output"
+                    " segmentation, or none to get a new one"
+                ).format(**names)
+            )
 
     def _mayResample(self, segmentationNode, volumeNode):
         difference = misfit(segmentationNode, volumeNode)

@@ -9,6 +9,7 @@ from SAMAutoSegPanels.Options import GrayLevels, SliceAxis
 from SAMAutoSegPanels.SceneOutput import SceneOutput
 from SAMAutoSegPanels.SegmentRun import SegmentRun
 from SAMAutoSegPanels.SegmentState import IDLE, SegmentFacts, segmentView
+from SAMAutoSegPanels.StatusLabel import showStatus
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import asSentence
 
@@ -29,13 +30,12 @@ class SegmentPanel:
         self._ledgerOf = ledgerOf
         self._editorOf = editorOf
         self._estimateFor = None
-        self._devicesShown = None
         self._optionsProblem = ""
         self._region = None
         self._regionTag = None
+        self._shown = None
         self.run = None
         ui.segmentButton.connect("clicked()", self.onSegmentButton)
-        ui.deviceSelector.connect("activated(int)", self._onDevice)
         ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onNewRoi)
         session.changed.connect(self.refresh)
 
@@ -83,14 +83,14 @@ class SegmentPanel:
 
     def refresh(self):
         if not self.running:
+            self._followVolume()
             self._lookAtOptions()
         ui, facts = self._ui, self.facts
         view = segmentView(facts)
         ui.segmentButton.text = view.button
         ui.segmentButton.enabled = view.enabled
         ui.segmentButton.toolTip = view.toolTip
-        ui.segmentStatusLabel.text = view.status
-        ui.segmentStatusLabel.visible = bool(view.status)
+        showStatus(ui.segmentStatusLabel, view.status, view.failed)
         bar = ui.segmentProgressBar
         bar.visible = view.percent is not None
         if view.percent is not None:
@@ -99,8 +99,24 @@ class SegmentPanel:
         choices = (ui.inputSelector, ui.outputSelector, ui.advancedGroupBox, ui.modelSelector)
         for widget in choices:
             widget.enabled = not self.running
-        self._refreshDevices()
         self._askEstimate(facts)
+
+    def _followVolume(self):
+        """Who chooses another volume does not mean to overwrite what was made for the one before.
+
+        That would fit as well where both have the same voxels, such as two scans of one patient. A
+        segmentation that is chosen after the volume is meant.
+        """
+        node = self._session.parameterNode
+        volume = None if node is None else node.inputVolume
+        before, self._shown = self._shown, (node, volume)
+        if before is None or before[0] is not node or volume in (None, before[1]):
+            return
+        from SAMAutoSegScene.SegmentationOutput import segmentationOf, volumeOf
+
+        if node.outputSegmentation is None or volumeOf(node.outputSegmentation) in (None, volume):
+            return
+        node.outputSegmentation = None if volumeProblem(volume) else segmentationOf(volume)
 
     def onSegmentButton(self):
         if self.running:
@@ -231,23 +247,6 @@ class SegmentPanel:
         if share != session.shareOfSlices:
             session.shareOfSlices = share
             session.changed.emit()
-
-    def _refreshDevices(self):
-        devices = [(d["name"], d["words"]) for d in self._session.devices]
-        if devices == self._devicesShown:
-            return
-        self._devicesShown = devices
-        selector = self._ui.deviceSelector
-        blocked = selector.blockSignals(True)
-        selector.clear()
-        selector.addItem(_("Automatic"), "")
-        for name, words in devices:
-            selector.addItem(words, name)
-        selector.setCurrentIndex(max(selector.findData(self._session.device), 0))
-        selector.blockSignals(blocked)
-
-    def _onDevice(self, index):
-        self._session.chooseDevice(self._ui.deviceSelector.itemData(index))
 
     def _askEstimate(self, facts):
         """Find out how long all slices take, once for each volume, model, plane and device."""

@@ -26,6 +26,8 @@ class Session:
         ready: the engine can be started.
         secondsForVolume: that all slices of the volume take with the model; None if unknown.
         shareOfSlices: of the volume, that the options leave to be segmented.
+        device: that is asked for: '' takes the fastest.
+        chosenDevice: that the engine has found to be the fastest.
         parameterNode: the wrapped one of the scene; None while the scene is closed.
     """
 
@@ -39,6 +41,7 @@ class Session:
         self.ready = False
         self.devices = []
         self.chosenDevice = ""
+        self.device = ""
         self.secondsForVolume = None
         self.shareOfSlices = 1.0
         self.engineMessage = ""
@@ -56,19 +59,14 @@ class Session:
         return self.library.find(self.parameterNode.model)
 
     def chooseModel(self, entry):
+        """Choose a model for the scene; None for none. Nothing is chosen while it is closed."""
         self.secondsForVolume = None
-        self.parameterNode.model = "" if entry is None else entry.path.name
+        if self.parameterNode is not None:
+            self.parameterNode.model = "" if entry is None else entry.path.name
         self.changed.emit()
 
-    @property
-    def device(self):
-        """The device that is asked for: '' takes the fastest."""
-        return self._device
-
-    _device = ""
-
     def chooseDevice(self, name):
-        self._device = name
+        self.device = name
         self.secondsForVolume = None
         self.changed.emit()
 
@@ -91,7 +89,7 @@ class Session:
 
     def stop(self):
         """End the processes; the session can be used again."""
-        self.commands.cancel()
+        self.commands.stop()
         self.volumes.forget()
         self.client.stop()
 

@@ -118,11 +118,16 @@ class TrainingSlices:
 
     def takeBackNote(self):
         """No model has learned from the slices of the latest training: they may give a score."""
+        from SAMAutoSegScene.SliceLedger import forgetTraining
+
         noted, self._noted = self._noted, []
-        for ledger in (self._ledgers.ledger, *self._others.ledgers()):
-            for node, plane, slices in noted:
-                if ledger is not None and (ledger.segmentationNode, ledger.plane) == (node, plane):
-                    ledger.forgetTraining(slices)
+        ledgers = [self._ledgers.ledger, *self._others.ledgers()]
+        open_ = {(one.segmentationNode, one.plane): one for one in ledgers if one is not None}
+        for node, plane, slices in noted:
+            if (node, plane) in open_:
+                open_[node, plane].forgetTraining(slices)
+            else:
+                forgetTraining(node, plane, slices)
 
     def close(self):
         """The scene is closed, or nobody looks any more."""

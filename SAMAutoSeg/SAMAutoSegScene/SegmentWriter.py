@@ -206,7 +206,7 @@ class SegmentWriter:
     def _crossed(
         self, stack: SliceStack, box: Box, differs: np.ndarray
     ) -> AbstractContextManager[None]:
-        """Around the change of these voxels of a box: tells the ledger, if it is of another plane."""
+        """Around a change of these voxels of a box: tells a ledger that is of another plane."""
         ledger = self.ledger
         if ledger is None or ledger.plane == stack.plane:
             return nullcontext()

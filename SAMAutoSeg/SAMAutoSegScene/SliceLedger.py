@@ -286,9 +286,9 @@ class SliceLedger:
             self._uncertainty[self._checked(int(number))] = float(value)
         self._save()
 
-    def uncertaintyOf(self, number: int) -> float | None:
-        """How uncertain the model is of a slice; None if it was not asked."""
-        return self._uncertainty.get(number)
+    def uncertainties(self) -> dict[int, float]:
+        """How uncertain the model is of the slices that it was asked about."""
+        return dict(self._uncertainty)
 
     def _now(self, number: int) -> dict[str, str]:
         return self._digests.of(self._checked(number))
@@ -299,7 +299,7 @@ class SliceLedger:
         byUser, toCheck = set(), set()
         for one, digest in self._now(number).items():
             seen = unchecked.get(one, [EMPTY])
-            if digest == known.get(one) or (digest == EMPTY and one not in known and digest in seen):
+            if digest == known.get(one, EMPTY if EMPTY in seen else None):
                 continue
             (toCheck if digest != EMPTY and digest in seen else byUser).add(one)
         return byUser, toCheck
@@ -457,6 +457,16 @@ def hasLedgerOfOtherSize(segmentationNode, volumeNode) -> bool:
         _isOf(json.loads(text), emptyStack(grid, plane)) for plane, text in kept.items() if text
     )
     return not same and not SegmentLayers(segmentationNode, grid).areEmpty()
+
+
+def forgetTraining(segmentationNode, plane: Plane, learned: Iterable[int]) -> None:
+    """What `SliceLedger.forgetTraining` does, where no ledger of this plane is open."""
+    name = f"{ATTRIBUTE}.{plane}"
+    text = segmentationNode.GetAttribute(name)
+    if text:
+        data = json.loads(text)
+        data["learned"] = sorted(set(data.get("learned", [])) - set(learned))
+        segmentationNode.SetAttribute(name, json.dumps(data, separators=(",", ":")))
 
 
 def forgetLedgers(segmentationNode) -> None:

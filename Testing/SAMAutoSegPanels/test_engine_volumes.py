@@ -17,11 +17,12 @@ GRID = Grid((5, 4, 3), (1.0, 1.0, 2.0), (0.0, 0.0, 0.0), np.eye(3))
 class Node:
     """As much of a volume node as tells whether it changed."""
 
-    def __init__(self) -> None:
+    def __init__(self, nodeId: str = "node1") -> None:
         self.changed = 1
+        self.nodeId = nodeId
 
     def GetID(self) -> str:
-        return "node1"
+        return self.nodeId
 
     def GetImageData(self) -> Any:
         scalars = SimpleNamespace(GetMTime=lambda: self.changed)
@@ -215,6 +216,20 @@ def test_who_waits_when_the_engine_is_ended_is_told(
     volumes.forget()
     later.run()
     assert client.sent == [] and "try again" in told[0]
+
+
+def test_of_many_volumes_the_engine_keeps_those_that_were_asked_for_last(
+    client: Client, volumes: EngineVolumes, later: Any
+) -> None:
+    keys: dict[str, str] = {}
+    for name in "abcadea":
+        volumes.open(Node(name), lambda key, name=name: keys.update({name: key}), fail)
+        later.run()
+    # d comes in the place of b, e in that of c, and a is there all the time.
+    opened = [keys[name] for name in "abcde"]
+    assert len(set(opened)) == 5 and client.done.count("open_volume") == 5
+    closed = [params["volume"] for do, params in client.sent if do == "close_volume"]
+    assert closed == [keys["b"], keys["c"]]
 
 
 def test_a_volume_that_cannot_be_read_is_told(client: Client, later: Any) -> None:

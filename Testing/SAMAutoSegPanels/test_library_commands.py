@@ -99,9 +99,22 @@ def test_a_second_command_is_refused_until_the_first_has_ended(
 def test_a_cancel_ends_the_command_and_frees_the_way(
     commands: LibraryCommands, started: list[Transport]
 ) -> None:
-    commands.fetch(ENTRY, lambda failure: None)
+    told: list[str] = []
+    commands.fetch(ENTRY, told.append)
     commands.cancel()
     assert started[0].killed and not commands.running
+    assert len(told) == 1 and told[0].startswith("Cancelled")
+    commands.cancel()
+    assert len(told) == 1
+
+
+def test_a_stop_ends_the_command_and_tells_nobody(
+    commands: LibraryCommands, started: list[Transport]
+) -> None:
+    told: list[str] = []
+    commands.fetch(ENTRY, told.append)
+    commands.stop()
+    assert started[0].killed and not commands.running and told == []
 
 
 LAUNCHER = """

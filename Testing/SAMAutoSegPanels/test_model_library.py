@@ -262,6 +262,17 @@ def test_models_that_come_with_the_program_cannot_be_removed(
     assert entry.path.exists()
 
 
+def test_a_model_kept_under_the_name_of_one_that_comes_with_the_program_gets_another_file(
+    library: ModelLibrary, save_model: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = shipped(library, save_model("Heart.safetensors"))
+    trained = save_model("trained.safetensors").rename(tmp_path / "trained.safetensors")
+    kept = library.keep(trained, "Heart")
+    assert kept.title == "Heart v2"
+    assert library.find(kept.path.name) == kept
+    assert library.find(path.name).path == path
+
+
 def test_removing_deletes_one_version_and_brings_back_the_one_before(
     library: ModelLibrary, save_model: Callable[..., Path]
 ) -> None:

@@ -38,7 +38,7 @@ class Scene:
         self.agrees = False
         self.questions: list[str] = []
         self.output = SceneOutput(
-            self.ledgers.choose, lambda node: (None, None), self.made.append, self.confirm
+            self.ledgers.choose, lambda node, make: (None, None), self.made.append, self.confirm
         )
 
     def confirm(self, question: str) -> bool:
@@ -73,7 +73,7 @@ def test_a_run_makes_segments_colors_them_and_says_which_model_it_was(scene: Sce
     assert '"Organs"' in output.node.GetAttribute("SAMAutoSeg.Provenance")
     ledger = scene.ledgers.ledger
     assert [str(state) for state in ledger.states()][2:4] == ["untouched", "model"]
-    assert ledger.uncertaintyOf(3) == 0.4
+    assert ledger.uncertainties()[3] == 0.4
 
 
 def test_outside_of_a_region_all_stays_as_it_is(scene: Scene) -> None:
@@ -184,7 +184,7 @@ def test_a_run_keeps_its_ledger_until_it_ends(scene: Scene) -> None:
             node.InvokePendingModifiedEvent()
     scene.output.end({"per_slice": {"3": 0.4}})
     later = scene.ledgers.choose(output.node, scene.volume, "axial")
-    assert later is not ledger and later.uncertaintyOf(3) == 0.4
+    assert later is not ledger and later.uncertainties()[3] == 0.4
     assert {str(state) for state in later.states()} == {"model"}
     across = scene.ledgers.choose(output.node, scene.volume, "coronal")
     assert across.plane == "coronal" and across.toLearnFrom() == []
@@ -208,3 +208,19 @@ def test_structures_of_one_name_get_a_segment_each_in_every_run(scene: Scene) ->
         node = output.node
         found.append(set(output.segmentIds.values()))
     assert all(len(ids) == 2 for ids in found)
+
+
+def test_the_segmentation_of_another_volume_is_written_only_if_that_is_meant(scene: Scene) -> None:
+    node = scene.begin().node
+    scene.output.end(None)
+    later = scene.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "later CT")
+    later.SetAndObserveImageData(scene.volume.GetImageData())
+    scene.volume = later
+    with pytest.raises(SAMAutoSegError, match="for later CT choose another output segmentation"):
+        scene.begin(node)
+    assert len(scene.questions) == 1 and "was made for the volume CT" in scene.questions[0]
+    scene.agrees = True
+    for _again in range(2):
+        assert scene.begin(node).node is node
+        scene.output.end(None)
+    assert len(scene.questions) == 2

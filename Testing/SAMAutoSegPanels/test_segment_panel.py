@@ -16,6 +16,7 @@ from SAMAutoSegPanels.ModelLibrary import ModelEntry  # noqa: E402
 from SAMAutoSegPanels.Options import GrayLevels, Precision, SliceAxis  # noqa: E402
 from SAMAutoSegPanels.SegmentPanel import SegmentPanel  # noqa: E402
 from SAMAutoSegPanels.Signal import Signal  # noqa: E402
+from SAMAutoSegScene.SegmentationOutput import prepareSegmentation  # noqa: E402
 from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
 from SAMAutoSegLib.errors import SAMAutoSegError  # noqa: E402
@@ -74,6 +75,12 @@ class Played:
     def send(self, do: str, params: dict, on_result: Any) -> None:
         self.sent.append((do, params))
         on_result({"seconds": 80.0})
+
+    def another(self, made: bool = True) -> tuple[Any, Any]:
+        """A volume with the same voxels, and the segmentation that was made for it."""
+        volume = self.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "later CT")
+        volume.SetAndObserveImageData(self.volume.GetImageData())
+        return volume, prepareSegmentation(volume, []).node if made else None
 
 
 @pytest.fixture
@@ -181,3 +188,36 @@ def test_the_engine_gets_the_voxels_of_the_region_wherever_box_and_volume_are(
     played.region.SetSize(0.0, 1.0, 1.0)
     with pytest.raises(SAMAutoSegError, match="is empty"):
         asked()
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_another_volume_does_not_go_into_the_segmentation_of_the_one_before(
+    played: Played, made: bool
+) -> None:
+    played.node.outputSegmentation = first = prepareSegmentation(played.volume, []).node
+    played.panel.refresh()
+    other, its = played.another(made)
+    played.node.inputVolume = other
+    played.panel.refresh()
+    assert played.node.outputSegmentation is its
+    played.node.inputVolume = played.volume
+    played.panel.refresh()
+    assert played.node.outputSegmentation is (first if made else None)
+
+
+def test_a_segmentation_that_is_chosen_after_the_volume_is_meant(played: Played) -> None:
+    played.node.inputVolume, _its = played.another()
+    played.panel.refresh()
+    played.node.outputSegmentation = first = prepareSegmentation(played.volume, []).node
+    played.panel.refresh()
+    assert played.node.outputSegmentation is first
+
+
+def test_what_a_scene_was_saved_with_stays_chosen(played: Played) -> None:
+    played.panel.refresh()
+    other, _its = played.another()
+    first = prepareSegmentation(played.volume, []).node
+    values = {**vars(played.node), "inputVolume": other, "outputSegmentation": first}
+    played.session.parameterNode = SimpleNamespace(**values)
+    played.panel.refresh()
+    assert played.session.parameterNode.outputSegmentation is first

@@ -348,7 +348,7 @@ def test_states_are_saved_with_the_scene_and_restored(
     assert ledger.learned == ([4, 5] if turned else [1, 2])
     assert ledger.heldOut == ([6] if turned else [0])
     places = (1, 2, 6) if turned else (5, 4, 0)
-    assert [ledger.uncertaintyOf(number) for number in places] == [0.75, None, 0.25]
+    assert [ledger.uncertainties().get(number) for number in places] == [0.75, None, 0.25]
     output = prepareSegmentation(volume_node, [], node)
     assert output.notes == []
     assert ledger.states() == (states[::-1] if turned else states)

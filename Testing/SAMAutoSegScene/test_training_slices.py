@@ -122,6 +122,17 @@ def test_a_training_that_came_to_nothing_is_forgotten_in_all_volumes(ledgers, sl
     assert ledgers.ledger.learned == [1, 3, 5]
 
 
+def test_it_is_forgotten_where_slices_of_another_plane_are_in_use_now(ledgers, slices, patients):
+    first, second, _ = patients
+    corrected = both_reviewed(ledgers, slices, first, second)
+    slices.forTraining(corrected, holdOut=False, withOthers=True)
+    ledgers.choose(first.node, first.volume, "coronal")
+    slices.lookAtOthers(first.volume, NAMES, np.inf)
+    slices.takeBackNote()
+    assert choose(ledgers, slices, first).learned == []
+    assert choose(ledgers, slices, second).learned == []
+
+
 def test_a_volume_that_lacks_a_structure_or_has_it_twice_is_left_out(ledgers, slices, patients):
     first, second, third = patients
     for patient in patients:
