@@ -12,6 +12,7 @@ from PIL import Image
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.pixel_branch import PixelBranch
 from SAMAutoSegLib.device import as_precision
+from SAMAutoSegLib.images.label_resampling import resample_labels
 from SAMAutoSegLib.images.views import changed_view
 from SAMAutoSegLib.methods.losses import segmentation_loss
 from SAMAutoSegLib.methods.method import Steps, adamw, descend, draw
@@ -133,6 +134,6 @@ def reduced(one: PixelSlice, spec: InputSpec) -> PixelSlice:
         return one
     size = (width, height)
     small = np.array(Image.fromarray(one.image).resize(size, Image.Resampling.BILINEAR))
-    labels = np.array(Image.fromarray(one.reference).resize(size, Image.Resampling.NEAREST))
+    labels = resample_labels(one.reference, (height, width))
     spacing = (one.spacing[0] * rows / height, one.spacing[1] * columns / width)
     return PixelSlice(small, labels, spacing)

@@ -265,9 +265,8 @@ def _joined(parts: Sequence[TrainingSet]) -> TrainingSet:
 def low_res_target(
     reference: np.ndarray, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]
 ) -> Tensor:
-    """Class numbers [H, W] where the low-res logits [side, side] have them; nearest neighbor."""
-    planes = torch.from_numpy(np.ascontiguousarray(reference))[None].float()
-    return spec.slice_to_low_res(planes, side, pixel_spacing, IGNORED)[0].to(torch.uint8)
+    """Class numbers [H, W] where the low-res logits [side, side] have them."""
+    return spec.labels_to_low_res(reference, side, pixel_spacing, IGNORED)
 
 
 def check_slices(image: Volume, slices: Sequence[int], stack: SliceStack) -> None:

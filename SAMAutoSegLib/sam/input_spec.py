@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.label_resampling import label_planes, smoothly, winning_labels
 
 Normalization = Literal["sam", "unit"]
 Padding = Literal["bottom_right", "center"]
@@ -172,13 +173,65 @@ class InputSpec:
         side: int,
         pixel_spacing: tuple[float, float] = (1.0, 1.0),
         outside: float = 0.0,
+        smooth: bool = False,
     ) -> torch.Tensor:
-        """Planes [C, H, W] of a slice where low-res logits have it, nearest: [C, side, side].
+        """Planes [C, H, W] of a slice where low-res logits have it: [C, side, side].
+
+        Args:
+            outside: what the padding has.
+            smooth: as images are made larger and smaller; else the nearest pixel's value.
 
         Raises:
             SAMAutoSegError: the slice is so thin that no low-res pixel lies in it.
         """
         height, width = planes.shape[1:]
+        place = self._visible((height, width), side, pixel_spacing)
+
+        def resized(planes: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+            if smooth:
+                return smoothly(planes, shape)
+            return F.interpolate(planes[None], shape, mode="nearest-exact")[0]
+
+        shown = resized(planes, (place.height, place.width))
+        right = self.side - place.width - place.left
+        bottom = self.side - place.height - place.top
+        whole = F.pad(shown, (place.left, right, place.top, bottom), value=outside)
+        return whole if side == self.side else resized(whole, (side, side))
+
+    def labels_to_low_res(
+        self,
+        labels: np.ndarray,
+        side: int,
+        pixel_spacing: tuple[float, float] = (1.0, 1.0),
+        outside: int = 0,
+    ) -> torch.Tensor:
+        """Labels [H, W], uint8, of a slice where low-res logits have it: [side, side], uint8.
+
+        Args:
+            outside: the label of the padding.
+
+        Raises:
+            SAMAutoSegError: the slice is so thin that no low-res pixel lies in it.
+        """
+        place = self._visible(labels.shape, side, pixel_spacing)
+        shown_at = side / self.side
+        height, width = labels.shape
+        if place.height * shown_at >= height and place.width * shown_at >= width:
+            planes = torch.from_numpy(np.ascontiguousarray(labels))[None].float()
+            return self.slice_to_low_res(planes, side, pixel_spacing, outside)[0].to(torch.uint8)
+        values, planes = label_planes(labels)
+        covered = torch.ones(1, *labels.shape)
+        shares = self.slice_to_low_res(
+            torch.cat([planes, covered]), side, pixel_spacing, smooth=True
+        )
+        shares[-1] = 1 - shares[-1]
+        return torch.from_numpy(winning_labels(np.append(values, np.uint8(outside)), shares))
+
+    def _visible(
+        self, shape: tuple[int, ...], side: int, pixel_spacing: tuple[float, float]
+    ) -> Placement:
+        """Where a slice is shown; `SAMAutoSegError` if none of side x side pixels lies in it."""
+        height, width = shape
         place = self.placement((height, width), pixel_spacing)
         centers = (torch.arange(side) + 0.5) * (self.side / side)
         for start, length in ((place.top, place.height), (place.left, place.width)):
@@ -187,13 +240,7 @@ class InputSpec:
                     f"slices of {height} x {width} pixels are too thin: shown at side {self.side} "
                     "nothing is left of them in the model's output; choose another axis"
                 )
-        shown = F.interpolate(planes[None], (place.height, place.width), mode="nearest-exact")
-        right = self.side - place.width - place.left
-        bottom = self.side - place.height - place.top
-        whole = F.pad(shown, (place.left, right, place.top, bottom), value=outside)
-        if side != self.side:
-            whole = F.interpolate(whole, (side, side), mode="nearest-exact")
-        return whole[0]
+        return place
 
     def to_input_points(
         self,

@@ -52,6 +52,26 @@ def test_a_target_lies_where_its_logits_are_put_back(
         assert back.numpy().nonzero()[axis].mean() == pytest.approx(wanted, abs=0.5 * pixel)
 
 
+@pytest.mark.parametrize(("input_side", "side"), [(256, 256), (1024, 256), (512, 128), (256, 64)])
+@pytest.mark.parametrize("size", [256, 512, 640])
+def test_a_target_is_neither_shifted_nor_larger_nor_smaller(
+    size: int, input_side: int, side: int
+) -> None:
+    spec = InputSpec(side=input_side)
+    rows, columns = np.mgrid[:size, :size]
+    places, areas = [], []
+    for number in range(8):
+        center = size * (0.4 + 0.2 * np.random.default_rng(number).random(2))
+        inside = (rows - center[0]) ** 2 + (columns - center[1]) ** 2 < (0.15 * size) ** 2
+        target = low_res_target(inside.astype(np.uint8), spec, side, (1.0, 1.0)) == 1
+        wanted = (np.argwhere(inside) + 0.5) * side / size - 0.5
+        places.append(np.argwhere(target.numpy()).mean(0) - wanted.mean(0))
+        areas.append(target.sum() * (size / side) ** 2 / inside.sum())
+    # In low-res pixels; with the nearest pixel it would be a quarter where the size is halved.
+    assert np.abs(np.mean(places, axis=0)).max() < 0.1
+    assert np.mean(areas) == pytest.approx(1, abs=0.02)
+
+
 def test_slices_that_are_too_thin_to_be_drawn_are_refused() -> None:
     spec = InputSpec(side=1024)
     for shape in ((1, 512), (1200, 2)):
