@@ -130,7 +130,7 @@ def adapt_source(
     if all(torch.equal(value, before[name]) for name, value in model.learned_state().items()):
         model = source  # by its own path through the encoder: not even rounding differs
         provenance[CALIBRATION] = card.provenance.get(CALIBRATION)
-    result.notes += [*seen, *held_out_neighbors(volumes, held_out)]
+    result.notes += [*seen, *held_out_neighbors(volumes, held_out, card, card.plane)]
     adapted_card = replace(
         card,
         intensity=intensity,

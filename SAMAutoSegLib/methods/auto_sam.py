@@ -17,6 +17,7 @@ from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.token_init import TokenInit
+from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.methods.losses import IGNORED, segmentation_loss
 from SAMAutoSegLib.methods.method import adamw, batch_logits, descend, draw
 from SAMAutoSegLib.methods.settings import Settings, require_one_of
@@ -69,6 +70,13 @@ class AutoSAMSettings(Settings):
             ("dice", Dice),
         ):
             require_one_of(name, getattr(self, name), get_args(kind))
+        for name in ("ce_weight", "count_absent") if self.dice == "foreground" else ():
+            default = getattr(Settings, name)
+            if getattr(self, name) != default:
+                raise SAMAutoSegError(
+                    f"setting {name}={getattr(self, name)} with dice=foreground: expected "
+                    f"{default}, since that loss makes no use of it"
+                )
 
     @classmethod
     def recipes(cls, slices: int) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
-from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.methods.branch_teaching import slices_to_teach_from, teach_branch
@@ -41,6 +41,9 @@ _LEAST_TO_WEIGH = 8
 # Of the steps: a weight is as well seen after this share of them.
 _STEPS_TO_WEIGH = 1 / 3
 
+# Of a stage: a loss that is no number, or no memory left on either device.
+_FAILURES = (SAMAutoSegError, RuntimeError, MemoryError)
+
 
 @dataclass(frozen=True)
 class Stages:
@@ -50,11 +53,13 @@ class Stages:
         halves: settings of two trainings on one half of the slices each; None: there are none.
         weigh: they choose the weight of the pixel branch.
         unlabeled: numbers of the slices of each volume that the branch learns from besides.
+        notes: what was asked for and cannot be.
     """
 
     halves: Settings | None = None
     weigh: bool = False
     unlabeled: Sequence[tuple[int, ...]] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def teach(self) -> bool:
@@ -115,6 +120,9 @@ def stages_for(
     if across and settings.teach_branch:
         unlabeled = slices_to_teach_from(volumes, held_out, plane, settings.spare_every)
     fewer = replace(settings, steps=max(1, round(settings.steps * _STEPS_TO_WEIGH)))
+    if with_calibration and not is_new:
+        # Models of the halves would know neither what this one knows, nor be as unsure as it is.
+        return Stages(notes=("no calibration: that is for models that go on from no other",))
     halves = settings if with_calibration else fewer if weigh else None
     return Stages(halves, weigh, unlabeled)
 
@@ -136,10 +144,12 @@ def run_stages(
 ) -> Outcome:
     """Do what follows a training; notes and seconds go into its result.
 
-    A stage that `progress` cancels leaves the model as it was before it.
+    A stage that `progress` cancels, or that fails, leaves the model as it was before it: what was
+    trained is not lost. After a cancel there are no further stages, and the result says so.
     """
     started = time.monotonic()
     outcome = Outcome()
+    result.notes += stages.notes
     on_halves, teaching = stages.steps(settings)
     between = on_halves / max(1, on_halves + teaching)
     if stages.halves is not None:
@@ -149,7 +159,7 @@ def run_stages(
         if found is not None and stages.weigh:
             model.set_pixel_weight(found["pixel_weight"])
             outcome.changed = True
-    if stages.teach:
+    if stages.teach and result.stopped != "cancelled":
         try:
             teach_branch(
                 model,
@@ -164,11 +174,16 @@ def run_stages(
                 progress=part_of(progress, between, 1.0),
             )
         except Cancelled:
+            result.stopped, outcome.calibration = "cancelled", None
             result.notes.append("cancelled before the pixel branch learned from other slices")
+        except _FAILURES as error:
+            outcome.calibration = None  # it was that of what should have come of it
+            result.notes.append(f"the pixel branch could not learn from other slices: {error}")
         else:
             outcome.unlabeled, outcome.changed = stages.unlabeled, True
             if not settings.pixel_weight:
-                model.set_pixel_weight(_taught_weight(model, samples))
+                weight = model.adaptation.pixel_weight
+                model.set_pixel_weight(_taught_weight(weight, model, samples))
     result.seconds += time.monotonic() - started
     return outcome
 
@@ -183,31 +198,41 @@ def _cross_fitted(
     progress: Progress,
 ) -> dict[str, Any] | None:
     """What `cross_fit` finds; where it finds nothing, a note in the result says why."""
-    assert stages.halves is not None
+    halves = stages.halves
+    assert halves is not None
     why = "the labeled slices are neighbors of each other"
+
+    def in_the_end(weight: float) -> float:
+        changes = stages.teach and not halves.pixel_weight
+        return _taught_weight(weight, model, samples) if changes else weight
+
     try:
         found = cross_fit(
             kind,
             model,
             samples,
-            stages.halves,
+            halves,
             backbone,
             choose_weight=stages.weigh,
+            in_the_end=in_the_end,
             progress=progress,
         )
     except Cancelled:
+        result.stopped = "cancelled"
         found, why = None, "cancelled; the model itself is complete"
+    except _FAILURES as error:
+        found, why = None, f"{error}; the model itself is complete"
     if found is None:
         result.notes.append(f"no calibration: {why}")
     return found
 
 
-def _taught_weight(model: AdaptedModel, samples: TrainingSet) -> float:
-    """Of a branch that knows from other slices what the SAM says."""
+def _taught_weight(weight: float, model: AdaptedModel, samples: TrainingSet) -> float:
+    """Of a branch that knows from other slices what the SAM says, and had this weight before."""
     assert model.pixels is not None
     if _sees_all_pixels(samples, model.pixels.spec.side):
         return _TAUGHT
-    return min(_TIMES_TAUGHT_FEWER * model.pixels.weight, _TAUGHT)
+    return min(_TIMES_TAUGHT_FEWER * weight, _TAUGHT)
 
 
 def _sees_all_pixels(samples: TrainingSet, side: int) -> bool:

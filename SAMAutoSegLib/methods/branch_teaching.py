@@ -21,7 +21,6 @@ from torch import Tensor
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.pixel_branch import PixelBranch
 from SAMAutoSegLib.device import as_precision
-from SAMAutoSegLib.errors import Cancelled
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.methods.held_out import of_one_image
@@ -108,7 +107,7 @@ def teach_branch(
         intensity: as for `samples`.
 
     Raises:
-        Cancelled: by `progress`; the branch is as it was.
+        Cancelled: by `progress`; the branch is as it was, as after any error.
     """
     assert model.pixels is not None
     branch = model.pixels
@@ -122,7 +121,7 @@ def teach_branch(
             guessed = [_guessed(branch, *one) for one in others]
             fresh = _taught(number, branch, labeled, guessed, samples, settings, told)
             branch.load_state_dict(fresh.state_dict())
-    except Cancelled:
+    except BaseException:
         branch.load_state_dict(before)
         raise
 

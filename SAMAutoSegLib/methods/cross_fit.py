@@ -9,7 +9,7 @@ them over. The temperature is that of Guo et al., "On Calibration of Modern Neur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -62,19 +62,22 @@ def cross_fit(
     backbone: Backbone,
     *,
     choose_weight: bool = False,
+    in_the_end: Callable[[float], float] = lambda weight: weight,
     progress: Progress = silent,
 ) -> dict[str, Any] | None:
     """The temperature of a model, and the weight of its pixel branch, found with two others.
 
-    Each half of the groups of neighboring slices is predicted by a model that learned from the
-    other half only. The weight is the one of `PIXEL_WEIGHTS` with the least loss of the training
-    over all of them. Not the one that makes the labels most likely: that is told by the slice that
-    is understood least.
+    Each half of the volumes, or of the groups of neighboring slices of a single volume, is
+    predicted by a model that learned from the other half only. The weight is the one of
+    `PIXEL_WEIGHTS` with the least loss of the training over all of them. Not the one that makes the
+    labels most likely: that is told by the slice that is understood least.
 
     Args:
         model: says what is adapted; it is left as it is.
         settings: of the two trainings.
         choose_weight: by default the weight stays the model's own.
+        in_the_end: the weight that the branch will have if this is the best one. The temperature is
+            that of a model with this weight.
 
     Returns:
         `temperature`, the number of `slices`, and `pixel_weight` where it was chosen; None with a
@@ -88,7 +91,8 @@ def cross_fit(
         return None
     weights = PIXEL_WEIGHTS if choose_weight else (model.adaptation.pixel_weight,)
     weight = min(weights, key=lambda weight: _loss(said, weight, settings.ce_weight))
-    temperature = fit_temperature([one.agreed(weight) for one in said], [o.classes for o in said])
+    agreed = [one.agreed(in_the_end(weight)) for one in said]
+    temperature = fit_temperature(agreed, [one.classes for one in said])
     found = {"temperature": round(temperature, 3), "slices": len(said)}
     return found | ({"pixel_weight": weight} if choose_weight else {})
 
@@ -109,7 +113,9 @@ def _opinions(
     progress: Progress,
 ) -> list[Opinion] | None:
     """Of every slice; None with a single group of neighbors."""
-    names = sorted(set(samples.groups))
+    # What holds for other patients is told by patients that nothing was learned from.
+    parties = samples.owners if len(set(samples.owners)) > 1 else samples.groups
+    names = sorted(set(parties))
     if len(names) < 2:
         return None
     # They start anew: a branch that these settings do not train would only add noise.
@@ -117,7 +123,7 @@ def _opinions(
     adaptation = replace(model.adaptation, pixel_side=side)
     said = []
     for half in (0, 1):
-        shown = [n for n, group in enumerate(samples.groups) if names.index(group) % 2 != half]
+        shown = [n for n, party in enumerate(parties) if names.index(party) % 2 != half]
         hidden = [n for n in range(len(samples)) if n not in shown]
         torch.manual_seed(settings.seed)
         other = AdaptedModel(backbone, model.classes, adaptation)
@@ -126,7 +132,7 @@ def _opinions(
         def tell(fraction: float, message: str, part: Progress = part) -> None:
             part(fraction, f"checking on the other half: {message}")
 
-        ended = train(kind, other, _subset(samples, shown), settings, progress=tell)
+        ended = train(kind, other, samples.chosen(shown), settings, progress=tell)
         if ended.stopped == "cancelled":
             raise Cancelled("cancelled while checking on the other half")
         with torch.inference_mode():
@@ -144,20 +150,6 @@ def _opinion(model: AdaptedModel, samples: TrainingSet, n: int, backbone: Backbo
     sam, classes = _some_pixels(logits.log_softmax(0).cpu(), reference)
     return Opinion(
         sam, None if branch is None else _some_pixels(branch.cpu(), reference)[0], classes
-    )
-
-
-def _subset(samples: TrainingSet, chosen: Sequence[int]) -> TrainingSet:
-    kept = list(chosen)
-    return replace(
-        samples,
-        features=samples.features[kept],
-        targets=samples.targets[kept],
-        references=tuple(samples.references[n] for n in kept),
-        pixel_spacings=tuple(samples.pixel_spacings[n] for n in kept),
-        groups=tuple(samples.groups[n] for n in kept),
-        images=tuple(samples.images[n] for n in kept),
-        changed=tuple((features[kept], targets[kept]) for features, targets in samples.changed),
     )
 
 

@@ -181,7 +181,7 @@ def finetune(
             result.score = scorer(model)
         scoring += time.monotonic() - began
     result.notes += _not_learned(samples, structures)
-    result.notes += held_out_neighbors(volumes, held_out)
+    result.notes += held_out_neighbors(volumes, held_out, begun.source, plane)
     card = ModelCard(
         backbone=backbone.name,
         backbone_sha256=backbone.sha256,

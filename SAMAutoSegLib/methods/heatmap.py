@@ -50,6 +50,8 @@ class HeatmapSettings(Settings):
     weight_decay: float = 0.01
     prompt: Prompt = "auto"
 
+    unused: ClassVar[tuple[str, ...]] = ("count_absent",)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         require_one_of("prompt", self.prompt, get_args(Prompt))
@@ -75,6 +77,11 @@ class Heatmap:
                 f"method 'heatmap' cannot train the head {model.adaptation.head}: expected "
                 "heatmap-box or heatmap-point"
             )
+        if model.tail is not None:
+            raise SAMAutoSegError(
+                f"encoder_blocks {model.adaptation.encoder_blocks}: expected 0, because method "
+                "'heatmap' trains its head alone"
+            )
         self.model = model
         self.decoder = model.decoder
         self.samples = samples
@@ -85,8 +92,7 @@ class Heatmap:
         chosen = draw(number, list(range(len(self.samples))), self.settings)
         features, labels = batch_views(self.model, self.samples, chosen, self.settings, number)
         with as_precision(features.dtype, features.device):
-            embedding = features if self.model.tail is None else self.model.tail(features)
-            output = self.decoder.head(embedding)
+            output = self.decoder.head(features)
         structures, side = self.decoder.head.structures, output.centers.shape[-1]
         targets = [instance_targets(own, structures, side) for own in labels.cpu().numpy()]
         share = self.settings.ce_weight

@@ -73,15 +73,10 @@ def unseen(
         `held_out` without the slices that `former` or a model before it learned from, and notes
         that say which these are.
     """
-    learned = [
-        image
-        for origin in origins(former.provenance if former else None)
-        for image in origin.get("images") or ()
-    ]
     kept, notes = [], []
     for volume in held_out:
         origin = origin_of(volume, plane)
-        same = [image for image in learned if same_image(image, origin)]
+        same = [image for image in _learned_by(former) if same_image(image, origin)]
         across = {image.get("plane", plane) for image in same if _slices_of(image)} - {plane}
         if across:
             notes.append(
@@ -101,18 +96,40 @@ def unseen(
     return kept, notes
 
 
+def _learned_by(former: ModelCard | None) -> list[dict[str, Any]]:
+    """The images that a model, or one before it, has learned from."""
+    return [
+        image
+        for origin in origins(former.provenance if former else None)
+        for image in origin.get("images") or ()
+    ]
+
+
 def _slices_of(image: dict[str, Any]) -> list[int]:
     """Those that were learned from, with labels or without."""
     return [*image["slices"], *image.get("unlabeled", ())]
 
 
 def held_out_neighbors(
-    volumes: Sequence[ChosenSlices], held_out: Sequence[LabeledVolume]
+    volumes: Sequence[ChosenSlices],
+    held_out: Sequence[LabeledVolume],
+    former: ModelCard | None,
+    plane: Plane,
 ) -> list[str]:
-    """What to know about a score on slices that look almost like what was learned from."""
+    """What to know about a score on slices that look almost like what was learned from.
+
+    Args:
+        former: the model that was gone on from; what it learned counts as well.
+        plane: of the slices.
+    """
     notes = []
-    for volume, test in of_one_image(volumes, held_out):
-        near = sorted(n for n in test.slices if {n - 1, n + 1} & set(volume.slices))
+    for test in held_out:
+        learned = {n for volume, _ in of_one_image(volumes, [test]) for n in volume.slices}
+        origin = origin_of(test, plane)
+        for image in _learned_by(former):
+            if image.get("plane", plane) == plane and same_image(image, origin):
+                learned.update(_slices_of(image))
+        near = sorted(n for n in test.slices if {n - 1, n + 1} & learned)
         if near:
             notes.append(
                 f"held-out slice {near[0]} of {test.image.name} is next to a learned one, which "

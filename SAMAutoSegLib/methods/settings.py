@@ -149,8 +149,9 @@ def settings_for(budget: Budget, slices: int = 1, *, several: bool = False) -> d
 
     Args:
         slices: how many are labeled.
-        several: whether they are of several volumes: more views are encoded then, though no more
-            than the steps could use.
+        several: whether they are of several volumes: more views are encoded then.
+
+    No more views are encoded than the steps could use, and so of very many slices just one.
 
     Raises:
         SAMAutoSegError: there is no such budget.
@@ -163,9 +164,8 @@ def settings_for(budget: Budget, slices: int = 1, *, several: bool = False) -> d
     if budget not in list(budgets):  # it may be no name at all
         raise SAMAutoSegError(f"budget {budget!r}: expected one of {', '.join(get_args(Budget))}")
     chosen = budgets[budget]
-    if several:
-        seen = chosen["steps"] * Settings.batch // slices
-        chosen["views"] = max(chosen["views"], min(_TIMES_THE_VIEWS * chosen["views"], seen))
+    views = chosen["views"] * (_TIMES_THE_VIEWS if several else 1)
+    chosen["views"] = max(1, min(views, chosen["steps"] * Settings.batch // slices))
     return chosen
 
 

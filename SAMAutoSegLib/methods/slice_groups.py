@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -10,13 +11,19 @@ import numpy as np
 
 Split = Literal["rotate", "half"]
 
+# A group with a larger share of the slices is parted.
+_MOST_NEIGHBORS = 2 / 3
+
+_Key = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class SliceGroups:
     """Splits N labeled slices in two, without parting neighbors.
 
     Adjacent slices of a volume look almost alike: with one on either side, the upper level would
-    see what the lower level was trained on. So whole groups change sides.
+    see what the lower level was trained on. So whole groups change sides, as many as make about
+    half of the slices.
 
     Attributes:
         groups: for every slice the number of its group.
@@ -31,18 +38,20 @@ class SliceGroups:
 
     def parts(self, round_number: int) -> tuple[list[int], list[int]]:
         """Slice numbers of D1 and D2; the same slices in both if there is but one slice."""
-        keys: Sequence[int] = self.groups
-        names = list(dict.fromkeys(keys))
-        if len(names) == 1:  # all neighbors: rather part them than learn nothing at one level
-            keys = range(len(self.groups))
-            names = list(keys)
-        if len(names) == 1:
+        if len(self.groups) == 1:
             return [0], [0]
+        sizes = Counter(self.groups)
+        keys = [
+            # Nearly all are neighbors: rather part them than learn next to nothing at one level.
+            (group, n if sizes[group] > _MOST_NEIGHBORS * len(self.groups) else -1)
+            for n, group in enumerate(self.groups)
+        ]
+        names = list(dict.fromkeys(keys))
         if self.split == "rotate":
             # Every second round mirrors the one before: each slice is as often in D1 as in D2.
             order = np.random.default_rng([self.seed, round_number // 2]).permutation(len(names))
             names = [names[n] for n in order]
-        first = set(names[: (len(names) + 1) // 2])
+        first = _about_half(names, Counter(keys))
         if self.split == "rotate" and round_number % 2:
             first = set(names) - first
         inside = [n for n, key in enumerate(keys) if key in first]
@@ -58,6 +67,18 @@ class SliceGroups:
                 "label slices farther apart"
             )
         return ""
+
+
+def _about_half(names: Sequence[_Key], sizes: Counter[_Key]) -> set[_Key]:
+    """Groups that hold half of all slices together, as far as they can, and not the last one."""
+    wanted = (sizes.total() + 1) // 2
+    first: set[_Key] = set()
+    count = 0
+    for name in names[:-1]:
+        if not first or count + sizes[name] <= wanted:
+            first.add(name)
+            count += sizes[name]
+    return first
 
 
 def group_neighbors(numbers: Sequence[int], largest_gap: int = 1) -> list[int]:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from SAMAutoSegLib import __version__
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods.checkpoint import TrainingState, load_state, save_state
@@ -118,6 +119,7 @@ def train(
     state = TrainingState(identity={})
     if checkpoint is not None:
         state.identity |= {
+            "program": __version__,
             "method": method_type.name,
             "settings": settings.to_json(),
             "adaptation": model.adaptation.to_json(),

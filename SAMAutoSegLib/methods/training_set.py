@@ -60,6 +60,7 @@ class TrainingSet:
         images: N slices as the backbone was shown them, uint8 [H, W], or [H, W, 3] with neighbors.
         changed: features and targets of slightly changed views of all slices, see `changed_view`.
         structures: names of the classes from 1.
+        owners: for every slice the number of its volume.
     """
 
     features: Tensor
@@ -70,6 +71,7 @@ class TrainingSet:
     images: tuple[np.ndarray, ...] = ()
     changed: tuple[tuple[Tensor, Tensor], ...] = ()
     structures: tuple[str, ...] = ()
+    owners: tuple[int, ...] = ()
 
     @property
     def views(self) -> tuple[tuple[Tensor, Tensor], ...]:
@@ -78,6 +80,21 @@ class TrainingSet:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def chosen(self, numbers: Sequence[int]) -> TrainingSet:
+        """Some of the slices."""
+        kept = list(numbers)
+        return replace(
+            self,
+            features=self.features[kept],
+            targets=self.targets[kept],
+            references=tuple(self.references[n] for n in kept),
+            pixel_spacings=tuple(self.pixel_spacings[n] for n in kept),
+            groups=tuple(self.groups[n] for n in kept),
+            images=tuple(self.images[n] for n in kept),
+            changed=tuple((features[kept], targets[kept]) for features, targets in self.changed),
+            owners=tuple(self.owners[n] for n in kept),
+        )
 
     def require_structures(self) -> None:
         """`SAMAutoSegError` unless a slice holds any of what is to be learned."""
@@ -139,7 +156,9 @@ def build_training_set(
             _encoded(volume, classes, shown, encoder, changed_views, view_strength, rng, told)
         )
         done += len(volume.slices)
-    return replace(_joined(parts), structures=tuple(one.name for one in structures))
+    owners = tuple(owner for owner, part in enumerate(parts) for _ in range(len(part)))
+    names = tuple(one.name for one in structures)
+    return replace(_joined(parts), structures=names, owners=owners)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,8 @@ from SAMAutoSegLib.sam.predictor import ClickPredictor
 # Rough paint may be off by this share of the radius of a disc of its area, on either side.
 _PAINT_SLACK = 0.35
 
-# A click speaks for the pixels around it too, or a small motion of the slice could lose it.
+# A click speaks for the pixels around it too, or a small motion of the slice could lose it, and so
+# could the smaller size of low-res logits.
 _CLICK_RADIUS = 1.5
 
 # Levels, in logits, that clicks can move a structure to; farther ones need more clicks.
@@ -77,15 +78,17 @@ class Evidence:
         )
 
     def low_res(self, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]) -> Evidence:
-        def of(planes: Tensor, outside: float = 0.0) -> Tensor:
-            return spec.slice_to_low_res(planes, side, pixel_spacing, outside)
+        # The nearest pixel of a larger slice lies beside the middle; clicks must not be averaged.
+        reduced = spec.pixels_per_logit(self.certain.shape[1:], side, pixel_spacing) > 1
 
-        nothing = float("nan")
+        def of(planes: Tensor, outside: float = 0.0, smooth: bool = reduced) -> Tensor:
+            return spec.slice_to_low_res(planes, side, pixel_spacing, outside, smooth)
+
         return Evidence(
-            of(self.certain).to(torch.int8),
-            of(self.clicks).to(torch.int8),
-            of(self.prompted, nothing).half(),
-            of(self.outline).to(torch.int8),
+            of(self.certain).round().to(torch.int8),
+            of(self.clicks, smooth=False).to(torch.int8),
+            of(self.prompted, float("nan")).half(),
+            of(self.outline).round().to(torch.int8),
             self.marked,
         )
 
@@ -110,6 +113,8 @@ def gather_evidence(
     clicks = np.zeros_like(certain)
     prompted = np.full_like(certain, np.nan)
     outline = np.zeros_like(certain)
+    spec, side = predictor.backbone.spec, 4 * predictor.backbone.embedding_side
+    radius = max(_CLICK_RADIUS, spec.pixels_per_logit(shape, side, pixel_spacing))
     for c, structure in enumerate(structures):
         hint = hints.get(structure.label)
         if hint is None:
@@ -126,13 +131,13 @@ def gather_evidence(
             outline[c] = hint.coarse
             certain[c][~reach] = -1
             certain[c][core & (certain[c] == 0)] = 1
-        for row, column, sign in hint.points:
-            disc = _disc(shape, row, column)
-            clicks[c][disc] = sign
-            certain[c][disc & (certain[c] == 0)] = sign
+        if hint.points:
+            clicks[c] = _near(hint.points, shape, radius)
+            certain[c] = np.where(certain[c] == 0, clicks[c], certain[c])
         if hint.prompts and hint.tight:
             prompted[c] = _prompted(predictor, hint.prompts, shape, pixel_spacing)
     # What is one structure's for certain is no other's.
+    certain[:, (certain > 0).sum(0) > 1] = 0  # claimed twice, as by clicks side by side
     inside = certain > 0
     for c in range(len(structures)):
         others = np.delete(inside, c, axis=0).any(axis=0)
@@ -241,6 +246,14 @@ def _slack(paint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return depth > slack, away <= slack
 
 
-def _disc(shape: tuple[int, int], row: int, column: int) -> np.ndarray:
+def _near(
+    points: Sequence[tuple[int, int, int]], shape: tuple[int, int], radius: float
+) -> np.ndarray:
+    """The sign of the nearest click [H, W] within a radius; 0 farther away and between two."""
     rows, columns = np.ogrid[: shape[0], : shape[1]]
-    return (rows - row) ** 2 + (columns - column) ** 2 <= _CLICK_RADIUS**2
+    squares = [(rows - row) ** 2 + (columns - column) ** 2 for row, column, _ in points]
+    least = {sign: np.full(shape, np.inf) for sign in (1, -1)}
+    for square, (_, _, sign) in zip(squares, points, strict=True):
+        least[sign] = np.minimum(least[sign], square)
+    near = np.sign(least[-1] - least[1]).astype(np.float32)
+    return np.where(np.minimum(least[1], least[-1]) <= radius**2, near, 0)

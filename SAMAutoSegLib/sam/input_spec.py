@@ -213,10 +213,8 @@ class InputSpec:
         Raises:
             SAMAutoSegError: the slice is so thin that no low-res pixel lies in it.
         """
-        place = self._visible(labels.shape, side, pixel_spacing)
-        shown_at = side / self.side
-        height, width = labels.shape
-        if place.height * shown_at >= height and place.width * shown_at >= width:
+        self._visible(labels.shape, side, pixel_spacing)
+        if self.pixels_per_logit(labels.shape, side, pixel_spacing) <= 1:
             planes = torch.from_numpy(np.ascontiguousarray(labels))[None].float()
             return self.slice_to_low_res(planes, side, pixel_spacing, outside)[0].to(torch.uint8)
         values, planes = label_planes(labels)
@@ -226,6 +224,14 @@ class InputSpec:
         )
         shares[-1] = 1 - shares[-1]
         return torch.from_numpy(winning_labels(np.append(values, np.uint8(outside)), shares))
+
+    def pixels_per_logit(
+        self, shape: tuple[int, ...], side: int, pixel_spacing: tuple[float, float] = (1.0, 1.0)
+    ) -> float:
+        """How many pixels of a slice one of side x side logits stands for, along either axis."""
+        height, width = shape
+        place = self.placement((height, width), pixel_spacing)
+        return max(height / place.height, width / place.width) * self.side / side
 
     def _visible(
         self, shape: tuple[int, ...], side: int, pixel_spacing: tuple[float, float]

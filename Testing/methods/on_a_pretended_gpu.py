@@ -212,7 +212,8 @@ def test_the_weight_of_the_pixel_branch_is_found_there(
     volumes = [labeled((0, 2, 4, 6), seed) for seed in (0, 1)]
     tuned = tune(*volumes, backbone=on_gpu(), method="blo-sam", settings=SMALL)
     found = tuned.card.provenance["calibration"]
-    assert found["slices"] == 8 and found["pixel_weight"] == tuned.card.adaptation.pixel_weight
+    taught = min(2 * found["pixel_weight"], 2.0)
+    assert found["slices"] == 8 and taught == tuned.card.adaptation.pixel_weight
 
 
 def test_boxes_prompt_the_plain_backbone_there(

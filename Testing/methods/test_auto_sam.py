@@ -93,6 +93,13 @@ def test_the_published_recipe_is_one_setting_and_others_may_differ_from_it() -> 
     assert linear == replace(recipe, head="auto-linear")
 
 
+@pytest.mark.parametrize(("name", "value"), [("ce_weight", 0.9), ("count_absent", True)])
+def test_what_its_published_loss_makes_no_use_of_is_refused(name: str, value: object) -> None:
+    assert make_settings(AutoSAMSettings, {name: value})
+    with pytest.raises(SAMAutoSegError, match=f"{name}.*makes no use of it"):
+        make_settings(AutoSAMSettings, {name: value, "dice": "foreground"})
+
+
 def test_the_published_recipe_runs(build: Callable[..., tuple[AutoSAM, AdaptedModel]]) -> None:
     method, _ = build(recipe="published", head="auto-linear", batch=2)
     losses = [method.step(number)["training_loss"] for number in range(30)]

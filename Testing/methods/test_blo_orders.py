@@ -73,10 +73,13 @@ def test_the_exact_gradient_of_a_sam_is_that_of_the_whole_step(
     assert (first - exact).norm() > 1e-3 * exact.norm()
 
 
-def test_beside_units_that_are_off_the_difference_still_gives_the_exact_gradient(
+def test_beside_units_that_are_off_the_difference_mostly_gives_the_exact_gradient(
     new_model: Callable[..., AdaptedModel], samples: Callable[..., TrainingSet]
 ) -> None:
-    """As in a training: float32, AdamW's step, the usual probe, kinks of ReLU nearby."""
+    """As in a training: float32, AdamW's step, the usual probe, kinks of ReLU nearby.
+
+    A probe across a kink is far off now and then, whatever its length.
+    """
     model, slices, settings = new_model(), samples(), replace(SETTINGS, steps=60)
     method = BLOSAM(model, slices, settings)
 
@@ -86,9 +89,10 @@ def test_beside_units_that_are_off_the_difference_still_gives_the_exact_gradient
 
         return loss
 
+    errors = []
     for number in range(40):
         method.step(number)
-        if number in (9, 19, 39):
+        if number % 4 == 3:
             names = model.named_weights()
             rate = settings.rate_at(number, settings.learning_rate)
             step = adamw_step(method.lower, names, rate, settings.gradient_clip)
@@ -96,7 +100,9 @@ def test_beside_units_that_are_off_the_difference_still_gives_the_exact_gradient
             given = loss_on([0]), loss_on([2]), weights, model.prompt_embedding, step
             _, exact = hypergradient(*given, "exact")
             _, nearly = hypergradient(*given, "finite-difference")
-            assert (nearly - exact).norm() < 0.3 * exact.norm()
+            errors.append(float((nearly - exact).norm() / exact.norm()))
+    errors.sort()
+    assert errors[len(errors) // 2] < 0.05 and errors[-3] < 0.3, errors
 
 
 def test_every_order_moves_the_prompt_by_its_own_gradient(

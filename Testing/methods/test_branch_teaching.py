@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods import branch_teaching as module
 from SAMAutoSegLib.methods.branch_teaching import slices_to_teach_from
 from SAMAutoSegLib.methods.losses import IGNORED
@@ -152,7 +153,37 @@ def test_cancelled_in_the_middle_leaves_the_branch_as_it_was(
     assert same(states(stopped)[1], states(plain)[1])
     assert stopped.card.adaptation.pixel_weight == 0.5
     assert "cancelled before the pixel branch learned from other slices" in stopped.result.notes
+    assert stopped.result.stopped == "cancelled"
     assert "unlabeled" not in stopped.card.provenance["images"][0]
+
+
+def test_cancelled_there_it_can_be_gone_on_with(
+    tune: Tune, two: list[LabeledVolume], tmp_path: Path
+) -> None:
+    def stop(_: float, message: str) -> None:
+        if "round 1" in message:
+            raise Cancelled("stop")
+
+    checkpoint = tmp_path / "model.training"
+    tune(*two, settings=STEPS, checkpoint=checkpoint, progress=stop)
+    went_on = tune(*two, settings=STEPS, checkpoint=checkpoint, resume=True)
+    at_once = tune(*two, settings=STEPS)
+    assert all(same(*pair) for pair in zip(states(went_on), states(at_once), strict=True))
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), SAMAutoSegError("no number")])
+def test_what_was_trained_is_not_lost_where_it_fails(
+    tune: Tune, two: list[LabeledVolume], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(module, "_taught", fail)
+    kept = tune(*two, settings=STEPS)
+    plain = tune(*two, settings={**STEPS, "teach_branch": False})
+    assert all(same(*pair) for pair in zip(states(kept), states(plain), strict=True))
+    note = f"the pixel branch could not learn from other slices: {error}"
+    assert note in kept.result.notes and kept.result.stopped != "cancelled"
 
 
 def test_the_score_is_of_the_branch_that_is_left(

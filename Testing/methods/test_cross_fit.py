@@ -69,6 +69,44 @@ def test_every_slice_is_judged_by_a_model_that_did_not_learn_from_it(
     assert all(torch.equal(tensor, before[n]) for n, tensor in model.learned_state().items())
 
 
+def test_of_several_volumes_each_is_judged_by_models_that_learned_from_others(
+    samples, new_model, tiny_backbone, monkeypatch
+) -> None:
+    learned = []
+    original = Joint.__init__
+
+    def noted(self, model, samples, settings) -> None:
+        learned.append(set(samples.owners))
+        original(self, model, samples, settings)
+
+    monkeypatch.setattr(Joint, "__init__", noted)
+    whole = samples((0, 4), (2, 6), (1, 5))
+    assert whole.owners == (0, 0, 1, 1, 2, 2)
+    cross_fit(Joint, new_model(), whole, Settings(steps=2), tiny_backbone())
+    assert learned == [{1}, {0, 2}]
+
+
+def test_the_temperature_is_that_of_the_weight_in_the_end(
+    samples, new_model, tiny_backbone, monkeypatch
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.randint(3, (4000,), generator=generator)
+    truth = torch.nn.functional.one_hot(classes, 3).T
+    sure = (2 * truth + 2 * torch.randn(3, 4000, generator=generator)).log_softmax(0)
+    unsure = torch.zeros(3, 4000).log_softmax(0)
+    monkeypatch.setattr(module, "_opinions", lambda *_: [Opinion(unsure, sure, classes)])
+    arguments = Joint, new_model(pixel_side=64), samples((0, 2)), Settings(), tiny_backbone()
+    one, more = cross_fit(*arguments), cross_fit(*arguments, in_the_end=lambda weight: 8 * weight)
+    assert one is not None and more is not None and more["temperature"] > 2 * one["temperature"]
+
+
+def test_a_model_that_goes_on_from_another_is_not_calibrated(tune, labeled) -> None:
+    first = tune(labeled())
+    second = tune(labeled((1, 7)), start=first, with_calibration=True)
+    assert second.card.provenance[CALIBRATION] is None
+    assert any(note.startswith("no calibration") for note in second.result.notes)
+
+
 def test_one_group_of_neighbors_cannot_be_split(samples, new_model, tiny_backbone) -> None:
     neighbors = samples((3, 4, 5))
     assert cross_fit(Joint, new_model(), neighbors, Settings(steps=2), tiny_backbone()) is None
@@ -96,7 +134,7 @@ def test_calibrating_is_told_and_can_be_cancelled_without_losing_the_model(tune,
     assert told[-1][0] == 1.0
     cancelled = True
     kept = tune(labeled(), **options)
-    assert kept.card.provenance[CALIBRATION] is None and kept.result.stopped == ""
+    assert kept.card.provenance[CALIBRATION] is None and kept.result.stopped == "cancelled"
     assert any("no calibration: cancelled" in note for note in kept.result.notes)
     state = whole.model.learned_state()
     assert all(torch.equal(v, state[n]) for n, v in kept.model.learned_state().items())

@@ -233,13 +233,16 @@ def test_going_on_gives_the_model_of_an_uninterrupted_run(
 
 
 def test_a_training_that_fails_after_its_last_step_is_not_lost(tune: Tune, tmp_path: Path) -> None:
+    class Crash(Exception):
+        pass
+
     def crash(fraction: float, message: str) -> None:
         if message.startswith("checking"):
-            raise RuntimeError("crash")
+            raise Crash
 
     wanted = tune(with_calibration=True)
     checkpoint = tmp_path / "model.training"
-    with pytest.raises(RuntimeError):
+    with pytest.raises(Crash):
         tune(with_calibration=True, checkpoint=checkpoint, progress=crash)
     told: list[str] = []
     found = tune(

@@ -206,3 +206,9 @@ def test_a_model_comes_back_from_its_file(tiny_file: Path, tmp_path: Path) -> No
         logits = model(features)
         assert logits[0, 1].max() > -10
         assert torch.equal(loaded(features), logits)
+
+
+def test_blocks_of_the_encoder_are_not_adapted_by_it(backbone: Backbone) -> None:
+    model = AdaptedModel(backbone, 2, Adaptation(lora_rank=0, head="heatmap-box", encoder_blocks=1))
+    with pytest.raises(SAMAutoSegError, match="encoder_blocks 1: expected 0"):
+        Heatmap(model, samples(backbone, 1, 0), HeatmapSettings())

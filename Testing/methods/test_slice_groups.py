@@ -49,6 +49,19 @@ def test_half_keeps_the_first_half_of_the_groups_for_good() -> None:
     assert all(parted.parts(n) == ([0, 1, 2], [3, 4]) for n in range(6))
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_both_parts_hold_about_half_of_the_slices(split: Split) -> None:
+    parted = SliceGroups((0, 0, 0, 0, 0, 1, 2, 3, 4, 5), split, seed=1)
+    for round_number in range(20):
+        assert all(4 <= len(part) <= 6 for part in parted.parts(round_number))
+
+
+def test_a_slice_apart_from_all_others_is_no_half_of_its_own() -> None:
+    parted = SliceGroups((*[0] * 10, 1), "rotate", seed=1)
+    for round_number in range(20):
+        assert all(5 <= len(part) <= 6 for part in parted.parts(round_number))
+
+
 @pytest.mark.parametrize("count", [2, 5, 6])
 def test_rotation_puts_every_slice_equally_often_in_both_parts(count: int) -> None:
     parted = SliceGroups(tuple(range(count)), "rotate", seed=1)

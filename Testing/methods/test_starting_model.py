@@ -162,6 +162,10 @@ def test_a_slice_that_a_former_model_learned_from_is_not_scored(
     assert [one["slices"] for one in across.card.provenance["held_out"]] == [[14]]
     note = "scan0 gives no score, because the former model learned from axial slices of it"
     assert note in across.result.notes
+    beside = learn(
+        named("disc"), volumes=[labeled((2,), seed=2)], start=second, held_out=[labeled((1,))]
+    )
+    assert any("slice 1 of scan0 is next to a learned one" in one for one in beside.result.notes)
     none_left = learn(named("disc"), slices=(4,), start=second, held_out=[labeled((5,))])
     assert none_left.card.provenance["held_out_dice"] is None
 

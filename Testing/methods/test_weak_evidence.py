@@ -115,6 +115,36 @@ def test_clicks_outside_lower_the_level(gather: Gather) -> None:
     assert (found[5:13, 5:13] == 1).all() and not (found[18:26, 18:26] == 1).any()
 
 
+def test_of_clicks_side_by_side_each_holds_its_own_pixel(gather: Gather) -> None:
+    evidence = gather(disc=Hint(points=((10, 10, 1), (10, 11, -1), (14, 10, 1), (14, 12, -1))))
+    for planes in (evidence.clicks, evidence.certain):
+        assert planes[0, 10, 9:13].tolist() == [1, 1, -1, -1]
+        assert planes[0, 14, 9:14].tolist() == [1, 1, 0, -1, -1]
+
+
+def test_clicks_on_two_structures_side_by_side_do_not_share_a_pixel(gather: Gather) -> None:
+    evidence = gather(disc=Hint(points=((10, 10, 1),)), bar=Hint(points=((10, 12, 1),)))
+    assert evidence.certain[:, 10, 9:14].tolist() == [[1, 1, 0, -1, -1], [-1, -1, 0, 1, 1]]
+
+
+@pytest.mark.parametrize("size", [256, 512, 1024])
+def test_no_click_is_lost_in_a_large_slice(
+    size: int,
+    tiny_backbone: Callable[..., Backbone],
+    structures: list[Structure],
+    picture: Callable,
+) -> None:
+    backbone, rng = tiny_backbone(), np.random.default_rng(size)
+    predictor = ClickPredictor(backbone)
+    predictor.set_image(picture(size, size))
+    for row, column in rng.integers(0, size, (20, 2)):
+        hint = Hint(points=((int(row), int(column), 1),))
+        spacing = (1.0, 1.0)
+        evidence = gather_evidence({DISC: hint}, structures, predictor, (size, size), spacing)
+        kept = evidence.low_res(backbone.spec, 4 * backbone.embedding_side, spacing)
+        assert (kept.clicks[0] == 1).any() and not (kept.clicks[0] < 0).any()
+
+
 def test_evidence_moves_with_its_slice(gather: Gather) -> None:
     evidence = gather(disc=Hint(points=((10, 10, 1),)))
     shifted = evidence.moved(Motion(np.eye(2), np.array([-3.0, 4.0])))
