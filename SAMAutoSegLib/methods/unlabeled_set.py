@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,9 @@ from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_images
 from SAMAutoSegLib.sam.predictor import ClickPredictor
 
+# Random numbers of their own, so that these copies change nothing of what is learned from.
+_APART = 21
+
 
 @dataclass(frozen=True)
 class UnlabeledVolume:
@@ -44,12 +47,14 @@ class View:
         strong: the same of degraded slices, one tensor for each degradation.
         inside: [N, m, m] bool, the slice without its padding.
         evidence: of each slice, planes [C, m, m]; None where no weak label says anything.
+        unseen: more of `strong`, of the first view only: nothing is learned from them.
     """
 
     weak: Tensor
     strong: tuple[Tensor, ...]
     inside: Tensor
     evidence: tuple[Evidence | None, ...]
+    unseen: tuple[Tensor, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class UnlabeledSet:
         for view in self.views:
             digest.update(bytes(known is not None for known in view.evidence))
             planes = [plane for known in view.evidence if known for plane in known.planes]
-            for tensor in (view.weak, *view.strong, *planes):
+            for tensor in (view.weak, *view.strong, *view.unseen, *planes):
                 digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
@@ -104,6 +109,8 @@ def build_unlabeled_set(
 ) -> UnlabeledSet:
     """Encode `views` positions of every slice, each once as it is and `strong` times degraded.
 
+    The slices as they lie are degraded once more, for a look at what the model has become.
+
     Args:
         structures: the model's, in the order of its classes.
         encoder_blocks: features from before so many last blocks of the encoder.
@@ -115,7 +122,7 @@ def build_unlabeled_set(
     total = sum(len(volume.slices) for volume in volumes)
     if not total:
         raise SAMAutoSegError("no slice to adapt to: name at least one with --slices")
-    rng = np.random.default_rng(seed)
+    rng, apart = np.random.default_rng(seed), np.random.default_rng([seed, _APART])
     predictor = ClickPredictor(backbone)
     tail = backbone.tunable_tail(encoder_blocks).to(backbone.device) if encoder_blocks else None
     m = 4 * backbone.embedding_side
@@ -136,6 +143,7 @@ def build_unlabeled_set(
                     motion = random_motion(shape, spacing, rng)
                     image = motion.moved_image(original).round().clip(0, 255).astype(np.uint8)
                 images = [image, *(degraded(image, rng) for _ in range(strong))]
+                images += [] if v else [degraded(image, apart)]
                 features = [
                     embed_images(backbone, [one], spacing, cache, encoder_blocks)[0]
                     for one in images
@@ -149,8 +157,9 @@ def build_unlabeled_set(
                 if hints:
                     moved = evidence.moved(motion) if v else evidence
                     known = moved.low_res(backbone.spec, m, spacing).to(backbone.device)
-                weak, *degraded_ones = (feature.to(backbone.precision) for feature in features)
-                found.append(View(weak, tuple(degraded_ones), inside, (known,)))
+                weak, *changed = (feature.to(backbone.precision) for feature in features)
+                learned, unseen = tuple(changed[:strong]), tuple(changed[strong:])
+                found.append(View(weak, learned, inside, (known,), unseen))
             shown.append(found)
             progress(len(shown) / total, f"encoding slices and views: {len(shown)} of {total}")
     together = zip(*shown, strict=True)
@@ -160,9 +169,13 @@ def build_unlabeled_set(
 
 
 def _stacked(slices: Sequence[View], device: torch.device) -> View:
+    def together(parts: Iterable[tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return tuple(torch.stack(part) for part in zip(*parts, strict=True))
+
     return View(
         torch.stack([view.weak for view in slices]),
-        tuple(torch.stack(part) for part in zip(*(view.strong for view in slices), strict=True)),
+        together(view.strong for view in slices),
         torch.stack([view.inside for view in slices]).to(device),
         tuple(known for view in slices for known in view.evidence),
+        together(view.unseen for view in slices),
     )

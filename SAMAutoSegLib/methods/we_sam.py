@@ -316,7 +316,7 @@ class WeSAM:
         for n, known in enumerate(view.evidence):
             shares = [
                 self._forward(model, features[n : n + 1])[1]
-                for features in (view.weak, *view.strong)
+                for features in (view.weak, *view.unseen)
             ]
             labels = [_hard(share, view.inside[n : n + 1]) for share in shares]
             changed += [mean_dice(labels[0], other, model.classes) for other in labels[1:]]
@@ -368,7 +368,8 @@ class Judgment:
         marked: Dice with the anchor's predictions as corrected by the weak labels, mean over the
             structures that these are about, in the slices in which they are.
         rest: the same of all others, where the anchor agrees with itself.
-        consistency: Dice of the predictions for a slice as it is and for its degraded copies.
+        consistency: Dice of the predictions for a slice as it is and for a degraded copy of it that
+            nothing was learned from.
     """
 
     marked: float

@@ -1,5 +1,6 @@
 """WeSAM: what holds before the first step, what a step changes, when it stops."""
 
+import copy
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -120,7 +121,9 @@ def digest(model: torch.nn.Module) -> str:
 
 
 def identical_views(samples: UnlabeledSet) -> UnlabeledSet:
-    views = tuple(replace(view, strong=(view.weak,)) for view in samples.views[:1])
+    views = tuple(
+        replace(view, strong=(view.weak,), unseen=(view.weak,)) for view in samples.views[:1]
+    )
     return replace(samples, views=views)
 
 
@@ -138,6 +141,27 @@ def test_before_the_first_step_student_teacher_and_anchor_are_one(
     focal_free = WeSAM(started, samples, replace(SETTINGS, confidence=0.0, focal_weight=0.0))
     losses = focal_free.step(0)
     assert losses["self_training_loss"] == pytest.approx(losses["anchor_loss"], rel=1e-6)
+
+
+def test_a_model_is_judged_on_views_that_it_has_not_learned_from(
+    started: AdaptedModel, slices: Slices
+) -> None:
+    samples = slices(WeakLabels("axial"))
+    first, second = samples.views
+    assert len(first.unseen) == 1 and second.unseen == ()
+    assert not any(torch.equal(first.unseen[0], own) for own in (first.weak, *first.strong))
+    judged = WeSAM(started, samples, SETTINGS).judged(started).consistency
+    # What is learned from may be anything; the steps see no view that judges.
+    swapped = replace(
+        samples, views=(replace(first, strong=(torch.randn_like(first.weak),)), second)
+    )
+    assert WeSAM(started, swapped, SETTINGS).judged(started).consistency == judged
+    swapped = replace(
+        samples, views=(replace(first, unseen=(torch.randn_like(first.weak),)), second)
+    )
+    method = WeSAM(copy.deepcopy(started), samples, SETTINGS)
+    other = WeSAM(copy.deepcopy(started), swapped, SETTINGS)
+    assert method.step(0) == pytest.approx(other.step(0), nan_ok=True)
 
 
 def test_little_is_kept_of_weak_labels_and_nothing_where_there_are_none(slices: Slices) -> None:
@@ -165,7 +189,7 @@ def test_the_fingerprint_is_of_the_bytes_of_names_features_and_evidence(slices: 
     for view in samples.views:
         expected.update(bytes(known is not None for known in view.evidence))
         planes = [plane for known in view.evidence if known for plane in known.planes]
-        for tensor in (view.weak, *view.strong, *planes):
+        for tensor in (view.weak, *view.strong, *view.unseen, *planes):
             expected.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     assert samples.fingerprint() == expected.hexdigest()
 
