@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ import SAMAutoSegLib
 from SAMAutoSegLib.images.structure import standard_structures
 from SAMAutoSegLib.images.volume import Grid, Volume
 from SAMAutoSegLib.images.write import write_segmentation, write_volume
+from SAMAutoSegLib.sam import catalog
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "SAMAutoSegLib"
@@ -51,7 +53,7 @@ def test_each_layer_imports_only_from_those_above_it_in_the_readme() -> None:
     assert wrong == []
 
 
-def test_names_at_the_top_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_at_the_top_are_what_they_say() -> None:
     for name in SAMAutoSegLib._MODULES:
         assert getattr(SAMAutoSegLib, name).__name__ == name and name in dir(SAMAutoSegLib)
     with pytest.raises(AttributeError, match="has no attribute 'segment_all'"):
@@ -69,11 +71,20 @@ def test_the_python_example_of_the_readme_runs(
         write_volume(tmp_path / f"{name}.nii.gz", Volume(gray.astype(np.int16), grid, name))
     write_segmentation(tmp_path / "labels.seg.nrrd", labels, grid, standard_structures(["liver"]))
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    example = readme.split("```python\n")[1].split("```")[0]
-    assert '"lite-medsam"' in example
-    example = example.replace('"lite-medsam"', repr(str(tiny_file)))
+    before, example = readme.split("## Use from Python")[1].split("```python\n")
+    example = example.split("```")[0]
     example = example.replace('method="blo-sam"', 'method="blo-sam", settings={"steps": 3}')
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SAMAUTOSEG_DATA", str(tmp_path / "data"))
+    with pytest.raises(SAMAutoSegLib.SAMAutoSegError) as fresh:
+        exec(example, {})
+    command = str(fresh.value).split(": ")[1]
+    assert command == "samautoseg models fetch lite-medsam" and f"`{command}`" in before
+    # In place of what this command brings: a SAM that learns in a moment.
+    fetched = catalog.find("lite-medsam")
+    assert fetched is not None
+    fetched.local_path.parent.mkdir(parents=True)
+    shutil.copy(tiny_file, fetched.local_path)
     exec(example, {})
     found, structures = SAMAutoSegLib.read_labels("other.seg.nrrd")
     assert found.array.shape == labels.shape and structures[0].name == "liver"
