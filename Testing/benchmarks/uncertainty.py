@@ -8,9 +8,9 @@ order (its expectation) and in the best possible one (oracle) too, and the calib
 probabilities (expected calibration error, 15 bins) of labels with and without a temperature, which
 is fitted on slices of other patients that the model has not seen, or, for `ct`, of every second
 test slice. Slices of all test patients form one list. `DIR` holds `hippocampus_mr` and
-`cardiac_lv_mr` as README names them. The default, the
-expected number of wrong pixels, was chosen on cardiac patients 5 to 12, which are not tested here;
-no measure was clearly better there than any other.
+`cardiac_lv_mr` as docs/benchmarks/data.md describes. The default, the expected number of wrong
+pixels, was chosen on cardiac patients 5 to 12, which are not tested here; no measure was clearly
+better there than any other.
 """
 
 import argparse

@@ -125,11 +125,13 @@ def table(rows: Rows) -> str:
 def page(text: str, options: argparse.Namespace) -> str:
     return (
         "# The next patient\n\n"
-        f"Dice on slices that were not labeled, mean of {options.seeds} pairs of patients of "
-        f"{SLICES} labeled slices each; others: {options.test_patients} test patients. BLO-SAM, "
-        "standard budget, LiteMedSAM.\n\n"
+        f"A model learns from {SLICES} labeled slices of one patient. A second training then goes "
+        f"on with {SLICES} slices of another patient alone, or with those of both, or begins anew "
+        "with both. The table has the Dice on slices that were not labeled, as mean of "
+        f"{options.seeds} pairs of patients. 'Others' are {options.test_patients} test patients. "
+        "BLO-SAM, standard budget, LiteMedSAM.\n\n"
         f"{text}\n\n"
-        "By `python Testing/benchmarks/few_shot/next_patient.py --data DIR --sets "
+        "Printed by `python Testing/benchmarks/few_shot/next_patient.py --data DIR --sets "
         f"{options.sets} --seeds {options.seeds} --test-patients {options.test_patients} --write "
         "docs/benchmarks`.\n"
     )

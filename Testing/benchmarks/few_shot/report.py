@@ -23,6 +23,26 @@ SCHEMES = {
 _SHOWN = {("patients", 4): "other patients", ("spread", 8): "rest of the volume"}
 _DRAWS = 10_000
 
+_HEAD = """# Few labeled slices
+
+Made by `make benchmark-fewshot`. What is measured and how stands in
+`Testing/benchmarks/few_shot/run.py`; the methods are explained in [results](../results.md#words),
+the folders in [data](data.md).
+
+- **Dice - joint**, **Dice - U-Net**: differences in Dice to joint fine-tuning on all labeled slices
+  and to a U-Net from scratch. They are paired by seed; intervals are bootstrap intervals of 95 %.
+- **Gap**: Dice on the labeled slices minus Dice on the tested ones.
+- **On empty slices**: the share of what was found that lies on slices without any structure.
+- **Oracles** know the reference. Where other patients are tested they give the same for every seed.
+- **A dash for HD95**: in some volume more than 5 % of a contour lie in slices where the other has
+  none.
+- **Seconds** are wall time on one thread. They tell little, since other work may have run beside.
+  'ours + corrected' takes the model of 'ours' where that was trained before.
+- **Untaught** is *ours* without the slices without labels from which its pixel branch learns where
+  there are several volumes. **Fixed weight** is that before the branch took twice the steps and got
+  its weight as it does now.
+"""
+
 Found = dict[tuple[str, str, int], dict[str, dict[int, dict]]]
 
 
@@ -37,21 +57,7 @@ def main() -> None:
         found[place][entry["method"]][entry["seed"]] = entry
     text = "\n".join(_table(place, methods) for place, methods in sorted(found.items()))
     print(text)
-    options.results.with_suffix(".md").write_text(
-        "# Few labeled slices\n\nMade by `make benchmark-fewshot`; what is measured and how stands "
-        "in `Testing/benchmarks/few_shot/run.py`. Differences in Dice to joint fine-tuning on "
-        "all labeled slices and to a U-Net from scratch are paired by seed, with bootstrap "
-        "intervals of 95 %. The gap is Dice on the labeled slices minus Dice on the tested ones; "
-        "'on empty slices' is the share of what was found that lies on slices without any "
-        "structure. Oracles know the reference, and give the same for every seed where other "
-        "patients are tested. A dash for HD95: in some volume more than 5 % of a contour lie in "
-        "slices where the other has none. Seconds are wall time on one thread, and tell little "
-        "where other work ran beside; 'ours + corrected' takes the model of 'ours' where that "
-        "was trained before. 'Untaught' is ours without the slices without labels from which its "
-        "pixel branch learns where there are several volumes; 'fixed weight' is that before the "
-        "branch took twice the steps and got its weight as it does now.\n" + text,
-        encoding="utf-8",
-    )
+    options.results.with_suffix(".md").write_text(_HEAD + text, encoding="utf-8")
     _figure(found, options.results.with_suffix(".png"))
 
 
