@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,15 +28,29 @@ def test_a_file_gets_few_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     assert console.getvalue() == " 25% two\n"
 
 
-def test_a_terminal_gets_a_bar_that_starts_anew_for_the_next_step() -> None:
+def test_a_terminal_gets_a_bar_that_starts_anew_for_the_next_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    monkeypatch.setattr("tqdm.std.time", lambda: now)
     console = Terminal()
     with console_progress(console) as tell:
-        tell(0.5, "encoding")
-        tell(1.0, "encoding")
-        tell(0.0, "training")
-        tell(0.25, "training")
-    assert "encoding" in console.getvalue()
-    assert "training" in console.getvalue()
+        for seconds, fraction, step in (
+            (30.0, 0.5, "encoding"),
+            (60.0, 1.0, "encoding"),
+            (60.0, 0.0, "training"),
+            (62.0, 0.25, "training"),
+        ):
+            now = seconds
+            tell(fraction, step)
+    drawn = [re.sub(r"\|.*\|", "", line).strip() for line in console.getvalue().split("\r")]
+    shown = [line.partition("<")[0] for line in drawn]
+    assert "encoding  50% 00:30" in shown and "encoding 100% 01:00" in shown
+    assert [line for line in shown if "training" in line] == [
+        "training   0% 00:00",
+        "training  25% 00:02",
+    ]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends a signal to this process")

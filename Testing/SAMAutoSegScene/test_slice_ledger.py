@@ -322,7 +322,7 @@ def test_a_slice_that_is_not_there_is_an_error(plain, number):
 
 
 def test_states_are_saved_with_the_scene_and_restored(
-    make_scene, scene, case, paint, tmp_path, labels_for, mask_of
+    make_scene, scene, case, paint, tmp_path, mask_of
 ):
     case.run(numbers=[0, 1, 2, 3, 4, 5])
     correct(case, paint, 2)

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable
-from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -294,7 +293,7 @@ def test_all_classes_may_start_from_sams_own_mask(
     torch.testing.assert_close(logits[:, :1].expand_as(logits), logits)
 
 
-def test_an_adaptation_names_its_head_and_files_from_before_have_the_first(tmp_path: Path) -> None:
+def test_an_adaptation_names_its_head_and_files_from_before_have_the_first() -> None:
     adaptation = Adaptation(lora_rank=0, head="auto-cnn-small")
     assert Adaptation.from_json(adaptation.to_json()) == adaptation
     before = {"lora_rank": 4, "encoder_blocks": 0, "token_init": "random"}

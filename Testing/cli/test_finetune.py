@@ -168,7 +168,7 @@ def test_the_report_tells_steps_score_and_notes(case: Case, capsys: Capture) -> 
     assert told["seconds"].keys() == {"encoding", "training", "scoring"}
 
 
-def test_held_out_slices_train_nothing(case: Case, capsys: Capture) -> None:
+def test_held_out_slices_train_nothing(case: Case) -> None:
     assert main(case.arguments()) == 0
     without = learned(case)
     assert main(case.arguments("--held-out", "4")) == 0

@@ -213,4 +213,5 @@ def test_padding_is_in_no_loss(
         own.decode, own.answer = decoded, answered
         method = SAMSP(own, training_set, replace(SETTINGS, distillation=0.0, views=1))
         losses.append(method.step(9))
-    assert losses[0]["first_pass_loss"] == pytest.approx(losses[1]["first_pass_loss"], rel=1e-5)
+    for name in ("first_pass_loss", "prompted_loss"):
+        assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-5), name
