@@ -1,12 +1,13 @@
 """Train the starter models, score them on patients that trained nothing, write files and cards.
 
     python Resources/Models/train.py hippocampus --data DIR   # images/ and labels/
-    python Resources/Models/train.py heart --data DIR         # PATIENT_{ED,ES}_{img,lv}
+    python Resources/Models/train.py heart --data DIR         # PATIENT_{ED,ES}_{img,lv}.nii.gz
     python Resources/Models/train.py abdomen --data DIR       # tests/reference_files
 
 DIR holds, in this order: Task04 of the Medical Segmentation Decathlon, the left ventricles of the
-Sunnybrook Cardiac Data as NIfTI, and what the source archive of totalsegmentator 2.18.0 has. Next
-to each model file a .json repeats what its card says, for readers of this folder.
+Sunnybrook Cardiac Data as NIfTI, and what the source archive of totalsegmentator 2.18.0 has, see
+docs/benchmarks/data.md. Next to each model file a .json repeats what its card says, for readers of
+this folder.
 """
 
 from __future__ import annotations
@@ -131,8 +132,8 @@ def abdomen(data: Path) -> Starter:
             "data": "sample CT of the totalsegmentator 2.18.0 source archive, one patient",
             "data_license": "Apache-2.0",
             "labels": "the output of TotalSegmentator, not drawn by hand",
-            "use": "a first try on abdominal CT with contrast, to be corrected and retrained",
-            "not_for": "anything but a try: it has seen one patient; any clinical decision",
+            "use": "a first try on the CT of the tutorial, a part of the one it learned from",
+            "not_for": "any other CT: it has seen one patient; any clinical decision",
         },
     )
 
@@ -180,15 +181,20 @@ def main() -> None:
     facts: dict[str, Any] = {
         **starter.facts,
         "training": f"{sum(len(volume.slices) for volume in learned)} slices of "
-        f"{len(learned)} volumes",
-        "test": f"{len(starter.test)} volumes of patients that trained nothing, all slices",
+        f"{_volumes(len(learned))}",
+        "test": f"{_volumes(len(starter.test))} of {_patients(len(starter.test))} that trained "
+        "nothing, all slices",
         "test_dice": means,
-        "test_dice_sd": {
-            name: round(float(np.std(dice)), 3) for name, dice in scores.items() if dice
-        },
-        "command": f"python Resources/Models/train.py {options.which} "
-        f"--steps {options.steps} --seed {options.seed}",
     }
+    spreads = {
+        name: round(float(np.std(dice)), 3) for name, dice in scores.items() if len(dice) > 1
+    }
+    if spreads:
+        facts["test_dice_sd"] = spreads
+    facts["command"] = (
+        f"python Resources/Models/train.py {options.which} --data DIR "
+        f"--steps {options.steps} --seed {options.seed}"
+    )
     score = {"held_out_dice": round(float(np.mean(list(means.values()))), 4)}
     card = replace(tuned.card, provenance={**tuned.card.provenance, **facts, **score})
     save_adapted(options.output / f"{starter.name}.safetensors", tuned.model, card)
@@ -196,6 +202,14 @@ def main() -> None:
     text = json.dumps(about, indent=2) + "\n"
     (options.output / f"{starter.name}.json").write_text(text, encoding="utf-8")
     print(text)
+
+
+def _volumes(count: int) -> str:
+    return "1 volume" if count == 1 else f"{count} volumes"
+
+
+def _patients(volumes: int) -> str:
+    return "a patient" if volumes == 1 else "patients"
 
 
 def _reader(image: Path, labels: Path) -> Callable[[], Pair]:
