@@ -79,7 +79,8 @@ def test_the_entry_of_the_catalog_fits_the_build() -> None:
 @pytest.mark.parametrize("packager", ["slicer", "wheel"])
 def test_catalogue_samples_and_starter_models_are_packaged(packager: str) -> None:
     folder = ROOT / "Resources"
-    wanted = [*folder.glob("*.json"), *folder.glob("Models/*.safetensors")]
+    models = [*folder.glob("Models/*.safetensors"), folder / "Models" / "LICENSE.md"]
+    wanted = [*folder.glob("*.json"), *models]
     there = sorted(path.relative_to(folder).as_posix() for path in wanted)
     if packager == "slicer":
         names = listed("foreach(resource IN ITEMS")
