@@ -1,5 +1,5 @@
 # One environment in .venv serves everything; it is made once and renewed when
-# pyproject.toml or the constraints change. Without make, see "Installation" in README.md.
+# pyproject.toml or the constraints change. Without make, see README.md, "From the command line".
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -52,7 +52,7 @@ benchmark-methods: .venv/ready
 	  $(if $(DATA),--data $(DATA)) --write docs/benchmarks
 
 clean:
-	rm -rf .venv
+	rm -rf .venv samautoseg-demo .slicer-test
 
 .venv/ready: pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("$(PYTHON) is Python %d.%d, 3.11 or newer is needed: make PYTHON=python3.12 ..." % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

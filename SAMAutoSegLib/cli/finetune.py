@@ -70,7 +70,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="with we-sam: the weak labels of an image, once for every image: JSON, markups of"
         " 3D Slicer (.mrk.json), rough paint as a label volume ('Files of weak labels' in"
-        " docs/methods.md)",
+        " https://www.example.org/SlicerSAMAutoSeg, docs/methods.md)",
     )
     data.add_argument("--axis", default="auto", help="axial, coronal, sagittal, i, j, k or auto")
     data.add_argument(
