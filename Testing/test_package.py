@@ -1,11 +1,13 @@
 """The library as a whole: its layers, and what it offers at the top."""
 
 import ast
+import inspect
 import re
 import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -58,6 +60,27 @@ def test_names_at_the_top_are_what_they_say() -> None:
         assert getattr(SAMAutoSegLib, name).__name__ == name and name in dir(SAMAutoSegLib)
     with pytest.raises(AttributeError, match="has no attribute 'segment_all'"):
         _ = SAMAutoSegLib.segment_all  # type: ignore[attr-defined]
+
+
+def classes_in(hint: object) -> Iterator[str]:
+    """The names of this library's classes in a type hint."""
+    for part in get_args(hint):
+        yield from classes_in(part)
+    if isinstance(hint, type) and hint.__module__.startswith("SAMAutoSegLib"):
+        yield hint.__name__
+
+
+def test_what_the_functions_at_the_top_take_can_be_had_there_too() -> None:
+    given = {"AdaptedModel", "Backbone", "ModelCard"}  # by `load_backbone` and `load_adapted`
+    wanted = set()
+    for name in SAMAutoSegLib._MODULES:
+        offered = getattr(SAMAutoSegLib, name)
+        if inspect.isfunction(offered):
+            hints = get_type_hints(offered)
+            hints.pop("return", None)
+            wanted |= {found for hint in hints.values() for found in classes_in(hint)}
+    assert {"Adapted", "EmbeddingCache", "Roi"} <= wanted
+    assert wanted - given <= set(SAMAutoSegLib._MODULES)
 
 
 def test_the_python_example_of_the_readme_runs(

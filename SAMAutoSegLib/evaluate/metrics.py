@@ -64,7 +64,26 @@ def score_volume(
     slices: Sequence[int] | None = None,
     axis: Axis = "axial",
 ) -> list[StructureScore]:
-    """`score_structure` for each structure of two label maps [K, J, I]."""
+    """Dice, NSD and HD95 of each structure of two label maps, see `score_structure`.
+
+    Args:
+        prediction, reference: label maps [K, J, I] on the same grid.
+        grid: of both; distances are in mm by its spacing.
+        structures: what is scored, by their `label`.
+        nsd_tolerance_mm: how far surfaces may lie apart in mm and still count as the same.
+        slices: numbers along `axis` from 0; only these are scored, and distances are taken within
+            them. By default the whole volumes are, with distances in 3D. The two are different
+            measures.
+        axis: a plane, or an axis i, j or k of the grid; of no meaning without `slices`.
+
+    Returns:
+        A score for each structure, in their order.
+
+    Raises:
+        ValueError: the arrays do not have the size of the grid.
+        SAMAutoSegError: the grid has no such axis.
+        IndexError: a slice is out of range.
+    """
     return [
         score_structure(
             prediction == structure.label,

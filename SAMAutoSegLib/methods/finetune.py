@@ -69,16 +69,20 @@ def finetune(
     """Encode the labeled slices and train a model on them.
 
     Args:
-        structures: what is to be learned.
+        volumes: images with their labels, and which of their slices are labeled.
+        structures: what is to be learned; their `label` is the value in the labels.
+        backbone: the SAM to adapt, as `load_backbone` gives it.
         plane: of the slices.
         method: name in the registry.
         settings: of the method, where they differ from its defaults, see `make_settings`.
         adaptation: entries of `Adaptation`, where they differ from what the method adapts, or from
             what a `start` of the same method has.
         intensity: by default that of `start`, or that of the first image, for all.
-        start: a model to go on from, see `starting_model`.
+        start: a model to go on from, see `starting_model`; of what `load_adapted` gives, model and
+            card make an `Adapted`.
         held_out: labeled slices that train nothing and choose nothing, only give the score; without
             those that `start` learned from.
+        cache: where embeddings are looked up and kept; None keeps nothing.
         checkpoint, resume, on_step: see `train`.
         with_calibration: find the model's temperature by two more trainings on half of the slices
             each, see `cross_fit`; it goes into the card's provenance. In a third of the steps that
@@ -86,6 +90,10 @@ def finetune(
             volumes, since its weight is found so.
         progress: a `Cancelled` it raises while training keeps the best so far, and in the trainings
             after it the model without what they would have told.
+
+    Returns:
+        The model, its card, the course of the training (with `notes` for the user, and the score
+        on the held-out slices) and the seconds it took.
 
     Raises:
         SAMAutoSegError: unknown method or setting, slices or labels that cannot be learned from.
