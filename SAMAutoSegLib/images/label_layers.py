@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.axis_order import in_order_of
 from SAMAutoSegLib.images.segment_header import Segment
 from SAMAutoSegLib.images.structure import Structure, label_type
-from SAMAutoSegLib.images.volume import GRID_TOLERANCE, Grid, Volume
+from SAMAutoSegLib.images.volume import Grid, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,23 +63,24 @@ class LabelLayers:
     def on_grid_of(self, image: Volume | LabelLayers) -> LabelLayers:
         """The same segments on the grid of `image`, of which the file may hold a part only.
 
-        So does Slicer write a segmentation that it crops to its segments. `SAMAutoSegError` unless
-        the voxels of the file are voxels of the image.
+        So does Slicer write a segmentation that it crops to its segments. Their order may be
+        another one, too. `SAMAutoSegError` unless the voxels of the file are voxels of the image.
         """
         if self.grid.same_as(image.grid):
             return replace(self, grid=image.grid)
-        first = np.linalg.solve(image.grid.ijk_to_lps, [*self.grid.origin, 1.0])[:3]
+        values, grid = in_order_of(self.array, self.grid, image.grid)
+        first = np.linalg.solve(image.grid.ijk_to_lps, [*grid.origin, 1.0])[:3]
         start = np.round(first).astype(int)
         origin = image.grid.ijk_to_lps @ [*start, 1.0]
-        part = replace(image.grid, size=self.grid.size, origin=tuple(origin[:3].tolist()))
-        stop = start + self.grid.size
+        part = replace(image.grid, size=grid.size, origin=tuple(origin[:3].tolist()))
+        stop = start + grid.size
         inside = (start >= 0).all() and (stop <= image.grid.size).all()
-        if not (inside and self.grid.same_as(part, GRID_TOLERANCE)):
+        if not (inside and grid.same_as(part)):
             raise SAMAutoSegError(
                 f"{self.source} is not on the grid of {image.source or image.name}:"
                 f" {self.grid.describe_difference(image.grid)}; resample it to that image"
             )
         box = tuple(slice(a, b) for a, b in zip(start[::-1], stop[::-1], strict=True))
         array = np.zeros((len(self.array), *image.grid.size[::-1]), self.array.dtype)
-        array[(slice(None), *box)] = self.array
+        array[(slice(None), *box)] = values
         return replace(self, array=array, grid=image.grid)
