@@ -24,13 +24,12 @@ def choose_device(name: str = "auto") -> torch.device:
         return torch.device("cpu")
     if kind == "mps":
         if not torch.backends.mps.is_available():
-            raise SAMAutoSegError("device 'mps': this machine has none, use --device cpu or auto")
+            raise SAMAutoSegError("device 'mps': this machine has none, choose cpu or auto")
         return torch.device("mps")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if count == 0:
         raise SAMAutoSegError(
-            f"device {name!r}: torch {torch.__version__} finds no CUDA GPU here, "
-            "use --device cpu or auto"
+            f"device {name!r}: torch {torch.__version__} finds no CUDA GPU here, choose cpu or auto"
         )
     index = int(number) if number else torch.cuda.current_device()
     if index >= count:

@@ -29,7 +29,7 @@ def test_auto_takes_the_gpu(two_gpus: None) -> None:
 
 @pytest.mark.parametrize("name", ["cuda", "cuda:0", "mps"])
 def test_a_device_that_is_absent_is_an_error(name: str, no_gpu: None) -> None:
-    with pytest.raises(SAMAutoSegError, match=f"device '{name}'.*--device cpu or auto"):
+    with pytest.raises(SAMAutoSegError, match=f"device '{name}'.*choose cpu or auto"):
         choose_device(name)
 
 

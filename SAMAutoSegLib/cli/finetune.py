@@ -18,7 +18,7 @@ from SAMAutoSegLib.methods.registry import method_named, method_names
 if TYPE_CHECKING:
     from SAMAutoSegLib.images.structure import Structure
     from SAMAutoSegLib.images.volume import Volume
-    from SAMAutoSegLib.methods.outcome import FineTuned
+    from SAMAutoSegLib.methods.tuned_model import FineTuned
 
     Pair = tuple[Volume, Volume]
 

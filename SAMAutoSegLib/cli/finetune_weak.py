@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from SAMAutoSegLib.images.slices import Plane
     from SAMAutoSegLib.images.structure import Structure
     from SAMAutoSegLib.images.volume import Volume
-    from SAMAutoSegLib.methods.outcome import FineTuned
     from SAMAutoSegLib.methods.training_set import LabeledVolume
+    from SAMAutoSegLib.methods.tuned_model import FineTuned
     from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 
 # Slices of all images together where nobody says which: each takes some MB in every view.

@@ -31,8 +31,8 @@ from SAMAutoSegLib.images.structure import Structure, as_classes, structure_name
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.images.write import write_segmentation, write_volume
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.progress import Progress
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone

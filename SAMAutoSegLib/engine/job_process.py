@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.slices import Axis, Plane
     from SAMAutoSegLib.images.structure import Structure
-    from SAMAutoSegLib.methods.outcome import FineTuned
     from SAMAutoSegLib.methods.training_set import LabeledVolume
+    from SAMAutoSegLib.methods.tuned_model import FineTuned
     from SAMAutoSegLib.sam.backbone import Backbone
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 
@@ -249,7 +249,7 @@ def _gone_on_from(task: _Task, method: str) -> Adapted | None:
     With several volumes to begin anew is as fast and no worse, see
     docs/benchmarks/next-patient.md: the net beside the SAM learns from their other slices then.
     """
-    from SAMAutoSegLib.methods.outcome import knows_other_slices
+    from SAMAutoSegLib.methods.tuned_model import knows_other_slices
 
     former = task.former
     if former is None or len(task.volumes) < 2 or not method == former.card.method == _BLO_SAM:

@@ -22,10 +22,10 @@ from SAMAutoSegLib.methods.held_out import (
     refuse_overlap,
     unseen,
 )
-from SAMAutoSegLib.methods.outcome import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.trainer import OnStep, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, build_training_set
+from SAMAutoSegLib.methods.tuned_model import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume, build_unlabeled_set
 from SAMAutoSegLib.methods.we_sam import WeSAM, WeSAMSettings, blocks_to_adapt
 from SAMAutoSegLib.progress import Progress, part_of, silent

@@ -72,7 +72,7 @@ class Stages:
 
 
 @dataclass
-class Outcome:
+class StagesResult:
     """What the stages left.
 
     Attributes:
@@ -141,14 +141,14 @@ def run_stages(
     intensity: Intensity,
     cache: EmbeddingCache | None,
     progress: Progress,
-) -> Outcome:
+) -> StagesResult:
     """Do what follows a training; notes and seconds go into its result.
 
     A stage that `progress` cancels, or that fails, leaves the model as it was before it: what was
     trained is not lost. After a cancel there are no further stages, and the result says so.
     """
     started = time.monotonic()
-    outcome = Outcome()
+    outcome = StagesResult()
     result.notes += stages.notes
     on_halves, teaching = stages.steps(settings)
     between = on_halves / max(1, on_halves + teaching)

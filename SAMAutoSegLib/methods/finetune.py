@@ -14,10 +14,11 @@ import torch
 from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, Adapted, ModelCard
 from SAMAutoSegLib.adapt.adapted_model import Adaptation
 from SAMAutoSegLib.adapt.pixel_branch import pixel_side_for
+from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
-from SAMAutoSegLib.methods.branch_stages import Outcome, run_stages, stages_for, usual_weight
+from SAMAutoSegLib.methods.branch_stages import StagesResult, run_stages, stages_for, usual_weight
 from SAMAutoSegLib.methods.held_out import (
     held_out_neighbors,
     held_out_scorer,
@@ -25,12 +26,12 @@ from SAMAutoSegLib.methods.held_out import (
     unseen,
 )
 from SAMAutoSegLib.methods.method import Method
-from SAMAutoSegLib.methods.outcome import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.settings import Settings, make_settings
 from SAMAutoSegLib.methods.starting_model import StartingModel, starting_model
 from SAMAutoSegLib.methods.trainer import OnStep, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
+from SAMAutoSegLib.methods.tuned_model import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
@@ -100,6 +101,7 @@ def finetune(
         Cancelled: while encoding, when there is nothing to keep yet.
     """
     kind = method_named(method)
+    _require(volumes, structures, start)
     labeled = sum(len(volume.slices) for volume in volumes)
     several = sum(bool(volume.slices) for volume in volumes) > 1
     asked = settings or {}
@@ -167,7 +169,7 @@ def finetune(
     )
     require_a_step(result)
     result.notes += [*begun.notes, *left_out, *seen]
-    done = Outcome()
+    done = StagesResult()
     if result.stopped != "cancelled":
         done = run_stages(
             stages,
@@ -206,6 +208,20 @@ def finetune(
         },
     )
     return FineTuned(model, card, result, seconds_of(result, encoded - started, scoring))
+
+
+def _require(
+    volumes: Sequence[LabeledVolume], structures: Sequence[Structure], start: Adapted | None
+) -> None:
+    """`SAMAutoSegError` where something was forgotten."""
+    if not volumes:
+        raise SAMAutoSegError("no volume to learn from: give at least one with its labels")
+    if not structures:
+        raise SAMAutoSegError("no structure to learn: name at least one")
+    if start is not None and not isinstance(start, Adapted):
+        raise SAMAutoSegError(
+            f"start is a {type(start).__name__}: expected Adapted(model, card) of a former model"
+        )
 
 
 def _chosen(

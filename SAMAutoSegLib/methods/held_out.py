@@ -16,8 +16,8 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.methods.losses import class_dice
 from SAMAutoSegLib.methods.method import sample_logits
-from SAMAutoSegLib.methods.outcome import origin_of, same_image
 from SAMAutoSegLib.methods.training_set import ChosenSlices, LabeledVolume, TrainingSet
+from SAMAutoSegLib.methods.tuned_model import origin_of, same_image
 from SAMAutoSegLib.provenance import origins
 from SAMAutoSegLib.sam.backbone import Backbone
 

@@ -17,11 +17,11 @@ from torch import Tensor
 from SAMAutoSegLib import __version__
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
-from SAMAutoSegLib.methods.checkpoint import TrainingState, load_state, save_state
 from SAMAutoSegLib.methods.method import AGREEMENT, Guarded, Method, Steps, is_finite
 from SAMAutoSegLib.methods.pixel_training import WithPixelBranch
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
+from SAMAutoSegLib.methods.training_state import TrainingState, load_state, save_state
 from SAMAutoSegLib.progress import Progress, silent
 
 History = list[dict[str, float]]
@@ -233,7 +233,7 @@ class _Run:
         try:
             save_state(checkpoint, self.state, self.model, self.method)
         except SAMAutoSegError as error:
-            note = f"the training could not be kept for --resume: {error}"
+            note = f"the training could not be kept to be gone on with: {error}"
             if note not in self.result.notes:
                 self.result.notes.append(note)
 

@@ -142,7 +142,7 @@ def build_training_set(
     """
     total = sum(len(volume.slices) for volume in volumes)
     if not total:
-        raise SAMAutoSegError("no labeled slice: name at least one with --slices")
+        raise SAMAutoSegError("no labeled slice: name at least one")
     rng = np.random.default_rng(seed)
     parts: list[TrainingSet] = []
     done = 0

@@ -121,7 +121,7 @@ def build_unlabeled_set(
     """
     total = sum(len(volume.slices) for volume in volumes)
     if not total:
-        raise SAMAutoSegError("no slice to adapt to: name at least one with --slices")
+        raise SAMAutoSegError("no slice to adapt to: name at least one")
     rng, apart = np.random.default_rng(seed), np.random.default_rng([seed, _APART])
     predictor = ClickPredictor(backbone)
     tail = backbone.tunable_tail(encoder_blocks).to(backbone.device) if encoder_blocks else None

@@ -173,8 +173,8 @@ class WeSAM:
     def __init__(self, model: AdaptedModel, samples: Any, settings: WeSAMSettings) -> None:
         if not isinstance(samples, UnlabeledSet):
             raise SAMAutoSegError(
-                "we-sam adapts a model to slices without contours: name the model with --start, and"
-                " --weak instead of --labels"
+                "we-sam adapts a model to slices without contours: name the model to start from,"
+                " and give weak labels in place of contours"
             )
         self.model = model
         self.samples = samples

@@ -249,8 +249,8 @@ def _prompted_slices(
             progress(looked / total, f"encoding slices and views: {looked} of {total}")
     if not slices:
         raise SAMAutoSegError(
-            "no slice has a box, a point or paint: a prompted SAM is adapted with prompts, give "
-            "--weak"
+            "no slice has a box, a point or paint: a prompted SAM is adapted with prompts, so give "
+            "weak labels"
         )
     return slices
 

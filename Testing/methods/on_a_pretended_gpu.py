@@ -17,8 +17,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels
 from SAMAutoSegLib.methods.adapt_source import adapt_source
-from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 from SAMAutoSegLib.methods.we_sam_prompted import adapt_prompted
 from SAMAutoSegLib.sam.architecture import build_parts

@@ -12,8 +12,8 @@ from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.progress import Progress
 from SAMAutoSegLib.sam.backbone import Backbone
 
@@ -266,3 +266,14 @@ def test_structures_that_are_in_no_slice_at_all_are_refused(
 ) -> None:
     with pytest.raises(SAMAutoSegError, match="none of the 4 labeled slices holds a voxel of lung"):
         finetune([labeled()], [structure_named("lung", 9)], tiny_backbone(), plane="axial")
+
+
+def test_what_was_forgotten_is_told(tiny_backbone: Callable[..., Backbone], labeled: Build) -> None:
+    volume, structure = labeled(), structure_named("disc", 1)
+    backbone = tiny_backbone()
+    with pytest.raises(SAMAutoSegError, match="no volume to learn from"):
+        finetune([], [structure], backbone, plane="axial")
+    with pytest.raises(SAMAutoSegError, match="no structure to learn"):
+        finetune([volume], [], backbone, plane="axial")
+    with pytest.raises(SAMAutoSegError, match="start is a tuple: expected Adapted"):
+        finetune([volume], [structure], backbone, plane="axial", start=(1, 2))  # type: ignore[arg-type]

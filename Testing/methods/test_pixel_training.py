@@ -14,9 +14,9 @@ from SAMAutoSegLib.methods.blo_sam import BLOSAM
 from SAMAutoSegLib.methods.branch_stages import usual_weight
 from SAMAutoSegLib.methods.cross_fit import PIXEL_WEIGHTS
 from SAMAutoSegLib.methods.method import sample_logits
-from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.pixel_training import PixelSlice, reduced
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, low_res_target
+from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.input_spec import InputSpec
 from SAMAutoSegLib.segment.volume import segment_volume

@@ -13,9 +13,9 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.outcome import FineTuned, knows_other_slices
 from SAMAutoSegLib.methods.trainer import train
 from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.methods.tuned_model import FineTuned, knows_other_slices
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 

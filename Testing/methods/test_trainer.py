@@ -185,7 +185,7 @@ def test_a_checkpoint_of_another_version_or_none_is_refused(
     with pytest.raises(SAMAutoSegError, match="written by another version"):
         interrupted()
     path.unlink()
-    with pytest.raises(SAMAutoSegError, match="nothing to resume: .* leave out --resume"):
+    with pytest.raises(SAMAutoSegError, match="nothing to resume: .* start anew"):
         interrupted()
 
 
@@ -273,7 +273,7 @@ def test_a_checkpoint_that_cannot_be_written_costs_no_weights(
     result, kept = scripted([5.0, 4.0, 3.0, 9.0], progress=cancel_after(4), **options)
     assert (result.stopped, kept) == ("cancelled", 3.0)
     _, note = result.notes
-    assert "could not be kept for --resume: cannot write" in note
+    assert "could not be kept to be gone on with: cannot write" in note
 
 
 def test_no_gain_for_long_ends_the_training(scripted: Script) -> None:

@@ -22,9 +22,9 @@ from SAMAutoSegLib.methods import we_sam
 from SAMAutoSegLib.methods.adapt_source import adapt_source
 from SAMAutoSegLib.methods.held_out import unseen
 from SAMAutoSegLib.methods.method import AGREEMENT, Guarded
-from SAMAutoSegLib.methods.outcome import origin_of
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
+from SAMAutoSegLib.methods.tuned_model import origin_of
 from SAMAutoSegLib.methods.unlabeled_set import (
     UnlabeledSet,
     UnlabeledVolume,

@@ -14,8 +14,8 @@ from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.structure import as_classes
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.segment.cleanup import CleanUp

@@ -19,8 +19,8 @@ from new_structure import labeled, scored
 
 from SAMAutoSegLib.demo.run import BASE
 from SAMAutoSegLib.methods.finetune import finetune
-from SAMAutoSegLib.methods.outcome import FineTuned
 from SAMAutoSegLib.methods.training_set import LabeledVolume
+from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache

@@ -69,9 +69,7 @@ def load_state(path: Path, identity: dict[str, Any]) -> TrainingState:
         SAMAutoSegError: there is none, it is damaged, or belongs to another training.
     """
     if not path.exists():
-        raise SAMAutoSegError(
-            f"nothing to resume: {path} does not exist; leave out --resume to start anew"
-        )
+        raise SAMAutoSegError(f"nothing to resume: {path} does not exist: start anew")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong with a file is told in one error
@@ -88,7 +86,7 @@ def load_state(path: Path, identity: dict[str, Any]) -> TrainingState:
     for name, value in identity.items():
         if state.identity.get(name) != value:
             raise SAMAutoSegError(
-                f"{path} belongs to a training with other {name}: repeat the command it was "
-                "interrupted in, or leave out --resume to start anew"
+                f"{path} belongs to a training with other {name}: go on with what it was "
+                "interrupted in, or start anew"
             )
     return state
