@@ -11,19 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
-from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.slices import Plane
-from SAMAutoSegLib.methods.branch_teaching import slices_to_teach_from, teach_branch
+from SAMAutoSegLib.methods.branch_teaching import Trained, slices_to_teach_from, teach_branch
 from SAMAutoSegLib.methods.cross_fit import cross_fit
-from SAMAutoSegLib.methods.method import Method
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.trainer import TrainingResult
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
 from SAMAutoSegLib.progress import Progress, part_of
-from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 
 # Where it is not found by trying. What a net from scratch learns holds in this patient, and less in
 # the next, least where it sees slices smaller than they are: chosen on the demo CT, and on volumes
@@ -128,19 +123,7 @@ def stages_for(
 
 
 def run_stages(
-    stages: Stages,
-    kind: type[Method],
-    model: AdaptedModel,
-    samples: TrainingSet,
-    volumes: Sequence[LabeledVolume],
-    settings: Settings,
-    backbone: Backbone,
-    result: TrainingResult,
-    *,
-    plane: Plane,
-    intensity: Intensity,
-    cache: EmbeddingCache | None,
-    progress: Progress,
+    stages: Stages, trained: Trained, result: TrainingResult, progress: Progress
 ) -> StagesResult:
     """Do what follows a training; notes and seconds go into its result.
 
@@ -148,31 +131,20 @@ def run_stages(
     trained is not lost. After a cancel there are no further stages, and the result says so.
     """
     started = time.monotonic()
-    outcome = StagesResult()
+    model, settings, outcome = trained.model, trained.settings, StagesResult()
     result.notes += stages.notes
     on_halves, teaching = stages.steps(settings)
     between = on_halves / max(1, on_halves + teaching)
     if stages.halves is not None:
         told = part_of(progress, 0.0, between)
-        found = _cross_fitted(stages, kind, model, samples, backbone, result, told)
+        found = _cross_fitted(stages, trained, result, told)
         outcome.calibration = found
         if found is not None and stages.weigh:
             model.set_pixel_weight(found["pixel_weight"])
             outcome.changed = True
     if stages.teach and result.stopped != "cancelled":
         try:
-            teach_branch(
-                model,
-                samples,
-                volumes,
-                stages.unlabeled,
-                settings,
-                backbone,
-                plane=plane,
-                intensity=intensity,
-                cache=cache,
-                progress=part_of(progress, between, 1.0),
-            )
+            teach_branch(trained, stages.unlabeled, part_of(progress, between, 1.0))
         except Cancelled:
             result.stopped, outcome.calibration = "cancelled", None
             result.notes.append("cancelled before the pixel branch learned from other slices")
@@ -183,19 +155,13 @@ def run_stages(
             outcome.unlabeled, outcome.changed = stages.unlabeled, True
             if not settings.pixel_weight:
                 weight = model.adaptation.pixel_weight
-                model.set_pixel_weight(_taught_weight(weight, model, samples))
+                model.set_pixel_weight(_taught_weight(weight, trained))
     result.seconds += time.monotonic() - started
     return outcome
 
 
 def _cross_fitted(
-    stages: Stages,
-    kind: type[Method],
-    model: AdaptedModel,
-    samples: TrainingSet,
-    backbone: Backbone,
-    result: TrainingResult,
-    progress: Progress,
+    stages: Stages, trained: Trained, result: TrainingResult, progress: Progress
 ) -> dict[str, Any] | None:
     """What `cross_fit` finds; where it finds nothing, a note in the result says why."""
     halves = stages.halves
@@ -204,15 +170,15 @@ def _cross_fitted(
 
     def in_the_end(weight: float) -> float:
         changes = stages.teach and not halves.pixel_weight
-        return _taught_weight(weight, model, samples) if changes else weight
+        return _taught_weight(weight, trained) if changes else weight
 
     try:
         found = cross_fit(
-            kind,
-            model,
-            samples,
+            trained.kind,
+            trained.model,
+            trained.samples,
             halves,
-            backbone,
+            trained.backbone,
             choose_weight=stages.weigh,
             in_the_end=in_the_end,
             progress=progress,
@@ -227,10 +193,10 @@ def _cross_fitted(
     return found
 
 
-def _taught_weight(weight: float, model: AdaptedModel, samples: TrainingSet) -> float:
+def _taught_weight(weight: float, trained: Trained) -> float:
     """Of a branch that knows from other slices what the SAM says, and had this weight before."""
-    assert model.pixels is not None
-    if _sees_all_pixels(samples, model.pixels.spec.side):
+    assert trained.model.pixels is not None
+    if _sees_all_pixels(trained.samples, trained.model.pixels.spec.side):
         return _TAUGHT
     return min(_TIMES_TAUGHT_FEWER * weight, _TAUGHT)
 

@@ -12,7 +12,7 @@ are learned from: in a single one it gained nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.methods.held_out import of_one_image
 from SAMAutoSegLib.methods.losses import IGNORED
-from SAMAutoSegLib.methods.method import draw
+from SAMAutoSegLib.methods.method import Method, draw
 from SAMAutoSegLib.methods.pixel_training import (
     LEARNING_RATE,
     PixelSlice,
@@ -35,9 +35,10 @@ from SAMAutoSegLib.methods.pixel_training import (
 )
 from SAMAutoSegLib.methods.settings import Settings, spared_slices
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
-from SAMAutoSegLib.progress import Progress, part_of, silent
+from SAMAutoSegLib.progress import Progress, part_of
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
+from SAMAutoSegLib.sam.input_spec import InputSpec
 
 # More take longer to encode than to learn from, and tell little that these do not.
 MOST_SLICES = 160
@@ -53,6 +54,26 @@ _LABELED, _UNLABELED = 13, 14
 # A slice as the branch sees it, and what the SAM says of it there, which stays as it is: logarithms
 # of probabilities [K, H, W], half precision, on the CPU.
 _Seen = tuple[PixelSlice, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A trained model, with what it was trained on and how.
+
+    Attributes:
+        volumes: those that the slices of `samples` are of.
+        plane, intensity, cache: as for `samples`.
+    """
+
+    kind: type[Method]
+    model: AdaptedModel
+    samples: TrainingSet
+    volumes: Sequence[LabeledVolume]
+    settings: Settings
+    backbone: Backbone
+    plane: Plane
+    intensity: Intensity
+    cache: EmbeddingCache | None
 
 
 def slices_to_teach_from(
@@ -82,39 +103,24 @@ def slices_to_teach_from(
     return [tuple(n for of, n in left if of == owner) for owner in range(len(volumes))]
 
 
-def teach_branch(
-    model: AdaptedModel,
-    samples: TrainingSet,
-    volumes: Sequence[LabeledVolume],
-    unlabeled: Sequence[Sequence[int]],
-    settings: Settings,
-    backbone: Backbone,
-    *,
-    plane: Plane,
-    intensity: Intensity,
-    cache: EmbeddingCache | None = None,
-    progress: Progress = silent,
-) -> None:
+def teach_branch(trained: Trained, unlabeled: Sequence[Sequence[int]], progress: Progress) -> None:
     """Replace the weights of a trained model's branch by those of one that learned from more.
 
     In each round a new branch makes as many steps as the one before it, half of every batch labeled
     slices and half others, with the product of the SAM and the branch before as labels.
 
     Args:
-        samples: the labeled slices.
-        volumes: what they are of.
         unlabeled: slice numbers of each volume to learn from besides.
-        intensity: as for `samples`.
 
     Raises:
         Cancelled: by `progress`; the branch is as it was, as after any error.
     """
-    assert model.pixels is not None
-    branch = model.pixels
+    branch, samples, settings = trained.model.pixels, trained.samples, trained.settings
+    assert branch is not None
     before = {name: value.clone() for name, value in branch.state_dict().items()}
     try:
         told = part_of(progress, 0.0, 0.2)
-        others = _encoded(model, volumes, unlabeled, backbone, plane, intensity, cache, told)
+        others = _encoded(trained, branch.spec, unlabeled, told)
         labeled = pixel_slices(samples, branch.spec)
         for number in range(_ROUNDS):
             told = part_of(progress, *(0.2 + 0.8 * n / _ROUNDS for n in (number, number + 1)))
@@ -127,34 +133,30 @@ def teach_branch(
 
 
 def _encoded(
-    model: AdaptedModel,
-    volumes: Sequence[LabeledVolume],
+    trained: Trained,
+    branch_spec: InputSpec,
     unlabeled: Sequence[Sequence[int]],
-    backbone: Backbone,
-    plane: Plane,
-    intensity: Intensity,
-    cache: EmbeddingCache | None,
     progress: Progress,
 ) -> list[_Seen]:
-    assert model.pixels is not None
-    spec = backbone.spec
+    model, backbone, spec = trained.model, trained.backbone, trained.backbone.spec
     found: list[_Seen] = []
     total = sum(map(len, unlabeled))
-    for volume, numbers in zip(volumes, unlabeled, strict=True):
-        shown = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
+    for volume, numbers in zip(trained.volumes, unlabeled, strict=True):
+        gray = trained.intensity.apply(volume.image.array)
+        shown = SliceStack(gray, volume.image.grid, trained.plane)
         spacing = shown.pixel_spacing
         embedded = embed_slices(
             backbone,
             shown.views,
             spacing,
             numbers=numbers,
-            cache=cache,
+            cache=trained.cache,
             encoder_blocks=model.adaptation.encoder_blocks,
         )
         for number, features in embedded:
             image = spec.gather(shown.views, number).copy()
             unknown = np.full(image.shape[:2], IGNORED, np.uint8)
-            small = reduced(PixelSlice(image, unknown, spacing), model.pixels.spec)
+            small = reduced(PixelSlice(image, unknown, spacing), branch_spec)
             with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
                 low_res = model(features[None].to(backbone.precision))[0].float()
             rows, columns = small.reference.shape

@@ -19,6 +19,7 @@ from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.methods.branch_stages import StagesResult, run_stages, stages_for, usual_weight
+from SAMAutoSegLib.methods.branch_teaching import Trained
 from SAMAutoSegLib.methods.held_out import (
     held_out_neighbors,
     held_out_scorer,
@@ -173,17 +174,9 @@ def finetune(
     if result.stopped != "cancelled":
         done = run_stages(
             stages,
-            kind,
-            model,
-            samples,
-            volumes,
-            chosen,
-            backbone,
+            Trained(kind, model, samples, volumes, chosen, backbone, plane, intensity, cache),
             result,
-            plane=plane,
-            intensity=intensity,
-            cache=cache,
-            progress=part_of(progress, trained, 1.0),
+            part_of(progress, trained, 1.0),
         )
     if scorer is not None and done.changed:
         began = time.monotonic()
