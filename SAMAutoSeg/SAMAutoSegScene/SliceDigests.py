@@ -104,8 +104,9 @@ class SliceDigests:
 
 def digestsOf(codes: np.ndarray) -> dict[int, str]:
     """For each value of a slice, except 0, text that stands for where it is."""
-    places = np.flatnonzero(codes).astype(np.int32)
-    values = codes.ravel()[places]
+    inside = codes != 0  # nonzero is ten times as fast on booleans as on bytes
+    places = np.flatnonzero(inside).astype(np.int32)
+    values = codes[inside]
     return {
         int(value): base64.urlsafe_b64encode(
             hashlib.blake2b(places[values == value].data, digest_size=_BYTES).digest()
