@@ -7,14 +7,14 @@ beside it, it reads the voxels of the latter.
 
 from __future__ import annotations
 
-import gzip
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 
-_BLOCK_BYTES = 1 << 20
+from SAMAutoSegLib.images.packed import GZIP, unpack
+
+_HEADER_BYTES = 540
 
 # The offsets of dim, bitpix and vox_offset with their types, by the size that the header states.
 _LAYOUTS = {348: (40, "8h", 72, "h", 108, "f"), 540: (16, "8q", 14, "h", 168, "q")}
@@ -34,37 +34,24 @@ def read_instead(path: Path) -> Path | None:
 
 
 def is_cut_off(path: Path) -> bool:
-    """True if a `.nii` or `.nii.gz` file ends before its last voxel; False for other files."""
-    name = path.name.lower()
-    if name.endswith(".nii"):
-        with path.open("rb") as stream:
-            needed = _bytes_needed(stream.read(540))
-        return needed is not None and path.stat().st_size < needed
-    return name.endswith(".nii.gz") and _is_cut_off_gzip(path)
+    """True if a `.nii` or `.nii.gz` file ends before its last voxel; False for other files.
 
-
-def _is_cut_off_gzip(path: Path) -> bool:
-    try:
-        with gzip.open(path) as stream:
-            needed = _bytes_needed(stream.read(540))
-            if needed is None:
-                return False
-            # The last four bytes of a whole gzip file are the size of its content. They settle the
-            # usual case; files of several gzip members or with a tail need to be unpacked.
-            with path.open("rb") as packed:
-                packed.seek(-4, 2)
-                if struct.unpack("<I", packed.read())[0] == needed % (1 << 32):
-                    return False
-            stream.seek(0)
-            held = 0
-            while held < needed and (block := stream.read(_BLOCK_BYTES)):
-                held += len(block)
-        return held < needed
-    except EOFError:
-        return True
-    except (gzip.BadGzipFile, zlib.error):
-        # Not packed at all, or garbage: reading the image tells.
+    Raises:
+        zlib.error: a compressed file is damaged.
+    """
+    if not is_nifti(path):
         return False
+    with path.open("rb") as stream:
+        start, size = stream.read(_HEADER_BYTES), path.stat().st_size
+        # As for ITK, a file that is named so need not be packed.
+        if path.name.lower().endswith(".gz") and start.startswith(GZIP):
+            stream.seek(0)
+            try:
+                start, size = unpack(stream, kept=_HEADER_BYTES)
+            except EOFError:
+                return True
+    needed = _bytes_needed(start)
+    return needed is not None and size < needed
 
 
 def _bytes_needed(header: bytes) -> int | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,6 +19,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images import nifti, segment_header
 from SAMAutoSegLib.images.dicom_files import is_dicom_image
 from SAMAutoSegLib.images.label_layers import LabelLayers
+from SAMAutoSegLib.images.packed import GZIP, require_whole, unpack
 from SAMAutoSegLib.images.segment_header import Segment
 from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Grid, Modality, Volume
@@ -107,17 +108,27 @@ def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
     if path.is_dir():
         return _read_series(path)
     try:
-        cut_off = nifti.is_cut_off(path)
-        image = None if cut_off else _read_image(path)
+        if nifti.is_cut_off(path):
+            raise EOFError
+        require_whole(path)
+        image = _read_image(path)
+    except EOFError as error:
+        raise SAMAutoSegError(
+            f"{path} is cut off: it ends before its last voxel; get it anew"
+        ) from error
+    except zlib.error as error:
+        raise SAMAutoSegError(
+            f"{path} is damaged: its compressed voxels cannot be unpacked, or are not those of the "
+            "checksum in the file; get it anew"
+        ) from error
     except OSError as error:
-        raise SAMAutoSegError(f"cannot read {path}: {error.strerror}") from error
+        file = error.filename or path
+        raise SAMAutoSegError(f"cannot read {file}: {error.strerror or error}") from error
     except RuntimeError as error:
         raise SAMAutoSegError(
             f"cannot read {path}: no image format that is known here, or a damaged file "
             f"({_reason(error)})"
         ) from error
-    if image is None:
-        raise SAMAutoSegError(f"{path} is cut off: it ends before its last voxel; get it anew")
     modality = image.GetMetaData(_MODALITY) if image.HasMetaDataKey(_MODALITY) else ""
     return _three_dimensional(image, path), _modality(modality)
 
@@ -128,8 +139,13 @@ def _read_image(path: Path) -> sitk.Image:
         return sitk.ReadImage(str(path))
     with tempfile.TemporaryDirectory() as folder:
         alone = Path(folder) / sibling.name
-        with gzip.open(path) as packed, alone.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
+        with path.open("rb") as stream, alone.open("wb") as unpacked:
+            start = stream.read(len(GZIP))
+            stream.seek(0)
+            if start == GZIP:
+                unpack(stream, unpacked)
+            else:  # ITK reads it as it is
+                shutil.copyfileobj(stream, unpacked)
         return sitk.ReadImage(str(alone))
 
 

@@ -53,9 +53,7 @@ def test_a_file_packed_in_several_pieces_is_whole(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["x.nii", "x.nii.gz", "x.mha"])
-@pytest.mark.parametrize(
-    "content", [b"", b"text", b"\x1f\x8bgarbage that is no gzip stream", b"t" * 900]
-)
+@pytest.mark.parametrize("content", [b"", b"text", b"t" * 900])
 def test_what_is_no_nifti_is_left_to_the_reader(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert not is_cut_off(tmp_path / name)
