@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -17,7 +14,9 @@ import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images import nifti, segment_header
-from SAMAutoSegLib.images.dicom_files import is_dicom_image
+from SAMAutoSegLib.images.dicom_geometry import require_even_stack
+from SAMAutoSegLib.images.dicom_series import MODALITY, read_series, slice_tags
+from SAMAutoSegLib.images.itk_error import reason_of
 from SAMAutoSegLib.images.label_layers import LabelLayers
 from SAMAutoSegLib.images.packed import GZIP, require_whole, unpack
 from SAMAutoSegLib.images.segment_header import Segment
@@ -25,18 +24,6 @@ from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Grid, Modality, Volume
 
 _HIGHEST_LABEL = 65535
-
-# Distances of DICOM slices that differ by more than this mean that one is missing.
-_UNEVEN_RATIO = 1.05
-
-_MOST_TILT_DEGREES = 0.5
-
-_MODALITY = "0008|0060"
-_SERIES_DESCRIPTION = "0008|103e"
-_SERIES_NUMBER = "0020|0011"
-_POSITION = "0020|0032"
-_ORIENTATION = "0020|0037"
-_RESCALE = ("0028|1052", "0028|1053")  # intercept and slope
 
 _SUFFIXES = (".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".seg")
 
@@ -103,15 +90,10 @@ def _scalar_volume(image: sitk.Image, path: Path, modality: Modality | None = No
 
 
 def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
-    if not path.exists():
-        raise SAMAutoSegError(f"{path} does not exist: check the path of the image")
-    if path.is_dir():
-        return _read_series(path)
     try:
-        if nifti.is_cut_off(path):
-            raise EOFError
-        require_whole(path)
-        image = _read_image(path)
+        if not path.exists():
+            raise SAMAutoSegError(f"{path} does not exist: check the path of the image")
+        image, modality = read_series(path) if path.is_dir() else _read_file(path)
     except EOFError as error:
         raise SAMAutoSegError(
             f"{path} is cut off: it ends before its last voxel; get it anew"
@@ -127,10 +109,24 @@ def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
     except RuntimeError as error:
         raise SAMAutoSegError(
             f"cannot read {path}: no image format that is known here, or a damaged file "
-            f"({_reason(error)})"
+            f"({reason_of(error)})"
         ) from error
-    modality = image.GetMetaData(_MODALITY) if image.HasMetaDataKey(_MODALITY) else ""
-    return _three_dimensional(image, path), _modality(modality)
+    known = next((one for one in get_args(Modality) if one == modality), None)
+    return _three_dimensional(image, path), known
+
+
+def _read_file(path: Path) -> tuple[sitk.Image, str]:
+    """An image and the modality that its file tells."""
+    if nifti.is_cut_off(path):
+        raise EOFError
+    require_whole(path)
+    image = _read_image(path)
+
+    def told(tag: str) -> str:
+        return image.GetMetaData(tag).strip() if image.HasMetaDataKey(tag) else ""
+
+    require_even_stack([slice_tags(path, told)], path.parent)
+    return image, told(MODALITY)
 
 
 def _read_image(path: Path) -> sitk.Image:
@@ -147,111 +143,6 @@ def _read_image(path: Path) -> sitk.Image:
             else:  # ITK reads it as it is
                 shutil.copyfileobj(stream, unpacked)
         return sitk.ReadImage(str(alone))
-
-
-def _read_series(folder: Path) -> tuple[sitk.Image, Modality | None]:
-    reader = sitk.ImageSeriesReader()
-    with _without_warnings():
-        series = reader.GetGDCMSeriesIDs(str(folder))
-    files = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
-    if not files:
-        raise SAMAutoSegError(
-            f"no DICOM image in the folder {folder}: give the folder that holds the files of one "
-            "series (folders inside of it are not searched)"
-        )
-    if len(files) > 1:
-        listed = "; ".join(
-            f"{_series_name(names)} ({len(names)} files)" for names in files.values()
-        )
-        raise SAMAutoSegError(
-            f"{folder} holds {len(files)} DICOM series: {listed}; put the files of one of them in "
-            "a folder of its own"
-        )
-    names = files[series[0]]
-    _refuse_damaged(folder, names)
-    reader.SetFileNames(names)
-    reader.MetaDataDictionaryArrayUpdateOn()
-    try:
-        with _without_warnings():
-            image = reader.Execute()
-            if any(len({_tag(reader, n, tag) for n in range(len(names))}) > 1 for tag in _RESCALE):
-                # The type that fits the first slice need not hold the values of the others.
-                reader.SetOutputPixelType(sitk.sitkFloat32)
-                image = reader.Execute()
-    except RuntimeError as error:
-        raise SAMAutoSegError(
-            f"cannot read the DICOM series in {folder}: {_reason(error)}"
-        ) from error
-    _check_positions(reader, len(names), folder)
-    modality = _modality(_tag(reader, 0, _MODALITY))
-    return _three_dimensional(image, folder), modality
-
-
-def _refuse_damaged(folder: Path, names: Sequence[str]) -> None:
-    """`SAMAutoSegError` if a DICOM file could not be read, so that it is in no series."""
-    listed = {Path(name).name for name in names}
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and path.name not in listed and is_dicom_image(path):
-            raise SAMAutoSegError(f"{path} is damaged or cut off: copy it again, or remove it")
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Keep ITK from printing on its own what is said in an error anyway."""
-    shown = sitk.ProcessObject.GetGlobalWarningDisplay()
-    sitk.ProcessObject.SetGlobalWarningDisplay(False)
-    try:
-        yield
-    finally:
-        sitk.ProcessObject.SetGlobalWarningDisplay(shown)
-
-
-def _series_name(names: tuple[str, ...]) -> str:
-    header = sitk.ImageFileReader()
-    header.SetFileName(names[0])
-    header.ReadImageInformation()
-    parts = [
-        header.GetMetaData(tag).strip()
-        for tag in (_MODALITY, _SERIES_NUMBER, _SERIES_DESCRIPTION)
-        if header.HasMetaDataKey(tag)
-    ]
-    return " ".join(part for part in parts if part) or Path(names[0]).name
-
-
-def _check_positions(reader: sitk.ImageSeriesReader, count: int, folder: Path) -> None:
-    """Refuse a series whose slices are no even stack: as one volume it would be distorted."""
-    texts = [_tag(reader, number, _POSITION) for number in range(count)]
-    if count < 2 or not all(texts):
-        return  # one file, or files without positions (secondary captures): nothing to compare
-    positions = np.array([[float(part) for part in text.split("\\")] for text in texts])
-    steps = np.diff(positions, axis=0)
-    gaps = np.linalg.norm(steps, axis=1)
-    if gaps.min() < 1e-3:
-        raise SAMAutoSegError(
-            f"the DICOM series in {folder} has several slices at one position (phases or echoes): "
-            "put the files of one volume in a folder of its own"
-        )
-    if gaps.max() > gaps.min() * _UNEVEN_RATIO:
-        raise SAMAutoSegError(
-            f"the slices of the DICOM series in {folder} are {gaps.min():.4g} to {gaps.max():.4g} "
-            "mm apart: a file is missing, or the series has to be resampled to an even spacing"
-        )
-    cosines = np.array([float(part) for part in _tag(reader, 0, _ORIENTATION).split("\\")])
-    normal = np.cross(cosines[:3], cosines[3:])
-    tilt = np.degrees(np.arccos(np.clip(abs(steps.sum(axis=0) @ normal) / gaps.sum(), 0, 1)))
-    if tilt > _MOST_TILT_DEGREES:
-        raise SAMAutoSegError(
-            f"the DICOM series in {folder} was taken with a gantry tilted by {tilt:.1f} degrees: "
-            "resample it to a rectangular grid first"
-        )
-
-
-def _tag(reader: sitk.ImageSeriesReader, number: int, tag: str) -> str:
-    return reader.GetMetaData(number, tag).strip() if reader.HasMetaDataKey(number, tag) else ""
-
-
-def _modality(text: str) -> Modality | None:
-    return next((known for known in get_args(Modality) if known == text.strip()), None)
 
 
 def _three_dimensional(image: sitk.Image, path: Path) -> sitk.Image:
@@ -311,12 +202,3 @@ def _bare_name(path: Path) -> str:
     for suffix in (".gz", *_SUFFIXES):
         name = name.removesuffix(suffix)
     return name or path.resolve().name
-
-
-def _reason(error: RuntimeError) -> str:
-    """One line of SimpleITK's message, without its source files and object addresses."""
-    message = re.split(r"(?:ITK ERROR|sitk::ERROR): ", str(error))[-1]
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    if not lines:
-        return "no reason given"
-    return re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", lines[-1 if lines[0].endswith(":") else 0])

@@ -1,6 +1,8 @@
 """DICOM folders as scanners and archives leave them, written byte by byte."""
 
+import shutil
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +35,8 @@ def write(
     slope: str = "1",
     intercept: str = "0",
     kind: str = MR,
+    position: str | None = "{}",
+    orientation: str | None = "1\\0\\0\\0\\1\\0",
 ) -> None:
     """A file of one series, or of another one where it has no pixels; slices are 3 mm apart."""
     uid = f"1.2.3.4.{number}"
@@ -44,8 +48,10 @@ def write(
     body += element(0x20, 0x0D, "UI", "1.2.3") + element(0x20, 0x0E, "UI", series)
     if pixels is not None:
         body += element(0x20, 0x13, "IS", str(number))
-        body += element(0x20, 0x32, "DS", f"0\\0\\{3 * number}")
-        body += element(0x20, 0x37, "DS", "1\\0\\0\\0\\1\\0")
+        if position is not None:
+            body += element(0x20, 0x32, "DS", position.format(f"0\\0\\{3 * number}"))
+        if orientation is not None:
+            body += element(0x20, 0x37, "DS", orientation)
         body += element(0x28, 2, "US", 1) + element(0x28, 4, "CS", "MONOCHROME2")
         if pixels.ndim == 3:
             body += element(0x28, 8, "IS", str(len(pixels)))
@@ -99,3 +105,109 @@ def test_a_file_of_many_frames_is_a_volume_and_two_are_refused(tmp_path: Path) -
     write(tmp_path / "two.dcm", frames, 2, kind=MULTI_FRAME)
     with pytest.raises(SAMAutoSegError, match="expected 3; extract one volume"):
         read_image(tmp_path)
+
+
+def series(folder: Path, name: str = "{:03}.dcm") -> list[Path]:
+    files = [folder / name.format(number) for number in range(5)]
+    for number, file in enumerate(files):
+        write(file, FLAT + number, number)
+    return files
+
+
+@pytest.mark.parametrize("number", [0, 4])
+@pytest.mark.parametrize("name", ["{:03}.dcm", "{:03}.IMA", "image{:03}", "1.2.840.{}"])
+@pytest.mark.parametrize("kept", [0, 100, 131, 300])
+def test_a_slice_of_which_little_is_left_is_missed_at_either_end(
+    tmp_path: Path, number: int, name: str, kept: int
+) -> None:
+    lost = series(tmp_path, name)[number]
+    lost.write_bytes(lost.read_bytes()[:kept])
+    with pytest.raises(SAMAutoSegError, match=f"{lost.name} is damaged or cut off: copy it again"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("content", [bytes(3_000_000), bytes(131) + b"half of a header"])
+def test_a_slice_that_was_overwritten_is_missed(tmp_path: Path, content: bytes) -> None:
+    lost = series(tmp_path)[4]
+    lost.write_bytes(content)
+    with pytest.raises(SAMAutoSegError, match="004.dcm is damaged or cut off"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(100), b"\1\2\0 not text"])
+@pytest.mark.parametrize(
+    "name",
+    ["DICOMDIR", "notes.txt", "a.XML", "view.jpg", "a.json", "Thumbs.db", ".DS_Store", "._000.dcm"],
+)
+def test_usual_companions_of_a_series_may_hold_anything(
+    tmp_path: Path, name: str, content: bytes
+) -> None:
+    series(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    assert len(read_image(tmp_path).array) == 5
+
+
+@pytest.mark.parametrize("name", ["README", "tool.exe"])
+def test_another_kind_of_file_beside_a_series_does_not_matter(tmp_path: Path, name: str) -> None:
+    series(tmp_path, "image{:03}" if name == "README" else "{:03}.dcm")
+    (tmp_path / name).write_bytes(b"words" if name == "README" else b"MZ\0\0")
+    assert len(read_image(tmp_path).array) == 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+def test_a_link_to_nowhere_is_named_and_no_good_file(tmp_path: Path) -> None:
+    series(tmp_path)
+    (tmp_path / "002a.dcm").symlink_to("nowhere.dcm")
+    with pytest.raises(SAMAutoSegError, match="002a.dcm is a link to nowhere.dcm, which does not"):
+        read_image(tmp_path)
+
+
+WRONG_NUMBERS = ["0\\0\\x", "0\\0", "0\\0\\nan", "0\\0\\1e999", ""]
+
+
+@pytest.mark.parametrize("position", [*WRONG_NUMBERS, None])
+def test_a_slice_without_a_place_is_named(
+    tmp_path: Path, position: str | None, capfd: pytest.CaptureFixture[str]
+) -> None:
+    files = series(tmp_path)
+    write(files[2], FLAT, 2, position=position)
+    with pytest.raises(SAMAutoSegError, match="002.dcm has the ImagePositionPatient '.*three"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "orientation",
+    [*WRONG_NUMBERS, None, "1\\0\\0\\0\\q\\0", "0\\0\\0\\0\\0\\0", "1\\0\\0\\1\\0\\0"],
+)
+@pytest.mark.parametrize("number", [0, 3])
+def test_a_slice_without_an_orientation_is_named(
+    tmp_path: Path, orientation: str | None, number: int
+) -> None:
+    files = series(tmp_path)
+    write(files[number], FLAT, number, orientation=orientation)
+    said = f"{files[number].name} has the ImageOrientationPatient '.*expected six numbers"
+    for path in (tmp_path, files[number]):
+        with pytest.raises(SAMAutoSegError, match=said):
+            read_image(path)
+
+
+def test_slices_of_two_orientations_are_no_volume(tmp_path: Path) -> None:
+    files = series(tmp_path)
+    for number in (3, 4):
+        write(files[number], FLAT, number, orientation="1\\0\\0\\0\\0\\1")
+    with pytest.raises(SAMAutoSegError, match="003.dcm is a slice of another orientation than 000"):
+        read_image(tmp_path)
+
+
+@pytest.mark.parametrize("number", [0, 2, 4])
+def test_a_copy_of_a_slice_is_told_and_no_gap(tmp_path: Path, number: int) -> None:
+    file = series(tmp_path)[number]
+    shutil.copy(file, tmp_path / f"Copy of {file.name}")
+    with pytest.raises(SAMAutoSegError, match=f"twice, in .*{file.name}: remove one"):
+        read_image(tmp_path)
+
+
+def test_files_without_any_place_are_a_stack_in_their_order(tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / f"{number}.dcm", FLAT + number, number, position=None, orientation=None)
+    assert read_image(tmp_path).array[:, 0, 0].tolist() == [100, 101, 102]
