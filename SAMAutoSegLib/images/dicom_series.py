@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.dicom_files import refuse_broken_links, refuse_lost
 from SAMAutoSegLib.images.dicom_geometry import SliceTags, require_even_stack
+from SAMAutoSegLib.images.file_name import require_utf8
 from SAMAutoSegLib.images.itk_error import reason_of
 
 MODALITY = "0008|0060"
@@ -35,6 +36,8 @@ def read_series(folder: Path) -> tuple[sitk.Image, str]:
     with _without_warnings():
         series = reader.GetGDCMSeriesIDs(str(folder))
     files = {uid: reader.GetGDCMSeriesFileNames(str(folder), uid) for uid in series}
+    for name in (name for names in files.values() for name in names):
+        require_utf8(Path(name))
     if not files:
         raise SAMAutoSegError(
             f"no DICOM image in the folder {folder}: give the folder that holds the files of one "

@@ -16,6 +16,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images import nifti, segment_header
 from SAMAutoSegLib.images.dicom_geometry import require_even_stack
 from SAMAutoSegLib.images.dicom_series import MODALITY, read_series, slice_tags
+from SAMAutoSegLib.images.file_name import require_utf8
 from SAMAutoSegLib.images.itk_error import reason_of
 from SAMAutoSegLib.images.label_layers import LabelLayers
 from SAMAutoSegLib.images.packed import GZIP, require_whole, unpack
@@ -90,6 +91,7 @@ def _scalar_volume(image: sitk.Image, path: Path, modality: Modality | None = No
 
 
 def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
+    require_utf8(path)
     try:
         if not path.exists():
             raise SAMAutoSegError(f"{path} does not exist: check the path of the image")

@@ -11,6 +11,7 @@ import SimpleITK as sitk
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegLib.images import nifti, segment_header
+from SAMAutoSegLib.images.file_name import require_utf8
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid, Volume
 
@@ -56,10 +57,11 @@ def write_volume(path: str | Path, volume: Volume) -> None:
 
 
 def require_known_format(path: str | Path) -> None:
-    """Raise `SAMAutoSegError` unless the suffix of `path` names a format that can be written.
+    """Raise `SAMAutoSegError` unless `path` is a name that ITK takes, of a format that it writes.
 
     Nor beside a file whose voxels other programs would take for those of `path`.
     """
+    require_utf8(Path(path))
     if not Path(path).name.endswith(_SUFFIXES):  # ITK knows some of them in lower case only
         raise SAMAutoSegError(
             f"cannot write {path}: unknown file type; name it {', '.join(_SUFFIXES)}, in lower case"
