@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from SAMAutoSegLib import __version__
@@ -31,7 +31,8 @@ class EmbeddingCache:
     """A folder of embeddings, one file each, the least recently used removed at the limit.
 
     A file is used only if it names the key it is asked for and its tensor has the SHA-256 it
-    states; anything else is removed and counts as absent.
+    states; anything else is removed and counts as absent. A folder that may not be read counts as
+    empty, and files in it that may not be changed or removed stay as they are.
 
     Attributes:
         misses: how often an embedding was asked for that was absent.
@@ -83,15 +84,16 @@ class EmbeddingCache:
             with safe_open(path, framework="pt", device="cpu") as file:
                 facts = file.metadata() or {}
                 tensor = file.get_tensor("embedding")
-            os.utime(path)
-        except FileNotFoundError:
+        except OSError:
             return None
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             return self._distrust(path, str(error))
         if facts.get("key") != key:
             return self._distrust(path, "it is the entry of another slice or model")
         if facts.get("sha256") != _digest(tensor):
             return self._distrust(path, "its content does not have the checksum it states")
+        with suppress(OSError):  # it may be another user's
+            os.utime(path)
         return tensor
 
     def put(self, key: str, embedding: Tensor) -> None:
@@ -105,22 +107,27 @@ class EmbeddingCache:
             return
         path = self._path(key)
         with replace_when_complete(path) as temporary:
-            save_file({"embedding": tensor}, temporary, {"key": key, "sha256": _digest(tensor)})
-            self._bytes += temporary.stat().st_size
+            # Not `save_file`, which makes files that no other user of a shared folder may read.
+            content = save({"embedding": tensor}, {"key": key, "sha256": _digest(tensor)})
+            self._bytes += temporary.write_bytes(content)
         if self._bytes > self.max_bytes:
             self._evict()
 
     def clear(self) -> None:
-        """Remove every entry."""
+        """Remove every entry that may be removed."""
         for path in self._files():
-            path.unlink(missing_ok=True)
-        self._bytes = 0
+            with suppress(OSError):
+                path.unlink()
+        self._bytes = self._measure()
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"
 
     def _files(self) -> list[Path]:
-        return list(self.folder.glob(f"[0-9a-f]*{SUFFIX}")) if self.folder.is_dir() else []
+        try:
+            return list(self.folder.glob(f"[0-9a-f]*{SUFFIX}")) if self.folder.is_dir() else []
+        except OSError:
+            return []
 
     def _measure(self) -> int:
         return sum(state.st_size for _, state in self._states())
@@ -129,14 +136,15 @@ class EmbeddingCache:
         """The entries; another process that uses the folder may remove some meanwhile."""
         found = []
         for path in self._files():
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 found.append((path, path.stat()))
         return found
 
     def _distrust(self, path: Path, reason: str) -> Tensor | None:
         """Remove an entry; the answer to who asked for it is None."""
         log.warning("embedding cache: %s is computed again: %s", path.name, reason)
-        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.unlink()
         return None
 
     def _evict(self) -> None:
@@ -146,8 +154,9 @@ class EmbeddingCache:
         for path, state in sorted(states, key=lambda pair: pair[1].st_mtime_ns):
             if self._bytes <= self.max_bytes * 9 // 10:
                 break
-            path.unlink(missing_ok=True)
-            self._bytes -= state.st_size
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+                self._bytes -= state.st_size
 
 
 def embed_slices(
@@ -222,7 +231,7 @@ def _keep(cache: EmbeddingCache, key: str, tensor: Tensor) -> None:
         return
     try:
         cache.put(key, tensor)
-    except SAMAutoSegError as error:
+    except (SAMAutoSegError, OSError) as error:
         # A full disk costs time at the next visit, not the work at hand.
         cache.failed = True
         log.warning("embeddings are not kept: %s", error)

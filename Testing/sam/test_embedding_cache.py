@@ -1,5 +1,6 @@
 import logging
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,6 +172,67 @@ def test_a_cache_that_cannot_be_written_costs_time_only(
     with caplog.at_level(logging.WARNING):
         assert len(list(embed_slices(counted, stack, cache=cache))) == 5
     assert caplog.text.count("no space left") == 1  # not once for every slice
+
+
+def refused(*arguments: object, **options: object) -> None:
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize(
+    "names", [["unlink"], ["unlink", "utime"], ["unlink", "utime", "write_bytes"]]
+)
+def test_entries_of_another_user_are_used_and_left(
+    names: list[str],
+    counted: Backbone,
+    stack: list[np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted = dict(embed_slices(counted, stack, cache=EmbeddingCache(tmp_path)))
+    damaged, *_ = sorted(tmp_path.iterdir())
+    limit = 3 * damaged.stat().st_size  # so that old entries would have to go
+    damaged.write_bytes(b"nothing of the kind")
+    counted.batches.clear()
+    for name in names:
+        monkeypatch.setattr(os if name == "utime" else Path, name, refused)
+    cache = EmbeddingCache(tmp_path, max_bytes=limit)
+    found = dict(embed_slices(counted, stack, cache=cache))
+    assert sum(counted.batches) == 1
+    assert all(torch.equal(found[n], wanted[n]) for n in wanted)
+    cache.clear()
+
+
+@pytest.mark.parametrize("name", ["is_dir", "glob", "stat"])
+def test_a_folder_that_may_not_be_read_costs_time_only(
+    name: str,
+    counted: Backbone,
+    stack: list[np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    list(embed_slices(counted, stack, cache=EmbeddingCache(tmp_path)))
+    monkeypatch.setattr(Path, name, refused)
+    assert len(list(embed_slices(counted, stack, cache=EmbeddingCache(tmp_path)))) == 5
+
+
+def test_a_file_in_place_of_the_folder_costs_time_only(
+    counted: Backbone, stack: list[np.ndarray], tmp_path: Path
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    cache = EmbeddingCache(tmp_path / "cache" / "embeddings")
+    assert len(list(embed_slices(counted, stack, cache=cache))) == 5
+    assert cache.failed
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+def test_entries_may_be_read_by_whom_the_system_lets(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        EmbeddingCache(tmp_path).put("a" * 64, torch.zeros(9))
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o644
 
 
 def test_out_of_memory_halves_the_batch(
