@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,8 +158,14 @@ def run(arguments: argparse.Namespace) -> int:
     roi = None if arguments.roi is None else Roi.parse(arguments.roi, volume.grid.size)
     model, card, backbone = load_adapted(model_file, base=arguments.base, device=device)
     plane = plane_for(volume.grid, card.plane, arguments.axis)
-    count = len(SliceStack(volume.array, volume.grid, plane))
-    slices = None if arguments.slices is None else parse_slices(arguments.slices, count)
+    stack = SliceStack(volume.array, volume.grid, plane)
+    length = len(stack) * stack.slice_spacing
+    if len(stack) > 1 and arguments.smooth > length:
+        raise SAMAutoSegError(
+            f"--smooth {arguments.smooth:g}: expected 0 to {length:g} mm, as long as the image is "
+            "across its slices"
+        )
+    slices = None if arguments.slices is None else parse_slices(arguments.slices, len(stack))
     corrected, notes = _corrected(arguments, volume, plane, card)
     times.append(time.monotonic())
     with console_progress() as progress:
@@ -229,6 +236,12 @@ def _check(arguments: argparse.Namespace, model_file: Path) -> None:
 
     if arguments.batch is not None and arguments.batch < 1:
         raise SAMAutoSegError(f"--batch {arguments.batch}: expected 1 or more slices")
+    for option, value, unit in (
+        ("--smooth", arguments.smooth, "mm"),
+        ("--remove-islands", arguments.remove_islands, "mm3"),
+    ):
+        if not 0 <= value < math.inf:
+            raise SAMAutoSegError(f"{option} {value:g}: expected 0 or more {unit}")
     base = Path(arguments.base) if arguments.base else None
     require_apart(
         [arguments.output, arguments.uncertainty, arguments.trace],

@@ -26,7 +26,6 @@ def smooth_across_slices(
         sigma: standard deviation in slices, above 0.
     """
     radius = int(_TRUNCATE * sigma + 0.5)
-    weights = [math.exp(-0.5 * (distance / sigma) ** 2) for distance in range(radius + 1)]
     window: deque[tuple[int, Tensor]] = deque()
     waiting: deque[int] = deque()
     for number, values in maps:
@@ -34,22 +33,26 @@ def smooth_across_slices(
         waiting.append(number)
         while waiting and waiting[0] + radius <= number:
             ready = waiting.popleft()
-            yield ready, _weighted_mean(window, ready, weights)
+            yield ready, _weighted_mean(window, ready, radius, sigma)
         oldest = waiting[0] if waiting else number + 1
         while window and window[0][0] < oldest - radius:
             window.popleft()
     for ready in waiting:
-        yield ready, _weighted_mean(window, ready, weights)
+        yield ready, _weighted_mean(window, ready, radius, sigma)
 
 
 def _weighted_mean(
-    window: Iterable[tuple[int, Tensor]], center: int, weights: list[float]
+    window: Iterable[tuple[int, Tensor]], center: int, radius: int, sigma: float
 ) -> Tensor:
-    near = [(abs(n - center), values) for n, values in window if abs(n - center) < len(weights)]
-    total = sum(weights[distance] for distance, _ in near)
-    distance, values = near[0]
-    mean = values * (weights[distance] / total)
-    for distance, values in near[1:]:
+    near = [
+        (math.exp(-0.5 * ((n - center) / sigma) ** 2), values)
+        for n, values in window
+        if abs(n - center) <= radius
+    ]
+    total = sum(weight for weight, _ in near)
+    weight, values = near[0]
+    mean = values * (weight / total)
+    for weight, values in near[1:]:
         # Where memory ran out on the way, later slices lie on another device.
-        mean.add_(values.to(mean.device), alpha=weights[distance] / total)
+        mean.add_(values.to(mean.device), alpha=weight / total)
     return mean

@@ -49,6 +49,12 @@ def test_probabilities_still_sum_to_one() -> None:
         torch.testing.assert_close(smooth.sum(0), torch.ones(6, 5))
 
 
+def test_the_widest_gaussian_takes_no_more_memory_than_the_slices() -> None:
+    values = shares(5)
+    found = dict(smooth_across_slices(enumerate(values), 1e12))
+    torch.testing.assert_close(found[4], values.mean(0))
+
+
 def test_what_comes_in_is_not_changed() -> None:
     values = shares(9)
     before = values.clone()
