@@ -98,7 +98,7 @@ def _models() -> list[dict[str, Any]]:
                     "name": path.stem if path in shipped else path.name,
                     "title": _words(path),
                     "here": True,
-                    "bytes": path.stat().st_size,
+                    "bytes": path.stat().st_size if path.exists() else 0,
                     "license": None,
                     "path": str(path),
                 }
@@ -109,6 +109,8 @@ def _models() -> list[dict[str, Any]]:
 def _words(path: Path) -> str:
     from SAMAutoSegLib.sam.checkpoint import describe
 
+    if path.is_symlink() and not path.exists():
+        return f"unusable: a link to {path.readlink()}, which does not exist"
     try:
         about = describe(path)
     except SAMAutoSegError as error:  # one damaged file must not hide the others
@@ -219,13 +221,15 @@ def _copy(source: Path, target: Path, progress: Progress) -> None:
 def _remove(arguments: argparse.Namespace) -> None:
     from SAMAutoSegLib.adapt.adapted_file import shipped_models
 
-    paths = {model["name"]: Path(model["path"]) for model in _models() if model["here"]}
+    paths = {model["name"]: Path(model["path"]) for model in _models()}
+    paths = {name: path for name, path in paths.items() if os.path.lexists(path)}
     shipped = [path.stem for path in shipped_models()]
     for name in shipped:
         paths.pop(name, None)
     chosen = []
     for name in arguments.name:
-        named = [path for key, path in paths.items() if name in (key, Path(key).stem)]
+        named = [path for key, path in paths.items() if name in (key, path.name)]
+        named = named or [path for key, path in paths.items() if name == Path(key).stem]
         if name in shipped and not named:
             raise SAMAutoSegError(f"{name} comes with the program and cannot be removed")
         if len(named) != 1:
@@ -234,7 +238,7 @@ def _remove(arguments: argparse.Namespace) -> None:
             raise SAMAutoSegError(f"model {name!r} {what}; there: {here}")
         chosen += named
     for path in dict.fromkeys(chosen):
-        size = path.stat().st_size
+        size = path.lstat().st_size
         try:
             os.remove(path)
         except OSError as error:

@@ -1,6 +1,7 @@
 import dataclasses
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,24 @@ def test_a_damaged_file_is_listed_as_unusable_among_the_others(
     assert [path.name for path in folder.iterdir()] == ["good.safetensors"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
+@pytest.mark.parametrize("name", ["gone.safetensors", "lite_medsam.pth"])
+def test_a_link_to_nowhere_is_listed_and_can_be_removed(
+    name: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_adapted(folder / "good.safetensors")
+    (folder / name).symlink_to("nowhere")
+    models = listed(capsys)
+    assert models["good.safetensors"]["here"] is True
+    if name in models:
+        assert models[name]["title"] == "unusable: a link to nowhere, which does not exist"
+    else:
+        assert models["lite-medsam"]["here"] is False
+    assert main(["models", "list"]) == 0
+    assert main(["models", "remove", name]) == 0
+    assert [path.name for path in folder.iterdir()] == ["good.safetensors"]
+
+
 @pytest.mark.parametrize("action", ["fetch", "remove"])
 def test_an_unknown_name_is_an_error_and_nothing_is_done(
     action: str, folder: Path, capsys: pytest.CaptureFixture[str]
@@ -103,6 +122,18 @@ def test_models_are_removed_by_their_name_without_a_suffix_too(
     assert "'organs' is several models" in capsys.readouterr().err
     assert main(["models", "remove", "heart", "heart.safetensors"]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["organs.pth", "organs.safetensors"]
+
+
+def test_of_models_to_remove_the_exact_name_counts_first(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("organs.pth.safetensors", "organs.pth", "lite_medsam.pth", "lite-medsam.pt"):
+        save_adapted(folder / name)
+    assert main(["models", "remove", "organs.pth", "lite-medsam"]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "lite-medsam.pt",
+        "organs.pth.safetensors",
+    ]
 
 
 def test_a_starter_model_is_neither_fetched_nor_removed(
