@@ -3,13 +3,13 @@
 import argparse
 import importlib
 import io
-import os
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
 from SAMAutoSegLib import __version__
+from SAMAutoSegLib.cli.output import give_up_output, open_closed_streams, told_output
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.progress import remembered_interrupts
 
@@ -43,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cancelled.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A console of another encoding shall not stop a run over a letter of a structure's name.
         if isinstance(stream, io.TextIOWrapper):
@@ -51,11 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = [argument for argument in given if argument != _DEBUG]
     with remembered_interrupts() as interrupted:
         try:
-            try:
+            with told_output():
                 parsed = _parser(given).parse_args(given or ["--help"])
                 return int(parsed.run(parsed))
-            finally:
-                sys.stdout.flush()
         except Cancelled as error:
             return _tell(str(error), _INTERRUPTED, debug)
         except SAMAutoSegError as error:
@@ -63,13 +62,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return _tell(_NOTHING_HALF, _INTERRUPTED, debug)
         except BrokenPipeError:
-            # The reader of the output has gone, as in "samautoseg ... | head". What is still in the
-            # buffer must not fail once more when Python ends.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # The reader of the output has gone, as in "samautoseg ... | head".
+            give_up_output()
             return _FAILED
         except Exception as error:
             if interrupted.is_set():  # modules that are being imported make other errors of it
                 return _tell(_NOTHING_HALF, _INTERRUPTED, debug)
+            if isinstance(error, OSError) and error.filename is not None:
+                what = f"error: cannot access {error.filename}: {error.strerror or error}"
+                return _tell(what, _USER_ERROR, debug)
             first_line = (str(error).splitlines() or [""])[0]
             what = f"error: unexpected {type(error).__name__}: {first_line}"
             return _tell(f"{what} (run again with --debug to see where)", _FAILED, debug)

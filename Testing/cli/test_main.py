@@ -173,6 +173,32 @@ def test_output_into_a_closed_pipe_says_nothing() -> None:
     assert process.returncode == 1
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="closes streams as a POSIX shell does")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_closed_output_does_not_fail_what_is_done(closed: str) -> None:
+    command = f'"{sys.executable}" -m SAMAutoSegLib models list {closed}'
+    assert subprocess.run(command, shell=True, cwd=ROOT, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a device that is full")
+def test_an_output_that_cannot_be_written_is_told() -> None:
+    command = f'"{sys.executable}" -m SAMAutoSegLib models list --json > /dev/full'
+    done = subprocess.run(command, shell=True, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    said = "samautoseg: error: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
+def test_a_file_that_cannot_be_accessed_is_named(
+    command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(raising(PermissionError(13, "Permission denied", "models/x.pth")))
+    assert main(["try"]) == 2
+    told = capsys.readouterr().err
+    assert told == "samautoseg: error: cannot access models/x.pth: Permission denied\n"
+    command(raising(OSError(5, "Input/output error")))
+    assert main(["try"]) == 1
+
+
 def test_the_bare_command_tells_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([])

@@ -1,5 +1,6 @@
 import gzip
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +107,29 @@ def test_complex_numbers_are_refused(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SAMAutoSegError, match="nowhere.nii.gz does not exist"):
         read_image(tmp_path / "nowhere.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["x.nrrd", "x.nii.gz", "x.mha", "x.png", "scan"])
+def test_a_file_that_may_not_be_read_is_not_said_to_be_missing(
+    tmp_path, volume, write_series, monkeypatch, name
+):
+    if name == "scan":
+        write_series(tmp_path / "scan", [0.0, 2.0])
+        (tmp_path / "scan" / "other.dcm").write_bytes(b"unreadable")
+    else:
+        (tmp_path / name).write_bytes(b"an image")
+
+    def refused(self, *arguments, **options):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(SAMAutoSegError, match=f"cannot read .*{name}.*: Permission denied"):
+        read_image(tmp_path / name)
+
+
+def test_a_name_that_is_too_long_is_told(tmp_path):
+    with pytest.raises(SAMAutoSegError, match="cannot read .*xxx.nrrd: File name too long"):
+        read_image(tmp_path / f"{'x' * 300}.nrrd")
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "notes.nii.gz", "notes.png", "empty.nii"])
