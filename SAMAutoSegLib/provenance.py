@@ -8,9 +8,10 @@ Provenance = dict[str, Any]
 
 def origins(provenance: Provenance | None) -> Iterator[Provenance]:
     """The provenance of a model, then those of the models that it went on from, the last first."""
-    while provenance:
+    while isinstance(provenance, dict) and provenance:
         yield provenance
-        provenance = (provenance.get("source") or {}).get("provenance")
+        source = provenance.get("source")
+        provenance = source.get("provenance") if isinstance(source, dict) else None
 
 
 def data_of(provenance: Provenance | None) -> Provenance:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors.torch import save
@@ -90,7 +92,7 @@ class ModelCard:
     def from_json(cls, values: dict[str, Any]) -> ModelCard:
         """Read what `to_json` wrote; `SAMAutoSegError` if a field is missing or malformed."""
         try:
-            return cls(
+            card = cls(
                 **{
                     **values,
                     "input": InputSpec.from_json(values["input"]),
@@ -99,8 +101,21 @@ class ModelCard:
                     "structures": tuple(Structure.from_json(s) for s in values["structures"]),
                 }
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise SAMAutoSegError(f"the model's header is incomplete: {error}") from error
+        if card.plane not in get_args(Plane):
+            planes = ", ".join(get_args(Plane))
+            raise SAMAutoSegError(f"the model's header has the plane {card.plane!r}: not {planes}")
+        labels = [structure.label for structure in card.structures]
+        if not labels or len(set(labels)) < len(labels):
+            raise SAMAutoSegError(
+                f"the model's header has structures of the labels {labels}: expected one or more, "
+                "all different"
+            )
+        for name in ("settings", "provenance"):
+            if not isinstance(getattr(card, name), dict):
+                raise SAMAutoSegError(f"the model's header has no entries under {name!r}")
+        return card
 
 
 @dataclass(frozen=True)
@@ -156,6 +171,11 @@ def load_adapted(
         SAMAutoSegError: as `read_card`; the backbone is not on this machine, or is another one.
     """
     tensors, card = _read(path)
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise SAMAutoSegError(
+                f"{path} is damaged: its tensor {name} has values that are no numbers; get it anew"
+            )
     source = base
     if source is None:
         entry = catalog.find_by_sha256(card.backbone_sha256)
@@ -175,7 +195,8 @@ def load_adapted(
     )
     backbone.spec = card.input
     model = AdaptedModel(backbone, len(card.structures) + 1, card.adaptation)
-    model.load_learned_state(tensors)
+    with _named(path):
+        model.load_learned_state(tensors)
     return model.eval(), card, backbone
 
 
@@ -245,7 +266,17 @@ def _read(path: str | Path) -> tuple[dict[str, Tensor], ModelCard]:
         values = json.loads(header.get("card", ""))
     except json.JSONDecodeError as error:
         raise SAMAutoSegError(f"{path} is damaged: its header is no JSON") from error
-    return checkpoint.tensors, ModelCard.from_json(values)
+    with _named(path):
+        return checkpoint.tensors, ModelCard.from_json(values)
+
+
+@contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Within, errors about the content of a file name it."""
+    try:
+        yield
+    except SAMAutoSegError as error:
+        raise SAMAutoSegError(f"{path}: {error}") from error
 
 
 def _knows_no_structure(path: str | Path, words: str) -> SAMAutoSegError:

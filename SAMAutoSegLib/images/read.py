@@ -21,10 +21,8 @@ from SAMAutoSegLib.images.itk_error import reason_of
 from SAMAutoSegLib.images.label_layers import LabelLayers
 from SAMAutoSegLib.images.packed import GZIP, require_whole, unpack
 from SAMAutoSegLib.images.segment_header import Segment
-from SAMAutoSegLib.images.structure import Structure, structure_named
+from SAMAutoSegLib.images.structure import HIGHEST_LABEL, Structure, structure_named
 from SAMAutoSegLib.images.volume import Grid, Modality, Volume
-
-_HIGHEST_LABEL = 65535
 
 _SUFFIXES = (".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".dcm", ".seg")
 
@@ -169,10 +167,10 @@ def _grid(image: sitk.Image) -> Grid:
 def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:
     """The same values as uint8 or uint16."""
     lowest, highest = values.min(), values.max()
-    if not (lowest >= 0 and highest <= _HIGHEST_LABEL):
+    if not (lowest >= 0 and highest <= HIGHEST_LABEL):
         raise SAMAutoSegError(
             f"{path} has values from {lowest} to {highest}: expected labels from 0 to "
-            f"{_HIGHEST_LABEL}; is it an image?"
+            f"{HIGHEST_LABEL}; is it an image?"
         )
     labels = values.astype(np.uint8 if highest < 256 else np.uint16, order="C")
     if values.dtype.kind == "f" and not np.array_equal(labels, values):

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from SAMAutoSegLib.images.bounding_box import bounding_box
-from SAMAutoSegLib.images.structure import Color, Structure, structure_named
+from SAMAutoSegLib.images.structure import (
+    HIGHEST_LABEL,
+    Structure,
+    color_of,
+    is_label,
+    structure_named,
+)
 from SAMAutoSegLib.images.volume import Grid
 
 _TERMINOLOGY_TAG = "TerminologyEntry"
@@ -28,7 +34,11 @@ class Segment:
 
 
 def parse(metadata: Mapping[str, str]) -> list[Segment]:
-    """The segments named in the header fields of an NRRD file; empty if there are none."""
+    """The segments named in the header fields of an NRRD file; empty if there are none.
+
+    Raises:
+        ValueError: a field is malformed.
+    """
     segments: list[Segment] = []
     while (key := f"Segment{len(segments)}_ID") in metadata:
         number = len(segments)
@@ -39,7 +49,9 @@ def parse(metadata: Mapping[str, str]) -> list[Segment]:
         # Slicer's own defaults for files older than shared label maps: a layer a segment, value 1.
         label = int(fields["LabelValue"] or 1)
         name = fields["Name"] or metadata[key]
-        color = _color(fields["Color"]) or structure_named(name, label).color
+        if not is_label(label):
+            raise ValueError(f"label {label} of segment {name}: expected 1 to {HIGHEST_LABEL}")
+        color = color_of(fields["Color"].split()) or structure_named(name, label).color
         tags = dict(tag.split(":", 1) for tag in fields["Tags"].split("|") if ":" in tag)
         structure = Structure(label, name, color, tags.get(_TERMINOLOGY_TAG, ""))
         segments.append(Segment(structure, int(fields["Layer"] or number), label))
@@ -70,14 +82,6 @@ def build(labels: np.ndarray, grid: Grid, structures: list[Structure]) -> dict[s
         }
         fields.update({f"Segment{number}_{field}": value for field, value in segment.items()})
     return fields
-
-
-def _color(text: str) -> Color | None:
-    try:
-        red, green, blue = (float(part) for part in text.split())
-    except ValueError:
-        return None
-    return red, green, blue
 
 
 def _extent(mask: np.ndarray) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,6 +18,8 @@ _CONTEXT = "Segmentation category and type - 3D Slicer General Anatomy list"
 _REGIONS = "Anatomic codes - DICOM master list"
 _ORGAN = "SCT^123037004^Anatomical Structure"
 _ALTERED = "SCT^49755003^Morphologically Altered Structure"
+HIGHEST_LABEL = 65535
+
 # Class numbers are bytes, 0 is the background, and 255 stands for pixels that do not count.
 _MOST_STRUCTURES = 254
 
@@ -50,17 +52,29 @@ class Structure:
     def from_json(cls, data: dict[str, Any]) -> Structure:
         """Read what `to_json` wrote; `SAMAutoSegError` if a field is missing or malformed."""
         try:
-            red, green, blue = (float(part) for part in data["color"])
-            return cls(
-                int(data["label"]),
-                str(data["name"]),
-                (red, green, blue),
-                str(data.get("terminology", "")),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise SAMAutoSegError(
-                f"not a structure with label, name and color (red, green, blue): {data!r}"
-            ) from error
+            label, name, color = data["label"], str(data["name"]), color_of(data["color"])
+            if int(label) == label and is_label(label) and color is not None:
+                return cls(int(label), name, color, str(data.get("terminology", "")))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+            pass
+        raise SAMAutoSegError(
+            f"not a structure with label (1 to {HIGHEST_LABEL}), name and color (red, green, blue, "
+            f"each 0 to 1): {data!r}"
+        )
+
+
+def is_label(value: float) -> bool:
+    """Whether a voxel of a structure can have this value; 0 is the background's."""
+    return 1 <= value <= HIGHEST_LABEL
+
+
+def color_of(parts: Iterable[float | str]) -> Color | None:
+    """The color of three numbers or texts; None unless they are three from 0 to 1."""
+    try:
+        red, green, blue = (float(part) for part in parts)
+    except ValueError:
+        return None
+    return (red, green, blue) if all(0 <= part <= 1 for part in (red, green, blue)) else None
 
 
 def _entry(code: str, meaning: str, modifier: str = "^^", category: str = _ORGAN) -> str:

@@ -222,7 +222,7 @@ def describe(path: str | os.PathLike[str]) -> dict[str, Any]:
     source = _locate(path)
     checkpoint = read_checkpoint(source)
     found = recognize(checkpoint.tensors)
-    card = _card(checkpoint.header)
+    card = _card(checkpoint.header, source)
     if card:
         base = catalog.find_by_sha256(card.get("backbone_sha256", ""))
         found = replace(
@@ -400,13 +400,22 @@ def _choose_side(found: Recognition, side: int | None) -> int:
     return side
 
 
-def _card(header: Mapping[str, str]) -> dict[str, Any]:
+def _card(header: Mapping[str, str], source: Path) -> dict[str, Any]:
     """The model card in the header of an adapted model's file, empty where there is none."""
     try:
         card = json.loads(header.get("card", "{}"))
     except json.JSONDecodeError:
         return {}
-    return card if isinstance(card, dict) else {}
+    if not isinstance(card, dict):
+        return {}
+    structures = card.get("structures", [])
+    if (
+        not isinstance(card.get("input", {}), dict)
+        or not isinstance(structures, list)
+        or not all(isinstance(one, dict) and "name" in one for one in structures)
+    ):
+        raise SAMAutoSegError(f"{source} is damaged: the model's header is malformed; get it anew")
+    return card
 
 
 def _structures(checkpoint: Checkpoint, card: dict[str, Any]) -> list[str]:

@@ -197,12 +197,68 @@ def test_a_damaged_card_is_one_line(file: Path, card: str | None) -> None:
     assert "\n" not in str(refused.value) and "header" in str(refused.value)
 
 
+def altered(file: Path, **entries: object) -> None:
+    """The same model with other entries of its card."""
+    with safe_open(file, framework="pt") as opened:
+        card = json.loads(opened.metadata()["card"])
+    rewritten(file, card=json.dumps({**card, **entries}))
+
+
+ORGAN = {"label": 1, "name": "liver", "color": [0.1, 0.2, 1]}
+
+
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ({"plane": "diagonal"}, "the plane 'diagonal': not axial, coronal, sagittal"),
+        ({"plane": ["axial"]}, "the plane"),
+        ({"structures": []}, "structures of the labels \\[\\]: expected one or more"),
+        ({"structures": [ORGAN, {**ORGAN, "name": "spleen"}]}, "labels \\[1, 1\\].*all different"),
+        ({"structures": ["liver"]}, "not a structure with label"),
+        ({"structures": [{**ORGAN, "label": 0}]}, "not a structure with label \\(1 to 65535\\)"),
+        ({"structures": [{**ORGAN, "label": 70000}]}, "not a structure with label"),
+        ({"structures": [{**ORGAN, "label": 1.5}]}, "not a structure with label"),
+        ({"structures": [{**ORGAN, "label": float("inf")}]}, "not a structure with label"),
+        ({"structures": [{**ORGAN, "color": [0, float("nan"), 0]}]}, "each 0 to 1"),
+        ({"structures": [{**ORGAN, "color": [0, 255, 0]}]}, "each 0 to 1"),
+        ({"structures": None}, "header is incomplete"),
+        ({"provenance": ["trained"]}, "no entries under 'provenance'"),
+        ({"settings": 5}, "no entries under 'settings'"),
+        ({"input": "as usual"}, "input specification|incomplete"),
+        ({"adaptation": 5}, "incomplete"),
+        ({"intensity": {"kind": "window"}}, "not an intensity"),
+    ],
+)
+def test_a_card_that_says_what_cannot_be_is_refused_with_the_file(
+    file: Path, entries: dict[str, object], said: str
+) -> None:
+    altered(file, **entries)
+    with pytest.raises(SAMAutoSegError, match=f"{file.name}: .*{said}") as refused:
+        read_card(file)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_learned_weights_that_are_no_numbers_are_refused(
+    file: Path, tiny_file: Path, value: float
+) -> None:
+    with safe_open(file, framework="pt") as opened:
+        header = opened.metadata()
+    tensors = load_file(file)
+    name = min(tensors)
+    tensors[name].view(-1)[0] = value
+    save_file(tensors, file, header)
+    said = f"{file.name} is damaged: its tensor {name} has values that are no numbers"
+    with pytest.raises(SAMAutoSegError, match=said):
+        load_adapted(file, base=tiny_file, device="cpu")
+
+
 def test_tensors_that_do_not_belong_to_the_card_are_refused(file: Path, tiny_file: Path) -> None:
     with safe_open(file, framework="pt") as opened:
         card = json.loads(opened.metadata()["card"])
     card["adaptation"]["lora_rank"] = 4
     rewritten(file, card=json.dumps(card))
-    with pytest.raises(SAMAutoSegError, match="the learned weights do not fit"):
+    with pytest.raises(SAMAutoSegError, match=f"{file.name}: the learned weights do not fit"):
         load_adapted(file, base=tiny_file, device="cpu")
 
 

@@ -75,6 +75,18 @@ def test_a_damaged_file_is_listed_as_unusable_among_the_others(
     assert [path.name for path in folder.iterdir()] == ["good.safetensors"]
 
 
+@pytest.mark.parametrize(
+    "card", [{"structures": [5]}, {"structures": 5}, {"structures": [{}]}, {"input": "x"}]
+)
+def test_a_model_with_a_malformed_header_is_listed_as_unusable(
+    folder: Path, card: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder.mkdir(parents=True)
+    header = {"format": "SAMAutoSeg adapted model", "card": json.dumps(card)}
+    save_file({"prompt": torch.zeros(3)}, folder / "bad.safetensors", header)
+    assert "header is malformed" in str(listed(capsys)["bad.safetensors"]["title"])
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
 @pytest.mark.parametrize("name", ["gone.safetensors", "lite_medsam.pth"])
 def test_a_link_to_nowhere_is_listed_and_can_be_removed(

@@ -8,6 +8,7 @@ import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.read import read_image, read_labels
+from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.images.write import write_volume
 
@@ -304,3 +305,21 @@ def test_values_that_no_segment_names_are_labels_too(tmp_path, write_layers):
     labels, structures = read_labels(tmp_path / "x.seg.nrrd")
     assert [s.name for s in structures] == ["organ", "label 9"]
     np.testing.assert_array_equal(labels.array, layer)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "70000"])
+def test_a_segment_of_a_value_that_no_label_has_is_refused(tmp_path, write_layers, value):
+    write_layers(tmp_path / "x.seg.nrrd", [np.ones((5, 6, 7), np.uint8)], [("organ", value, 0)])
+    with pytest.raises(SAMAutoSegError, match=f"x.seg.nrrd is damaged: label {value} of .*organ"):
+        read_labels(tmp_path / "x.seg.nrrd")
+
+
+@pytest.mark.parametrize("color", ["nan 0 0", "0 0 255", "-1 0 0", "1 0", "red"])
+def test_a_segment_of_no_possible_color_gets_one(tmp_path, write_layers, color):
+    path = tmp_path / "x.seg.nrrd"
+    write_layers(path, [np.ones((5, 6, 7), np.uint8)], [("organ", 1, 0)])
+    image = sitk.ReadImage(str(path))
+    image.SetMetaData("Segment0_Color", color)
+    sitk.WriteImage(image, str(path))
+    _, (structure,) = read_labels(path)
+    assert structure.color == structure_named("organ", 1).color
