@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import warnings
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,6 +99,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise SAMAutoSegError(
             f"{source} is not a checkpoint: expected a PyTorch .pth or a .safetensors file"
         )
+    if start.startswith(b"PK"):
+        _require_intact(source)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is wrong with a file is told in one error
@@ -303,6 +307,17 @@ def _damaged(source: Path) -> SAMAutoSegError:
     )
 
 
+def _require_intact(source: Path) -> None:
+    """Check the checksums in a zip archive, which torch does not do."""
+    try:
+        with zipfile.ZipFile(source) as archive:
+            wrong = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise _damaged(source) from error
+    if wrong is not None:
+        raise _damaged(source)
+
+
 def _read_safetensors(source: Path) -> Checkpoint:
     try:
         with safe_open(source, framework="pt", device="cpu") as file:
@@ -319,7 +334,11 @@ def _tensors_in(content: Any, source: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
     tensors = (
-        {name: value for name, value in content.items() if isinstance(value, Tensor)}
+        {
+            name: value
+            for name, value in content.items()
+            if isinstance(name, str) and isinstance(value, Tensor)
+        }
         if isinstance(content, Mapping)
         else {}
     )

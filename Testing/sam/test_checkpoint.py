@@ -218,6 +218,26 @@ def test_a_file_cut_short_is_called_damaged(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.8])
+def test_a_changed_byte_among_the_weights_is_noticed(tiny_file: Path, place: float) -> None:
+    content = bytearray(tiny_file.read_bytes())
+    content[int(len(content) * place)] ^= 4
+    tiny_file.write_bytes(content)
+    with pytest.raises(SAMAutoSegError, match="damaged or cut short"):
+        read_checkpoint(tiny_file)
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_tensors_without_a_name_do_not_count(tmp_path: Path, wrapped: bool) -> None:
+    path = tmp_path / "x.pth"
+    tensors = {1: torch.zeros(3), ("a", 2): torch.zeros(3), "weight": torch.ones(2)}
+    torch.save({"model": tensors} if wrapped else tensors, path)
+    assert list(read_checkpoint(path).tensors) == ["weight"]
+    torch.save({1: torch.zeros(3)}, path)
+    with pytest.raises(SAMAutoSegError, match="holds no named tensors"):
+        read_checkpoint(path)
+
+
 def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
     text = tmp_path / "weights.pth"
     text.write_text("These are not the weights you are looking for.")
