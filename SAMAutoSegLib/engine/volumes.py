@@ -76,13 +76,14 @@ def as_volume(facts: Mapping[str, Any], array: np.ndarray) -> Volume:
             f"{name} has an array of shape {array.shape}, which does not fit its size {size}"
         )
     direction = np.array(facts["direction"], float).reshape(3, 3)
-    spacing = tuple(facts["spacing"])
-    if min(spacing) <= 0 or abs(np.linalg.det(direction)) < 1e-6:
+    spacing, origin = tuple(facts["spacing"]), tuple(facts["origin"])
+    finite = np.isfinite([*spacing, *origin, *direction.flat]).all()
+    if not finite or min(spacing) <= 0 or abs(np.linalg.det(direction)) < 1e-6:
         raise SAMAutoSegError(
-            f"{name} has the spacing {spacing} and the direction {direction.tolist()}, which place "
-            "no voxels: correct them in the module Volumes"
+            f"{name} has the spacing {spacing}, the origin {origin} and the direction "
+            f"{direction.tolist()}, which place no voxels: correct them in the module Volumes"
         )
     modality = facts.get("modality")
     known: Modality | None = next((one for one in get_args(Modality) if one == modality), None)
-    grid = Grid(size, spacing, tuple(facts["origin"]), direction)
+    grid = Grid(size, spacing, origin, direction)
     return Volume(array, grid, facts["name"], modality=known)

@@ -73,7 +73,7 @@ def read_layers(path: str | Path) -> LabelLayers:
         values = [int(value) for value in np.unique(array) if value and value not in named]
         segments += [Segment(structure_named(f"label {v}", v), 0, v) for v in values]
     segments = _numbered(segments, len(array), path)
-    return LabelLayers(array, tuple(segments), _grid(image), _bare_name(path), path)
+    return LabelLayers(array, tuple(segments), _grid(image, path), _bare_name(path), path)
 
 
 def _scalar_volume(image: sitk.Image, path: Path, modality: Modality | None = None) -> Volume:
@@ -85,7 +85,7 @@ def _scalar_volume(image: sitk.Image, path: Path, modality: Modality | None = No
     array = sitk.GetArrayFromImage(image)
     if np.iscomplexobj(array):
         raise SAMAutoSegError(f"{path} holds complex numbers: expected real ones; use magnitudes")
-    return Volume(array, _grid(image), _bare_name(path), path, modality)
+    return Volume(array, _grid(image, path), _bare_name(path), path, modality)
 
 
 def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
@@ -159,9 +159,14 @@ def _three_dimensional(image: sitk.Image, path: Path) -> sitk.Image:
     return image
 
 
-def _grid(image: sitk.Image) -> Grid:
-    direction = np.array(image.GetDirection()).reshape(3, 3)
-    return Grid(image.GetSize(), image.GetSpacing(), image.GetOrigin(), direction)
+def _grid(image: sitk.Image, path: Path) -> Grid:
+    spacing, origin, direction = image.GetSpacing(), image.GetOrigin(), image.GetDirection()
+    if not np.isfinite([*spacing, *origin, *direction]).all():
+        raise SAMAutoSegError(
+            f"{path} has the spacing {spacing}, the origin {origin} and the direction {direction}: "
+            "expected finite numbers; correct its header"
+        )
+    return Grid(image.GetSize(), spacing, origin, np.array(direction).reshape(3, 3))
 
 
 def _whole_numbers(values: np.ndarray, path: Path) -> np.ndarray:

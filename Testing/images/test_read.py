@@ -323,3 +323,16 @@ def test_a_segment_of_no_possible_color_gets_one(tmp_path, write_layers, color):
     sitk.WriteImage(image, str(path))
     _, (structure,) = read_labels(path)
     assert structure.color == structure_named("organ", 1).color
+
+
+@pytest.mark.parametrize("places", [(268, 292), (256, 280)], ids=["origin", "direction"])
+@pytest.mark.parametrize("read", [read_image, read_labels])
+def test_a_geometry_that_is_no_numbers_is_refused(tmp_path, plain_grid, places, read):
+    path = tmp_path / "x.nii"
+    write_volume(path, Volume(np.zeros((5, 6, 7), np.uint8), plain_grid, "x"))
+    content = bytearray(path.read_bytes())
+    for place in places:
+        struct.pack_into("<f", content, place, np.nan)
+    path.write_bytes(content)
+    with pytest.raises(SAMAutoSegError, match="x.nii has the spacing .*expected finite numbers"):
+        read(path)
