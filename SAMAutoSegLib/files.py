@@ -55,15 +55,24 @@ def replace_when_complete(path: str | os.PathLike[str]) -> Iterator[Path]:
 def require_writable(path: str | os.PathLike[str]) -> None:
     """Make sure, before a long computation, that ``path`` can be written at its end.
 
+    Nothing of it stays, not even the folders that will be made.
+
     Raises:
         SAMAutoSegError: ``path`` is a folder, or its folder cannot be made or written to.
     """
     target = Path(path)
     probe = _temporary_beside(target)
-    with write_errors_named(target, probe):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
+    made: list[Path] = []
+    try:
+        with write_errors_named(target, probe):
+            made += [folder for folder in target.parents if not folder.exists()]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            probe.touch()
+            probe.unlink()
+    finally:
+        for folder in made:
+            with suppress(OSError):  # another process may have put something there meanwhile
+                folder.rmdir()
 
 
 def require_apart(written: Iterable[Path | None], read: Iterable[Path | None]) -> None:
@@ -167,7 +176,9 @@ def _why_not_written(error: Exception, written: Path) -> str | None:
         # Other files may be read while this one is written: their errors are not ours.
         named = {str(name) for name in (error.filename, error.filename2) if name is not None}
         if named & {str(written), *map(str, written.parents)}:
-            return f"{error.strerror}; choose a folder you may write to"
+            shorter = error.errno == errno.ENAMETOOLONG
+            wanted = "a shorter name" if shorter else "a folder you may write to"
+            return f"{error.strerror}; choose {wanted}"
     folder = written.parent
     told = any(words in str(error) for words in _FULL_DISK_WORDS)
     if told or (folder.is_dir() and shutil.disk_usage(folder).free < _FULL_DISK_BYTES):

@@ -82,6 +82,20 @@ def test_checking_for_writability_leaves_nothing(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out.nii.gz"]
 
 
+def test_folders_that_were_made_to_check_are_removed(tmp_path: Path) -> None:
+    require_writable(tmp_path / "a" / "b" / "out.nii.gz")
+    assert names(tmp_path) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SAMAutoSegError, match="cannot write"):
+        require_writable(tmp_path / "file" / "b" / "out.nii.gz")
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_name_that_is_too_long_asks_for_a_shorter_one(tmp_path: Path) -> None:
+    with pytest.raises(SAMAutoSegError, match="File name too long; choose a shorter name"):
+        require_writable(tmp_path / f"{'x' * 250}.nrrd")
+
+
 def test_an_error_about_another_file_passes_unchanged(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replace_when_complete(tmp_path / "out"):
         (tmp_path / "input").read_text()

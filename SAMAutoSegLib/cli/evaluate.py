@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from SAMAutoSegLib.cli.wording import counted
+from SAMAutoSegLib.cli.wording import counted, first_of
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 if TYPE_CHECKING:
@@ -59,6 +59,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     prediction = read_layers(arguments.prediction)
     reference = read_layers(arguments.reference)
+    if not reference.structures:
+        raise SAMAutoSegError(
+            f"{arguments.reference} holds nothing but background: there is nothing to score against"
+        )
     # Of the two, one may be cropped to a part of the other's voxels.
     if prediction.array[0].size > reference.array[0].size:
         reference = reference.on_grid_of(prediction)
@@ -108,11 +112,13 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"\nNSD at {arguments.nsd_tolerance:g} mm", end="")
         print(f", on {counted(len(slices), 'slice')} only" if slices is not None else "")
         if unscored:
-            print(f"Not scored of the prediction: {', '.join(unscored)}")
+            print(f"Not scored of the prediction: {first_of(unscored)}")
     return 0
 
 
 def _chosen(text: str, pairs: "list[Pair]") -> "list[Pair]":
+    from SAMAutoSegLib.cli.given_labels import listed
+
     chosen: list[Pair] = []
     for item in (item.strip() for item in text.split(",")):
         hits = [
@@ -121,7 +127,7 @@ def _chosen(text: str, pairs: "list[Pair]") -> "list[Pair]":
             if item.casefold() in (str(pair[0].label), pair[0].name.casefold())
         ]
         if not hits:
-            there = ", ".join(f"{pair[0].label} ({pair[0].name})" for pair in pairs)
+            there = listed([pair[0] for pair in pairs])
             raise SAMAutoSegError(f"structure {item!r} is not in the reference; there: {there}")
         chosen += [pair for pair in hits if pair not in chosen]
     return chosen

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from SAMAutoSegLib.cli.given_training import (
     DEFAULT_BASE,
     checkpoint_of,
+    require_checkpoint,
     settings_of,
     started_from,
 )
@@ -164,6 +165,7 @@ def run(arguments: argparse.Namespace) -> int:
     from SAMAutoSegLib.sam.fetch import fetched
 
     method_named(arguments.method)
+    require_checkpoint(arguments)
     known = None if arguments.start is None else read_card(arguments.start)
     pairs, structures, notes = _read(arguments)
     axis = known.plane if known and arguments.axis == "auto" else arguments.axis
@@ -261,11 +263,12 @@ def _read(arguments: argparse.Namespace) -> "tuple[list[Pair], list[Structure], 
 
 def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":
     """What to learn: by name or value, VALUE=NAME gives another name; by default all."""
+    from SAMAutoSegLib.cli.given_labels import listed
     from SAMAutoSegLib.images.structure import structure_named
 
     if not found:
         raise SAMAutoSegError("the first labels hold nothing but background: label some slices")
-    there = ", ".join(f"{s.label} ({s.name})" for s in found)
+    there = listed(found)
     chosen: list[Structure] = list(found) if text is None else []
     for item in (item.strip() for item in text.split(",")) if text is not None else ():
         value, equals, name = (part.strip() for part in item.partition("="))

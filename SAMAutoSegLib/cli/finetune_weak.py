@@ -29,13 +29,14 @@ def adapted_by(arguments: argparse.Namespace, settings: dict[str, Any]) -> "tupl
     """
     _check(arguments)
     from SAMAutoSegLib.adapt.adapted_file import read_card
-    from SAMAutoSegLib.cli.given_training import checkpoint_of, started_from
+    from SAMAutoSegLib.cli.given_training import checkpoint_of, require_checkpoint, started_from
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.read import read_image
     from SAMAutoSegLib.methods.adapt_source import adapt_source
     from SAMAutoSegLib.progress import console_progress
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 
+    require_checkpoint(arguments)
     card = read_card(arguments.start)
     images = [read_image(path) for path in arguments.image]
     volumes, notes = _unlabeled(arguments, images, card.plane, card.structures)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from SAMAutoSegLib.cli.wording import counted
+from SAMAutoSegLib.cli.wording import counted, first_of
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 if TYPE_CHECKING:
@@ -13,6 +13,16 @@ if TYPE_CHECKING:
     from SAMAutoSegLib.images.structure import Structure
     from SAMAutoSegLib.images.volume import Volume
     from SAMAutoSegLib.methods.training_set import LabeledVolume
+
+# Label files without names hold few labels; an image of whole numbers holds many values.
+_MOST_UNNAMED = 60
+
+
+def listed(structures: "Sequence[Structure]", values: bool = True) -> str:
+    """Their names, after their values; with a guess what a file is that has many without a name."""
+    text = first_of(f"{one.label} ({one.name})" if values else one.name for one in structures)
+    unnamed = sum(one.name == f"label {one.label}" for one in structures)
+    return f"{text} (is it an image?)" if unnamed > _MOST_UNNAMED else text
 
 
 def labels_of(
@@ -39,10 +49,9 @@ def labels_of(
             values[partner.label] = structure.label
     notes = []
     partners = {partner.label for _, partner in pairs}
-    strange = [f"{s.label} ({s.name})" for s in layers.structures if s.label not in partners]
+    strange = [one for one in layers.structures if one.label not in partners]
     if strange:
-        expected = ", ".join(f"{one.label} ({one.name})" for one in known)
-        told = f"{', '.join(strange)} counts as background; known are {expected}"
+        told = f"{listed(strange)} counts as background; known are {listed(known)}"
         notes.append(f"{layers.source}: {told}")
     for structure, partner in taken:
         if partner.label in lost:

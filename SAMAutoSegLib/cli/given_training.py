@@ -51,3 +51,12 @@ def checkpoint_of(arguments: argparse.Namespace) -> Path:
     """Where an interrupted training is kept."""
     output: Path = arguments.output
     return output.with_name(output.name + _CHECKPOINT_SUFFIX)
+
+
+def require_checkpoint(arguments: argparse.Namespace) -> None:
+    """`SAMAutoSegError` if --resume is given and there is nothing to go on from."""
+    path = checkpoint_of(arguments)
+    if arguments.resume and not path.exists():
+        raise SAMAutoSegError(
+            f"nothing to resume: {path} does not exist; leave out --resume to start anew"
+        )

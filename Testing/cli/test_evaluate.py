@@ -119,6 +119,16 @@ def test_a_tolerance_that_is_not_positive_is_refused(
     assert "expected more than 0 mm" in capsys.readouterr().err
 
 
+def test_a_reference_that_holds_nothing_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = write(tmp_path / "a.nii.gz", labels(1, 2))
+    empty = write(tmp_path / "empty.nii.gz", np.zeros_like(labels(1, 2)))
+    assert main(["evaluate", found, empty]) == 2
+    told = capsys.readouterr()
+    assert "empty.nii.gz holds nothing but background" in told.err and not told.out
+
+
 def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = write(tmp_path / "a.nii.gz", labels(1, 2))
     assert main(["evaluate", str(tmp_path / "none.nii.gz"), path]) == 2

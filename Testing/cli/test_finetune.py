@@ -385,7 +385,23 @@ def test_ctrl_c_before_the_training_writes_nothing(
     monkeypatch.setattr(Intensity, "apply", apply_and_interrupt)
     assert main(case.arguments()) == 130
     assert "stopped before there was a result to keep" in capsys.readouterr().err
-    assert not list(case.output.parent.iterdir())
+    assert not case.output.parent.exists()
+
+
+def test_that_there_is_nothing_to_resume_is_said_before_anything_is_read(
+    case: Case, capsys: Capture
+) -> None:
+    arguments = case.arguments("--resume")
+    Path(case.image()).unlink()
+    assert "nothing to resume" in error(arguments, capsys)
+
+
+def test_an_image_in_place_of_labels_is_suspected(case: Case, capsys: Capture) -> None:
+    arguments = case.arguments("--structures", "heart")
+    values = np.arange(6 * 30 * 40).reshape(6, 30, 40) % 100
+    write_volume(case.labels(), Volume(values.astype(np.uint8), GRID, "image"))
+    told = error(arguments, capsys)
+    assert "there: 1 (label 1), " in told and "10 (label 10) and 89 more (is it an" in told
 
 
 def test_resume_needs_the_training_it_belongs_to(
@@ -431,7 +447,7 @@ def test_a_wrong_option_is_one_line_and_writes_nothing(
     case: Case, capsys: Capture, more: list[str], said: str
 ) -> None:
     assert said in error(case.arguments(*more), capsys)
-    assert not list(case.output.parent.iterdir())
+    assert not case.output.parent.exists()
 
 
 @pytest.mark.parametrize(

@@ -273,6 +273,7 @@ def test_a_missing_image_or_model_is_one_line(
 ) -> None:
     image, case.image = case.image, Path("none.nii.gz")
     assert "none.nii.gz does not exist" in error(case, capsys)
+    assert not case.output.parent.exists()
     case.image, case.model = image, Path("none.safetensors")
     told = error(case, capsys)
     assert "no file and no model is named none.safetensors; models: abdomen-ct, hippocamp" in told
