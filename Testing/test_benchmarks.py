@@ -23,7 +23,7 @@ def beside(monkeypatch):
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_benchmark_can_be_asked_for_its_options(script, monkeypatch, capsys):
-    if "__main__" not in script.read_text():
+    if "__main__" not in script.read_text(encoding="utf-8"):
         runpy.run_path(str(script))
         return
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
