@@ -111,6 +111,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(score_table(scores))
         print(f"\nNSD at {arguments.nsd_tolerance:g} mm", end="")
         print(f", on {counted(len(slices), 'slice')} only" if slices is not None else "")
+        if not any(score.reference_voxels for score in scores):
+            print(f"{arguments.reference} holds none of them there: nothing was to be found")
         if unscored:
             print(f"Not scored of the prediction: {first_of(unscored)}")
     return 0

@@ -127,6 +127,10 @@ def test_a_reference_that_holds_nothing_is_told(
     assert main(["evaluate", found, empty]) == 2
     told = capsys.readouterr()
     assert "empty.nii.gz holds nothing but background" in told.err and not told.out
+    assert main(["evaluate", found, found, "--slices", "0"]) == 0
+    assert "a.nii.gz holds none of them there" in capsys.readouterr().out
+    assert main(["evaluate", found, found]) == 0
+    assert "holds none" not in capsys.readouterr().out
 
 
 def test_a_missing_file_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
