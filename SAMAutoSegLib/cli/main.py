@@ -12,6 +12,7 @@ from SAMAutoSegLib import __version__
 from SAMAutoSegLib.cli.output import give_up_output, open_closed_streams, told_output
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.progress import remembered_interrupts
+from SAMAutoSegLib.threads import let_waiting_threads_sleep
 
 _COMMANDS = {
     "segment": "segment an image with an adapted model",
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cancelled.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    let_waiting_threads_sleep()
     open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         # A console of another encoding shall not stop a run over a letter of a structure's name.

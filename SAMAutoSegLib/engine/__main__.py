@@ -23,6 +23,7 @@ from SAMAutoSegLib.engine.protocol import Request
 from SAMAutoSegLib.engine.session import LOCK
 from SAMAutoSegLib.engine.work_queue import WorkQueue
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.threads import let_waiting_threads_sleep
 
 # For the thread that computes to come to the end of a slice.
 _GRACE_SECONDS = 1.0
@@ -97,6 +98,7 @@ class Line:
 
 def main() -> None:
     """Run the engine; does not return."""
+    let_waiting_threads_sleep()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a console is meant for the client
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     channel, work = Channel(_own_standard_output()), WorkQueue()

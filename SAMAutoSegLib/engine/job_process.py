@@ -23,6 +23,7 @@ from SAMAutoSegLib.engine.jobs import (
 from SAMAutoSegLib.engine.lock import FileLock
 from SAMAutoSegLib.engine.time_left import TimeLeft
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
+from SAMAutoSegLib.threads import let_waiting_threads_sleep
 
 if TYPE_CHECKING:
     from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
         0 when it is finished or was stopped, 1 when it failed (the events say why), 3 when another
         process works on it.
     """
+    let_waiting_threads_sleep()
     folder = Path(arguments[0])
     lock = FileLock(folder / LOCK)
     try:
