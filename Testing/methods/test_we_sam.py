@@ -345,7 +345,7 @@ def test_agreement_is_dice_over_structures() -> None:
 def test_labeled_slices_are_refused(
     started: AdaptedModel, samples: Callable[..., TrainingSet]
 ) -> None:
-    with pytest.raises(SAMAutoSegError, match="name the model with --start"):
+    with pytest.raises(SAMAutoSegError, match="name the model to start from"):
         WeSAM(started, samples(), SETTINGS)
 
 
