@@ -14,6 +14,6 @@ _WAITS = {
 
 def let_waiting_threads_sleep() -> None:
     """To be called before torch is imported; what the user has set in the environment stays."""
-    for name, value in _WAITS.items():
-        if "OMP_WAIT_POLICY" not in os.environ:
+    if "OMP_WAIT_POLICY" not in os.environ:
+        for name, value in _WAITS.items():
             os.environ.setdefault(name, value)

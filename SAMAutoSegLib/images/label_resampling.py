@@ -33,9 +33,7 @@ def label_planes(labels: np.ndarray) -> tuple[np.ndarray, Tensor]:
 
 def smoothly(planes: Tensor, shape: tuple[int, int]) -> Tensor:
     """Planes [K, H, W] on `shape` pixels: bilinear, over all that a pixel covers."""
-    return F.interpolate(planes[None], shape, mode="bilinear", align_corners=False, antialias=True)[
-        0
-    ]
+    return F.interpolate(planes[None], shape, mode="bilinear", antialias=True)[0]
 
 
 def winning_labels(values: np.ndarray, shares: Tensor) -> np.ndarray:

@@ -75,8 +75,7 @@ def unseen(
     """
     kept, notes = [], []
     for volume in held_out:
-        origin = origin_of(volume, plane)
-        same = [image for image in _learned_by(former) if same_image(image, origin)]
+        same = _learned_of(volume, former, plane)
         across = {image.get("plane", plane) for image in same if _slices_of(image)} - {plane}
         if across:
             notes.append(
@@ -96,13 +95,19 @@ def unseen(
     return kept, notes
 
 
-def _learned_by(former: ModelCard | None) -> list[dict[str, Any]]:
-    """The images that a model, or one before it, has learned from."""
-    return [
+def _learned_of(
+    volume: LabeledVolume, former: ModelCard | None, plane: Plane
+) -> list[dict[str, Any]]:
+    """What a model, and those before it, tell of this image, if they have learned from it."""
+    learned = [
         image
         for origin in origins(former.provenance if former else None)
         for image in origin.get("images") or ()
     ]
+    if not learned:
+        return []  # nothing to compare the voxels with
+    own = origin_of(volume, plane)
+    return [image for image in learned if same_image(image, own)]
 
 
 def _slices_of(image: dict[str, Any]) -> list[int]:
@@ -125,9 +130,8 @@ def held_out_neighbors(
     notes = []
     for test in held_out:
         learned = {n for volume, _ in of_one_image(volumes, [test]) for n in volume.slices}
-        origin = origin_of(test, plane)
-        for image in _learned_by(former):
-            if image.get("plane", plane) == plane and same_image(image, origin):
+        for image in _learned_of(test, former, plane):
+            if image.get("plane", plane) == plane:
                 learned.update(_slices_of(image))
         near = sorted(n for n in test.slices if {n - 1, n + 1} & learned)
         if near:

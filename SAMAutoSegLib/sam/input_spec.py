@@ -185,7 +185,14 @@ class InputSpec:
             SAMAutoSegError: the slice is so thin that no low-res pixel lies in it.
         """
         height, width = planes.shape[1:]
-        place = self._visible((height, width), side, pixel_spacing)
+        place = self.placement((height, width), pixel_spacing)
+        centers = (torch.arange(side) + 0.5) * (self.side / side)
+        for start, length in ((place.top, place.height), (place.left, place.width)):
+            if not ((centers >= start) & (centers < start + length)).any():
+                raise SAMAutoSegError(
+                    f"slices of {height} x {width} pixels are too thin: shown at side {self.side} "
+                    "nothing is left of them in the model's output; choose another axis"
+                )
 
         def resized(planes: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
             if smooth:
@@ -213,7 +220,6 @@ class InputSpec:
         Raises:
             SAMAutoSegError: the slice is so thin that no low-res pixel lies in it.
         """
-        self._visible(labels.shape, side, pixel_spacing)
         if self.pixels_per_logit(labels.shape, side, pixel_spacing) <= 1:
             planes = torch.from_numpy(np.ascontiguousarray(labels))[None].float()
             return self.slice_to_low_res(planes, side, pixel_spacing, outside)[0].to(torch.uint8)
@@ -232,21 +238,6 @@ class InputSpec:
         height, width = shape
         place = self.placement((height, width), pixel_spacing)
         return max(height / place.height, width / place.width) * self.side / side
-
-    def _visible(
-        self, shape: tuple[int, ...], side: int, pixel_spacing: tuple[float, float]
-    ) -> Placement:
-        """Where a slice is shown; `SAMAutoSegError` if none of side x side pixels lies in it."""
-        height, width = shape
-        place = self.placement((height, width), pixel_spacing)
-        centers = (torch.arange(side) + 0.5) * (self.side / side)
-        for start, length in ((place.top, place.height), (place.left, place.width)):
-            if not ((centers >= start) & (centers < start + length)).any():
-                raise SAMAutoSegError(
-                    f"slices of {height} x {width} pixels are too thin: shown at side {self.side} "
-                    "nothing is left of them in the model's output; choose another axis"
-                )
-        return place
 
     def to_input_points(
         self,
