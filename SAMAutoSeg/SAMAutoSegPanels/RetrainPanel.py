@@ -55,6 +55,7 @@ class RetrainPanel:
         self._ledgers = ledgers
         self._jobsFolder = jobsFolder
         self._starting = None
+        self._startingName = ""
         self._message = ""
         self._failed = False
         self._offered = None
@@ -251,13 +252,16 @@ class RetrainPanel:
         except SAMAutoSegError as error:
             self._fail(str(error))
             return
+        folder = self._jobsFolder / secrets.token_hex(6)
         if node.method == Method.WE_SAM:
-            volumes = self._slices.forPaint(corrected)
+            volumes = self._slices.forPaint(folder.name, corrected)
         else:
-            volumes = self._slices.forTraining(corrected, node.holdOut, self._learnsFromOthers)
+            volumes = self._slices.forTraining(
+                folder.name, corrected, node.holdOut, self._learnsFromOthers
+            )
         if len(volumes) > 1 and node.method == Method.BLO_SAM:
             settings["settings"] = {"spare_every": SPARE_EVERY}
-        folder = self._jobsFolder / secrets.token_hex(6)
+        self._startingName = folder.name
         self._starting = makeJobInSteps(folder, volumes, settings)
         session.changed.emit()
         session.later(self._writeOn)
@@ -271,12 +275,10 @@ class RetrainPanel:
             self._starting = None
             self._launch(end.value)
         except SAMAutoSegError as error:
-            self._starting = None
-            self._slices.takeBackNote()
+            self._dropStarting()
             self._fail(str(error))
         except Exception:
-            self._starting = None
-            self._slices.takeBackNote()
+            self._dropStarting()
             self._fail(_("an unexpected error ended it, see the Python console"))
             raise
         else:
@@ -286,8 +288,7 @@ class RetrainPanel:
         try:
             job.start(job_command(pythonExecutable()))
         except SAMAutoSegError as error:
-            job.remove()
-            self._slices.takeBackNote()
+            self._remove(job)
             self._fail(str(error))
             return
         self._watch(job)
@@ -324,11 +325,15 @@ class RetrainPanel:
         if offer:
             self._offer(job)
             return
-        job.remove()
         if kept:
-            self._slices.keepNote()
+            job.remove()
         else:
-            self._slices.takeBackNote()
+            self._remove(job)
+
+    def _remove(self, job):
+        """There will be no model of this training."""
+        job.remove()
+        self._slices.forget(job.folder.name, slicer.mrmlScene)
 
     def _fillTable(self, rows):
         table = self._ui.scoresTable
@@ -412,8 +417,7 @@ class RetrainPanel:
                 job.stop()
                 self._ui.jobLabel.text = _("Stopping. Discard it again when it has ended.")
                 return
-            job.remove()
-            self._slices.takeBackNote()
+            self._remove(job)
         except SAMAutoSegError as error:
             self._fail(str(error))
         self._offered = None
@@ -437,7 +441,7 @@ class RetrainPanel:
         if self._starting is not None:
             self._starting.close()
             self._starting = None
-            self._slices.takeBackNote()
+            self._slices.forget(self._startingName, slicer.mrmlScene)
 
     def cleanup(self):
         """The training goes on in its process; it is offered the next time."""

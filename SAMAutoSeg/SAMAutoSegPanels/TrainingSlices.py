@@ -29,7 +29,6 @@ class TrainingSlices:
         self._ledgers = ledgers
         self._others = OtherLedgers()
         self._found = []
-        self._noted = []
         self.corrected = self.reviewed = self.others = ()
         self.othersChanged = self._others.changed
 
@@ -75,12 +74,13 @@ class TrainingSlices:
 
     # A training
 
-    def forTraining(self, corrected, holdOut, withOthers):
+    def forTraining(self, name, corrected, holdOut, withOthers):
         """Functions that read a `JobVolume` each, of the chosen volume and of the others.
 
         The ledgers keep in mind from now on what is learned from.
 
         Args:
+            name: of the training, to forget it by.
             corrected: the `CorrectedSlices` of the chosen volume.
         """
         others = [one for one in self._found if withOthers and one[0].GetScene() is not None]
@@ -91,10 +91,9 @@ class TrainingSlices:
             splitSlices(numbers, holdOut, ledger.learned, ledger.heldOut, total)
             for ledger, numbers in zip(ledgers, slices, strict=True)
         ]
-        self._noted = []
         for ledger, (train, heldOut) in zip(ledgers, parts, strict=True):
             seen = slicesSeen(len(ledger), train, heldOut) if others else train
-            self._note(ledger, seen, heldOut)
+            ledger.noteTraining(name, seen, heldOut)
         like = corrected.structures
         return [
             lambda: JobVolume(corrected, *parts[0]),
@@ -104,41 +103,32 @@ class TrainingSlices:
             ),
         ]
 
-    def forPaint(self, corrected):
+    def forPaint(self, name, corrected):
         """The same where labels are rough paint: of the chosen volume alone, none held out."""
         ledger, rough = self._ledgers.ledger, corrected.slices
         train = sorted({*rough, *slicesWithoutPaint(len(ledger), rough)})
-        self._noted = []
-        self._note(ledger, train, ())
+        ledger.noteTraining(name, train, ())
         return [lambda: JobVolume(corrected, train, rough=rough)]
 
-    def keepNote(self):
-        """There is a model now that has learned from the slices of the latest training."""
-        self._noted = []
+    def forget(self, name, scene):
+        """No model has learned from the slices of this training: they may give a score.
 
-    def takeBackNote(self):
-        """No model has learned from the slices of the latest training: they may give a score."""
+        That holds for all that is in the scene, also if another Slicer began the training.
+        """
+        from SAMAutoSegScene.SceneNodes import nodesOfClass
         from SAMAutoSegScene.SliceLedger import forgetTraining
 
-        noted, self._noted = self._noted, []
-        ledgers = [self._ledgers.ledger, *self._others.ledgers()]
-        open_ = {(one.segmentationNode, one.plane): one for one in ledgers if one is not None}
-        for node, plane, slices in noted:
-            if (node, plane) in open_:
-                open_[node, plane].forgetTraining(slices)
-            else:
-                forgetTraining(node, plane, slices)
+        for ledger in (self._ledgers.ledger, *self._others.ledgers()):
+            if ledger is not None:
+                ledger.forgetTraining(name)
+        for node in nodesOfClass(scene, "vtkMRMLSegmentationNode"):
+            forgetTraining(node, name)
 
     def close(self):
         """The scene is closed, or nobody looks any more."""
         self._others.close()
         self._found = []
         self.corrected = self.reviewed = self.others = ()
-
-    def _note(self, ledger, learned, heldOut):
-        new = {*learned} - {*ledger.learned}
-        ledger.noteTraining(learned, heldOut)
-        self._noted.append((ledger.segmentationNode, ledger.plane, new))
 
 
 def _read(volumeNode, ledger, segmentIds, like, train, heldOut):

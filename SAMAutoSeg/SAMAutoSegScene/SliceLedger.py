@@ -23,7 +23,7 @@ ATTRIBUTE = "SAMAutoSeg.Ledger"
 GENERATION = "SAMAutoSeg.Generation"
 IN_USE = "SAMAutoSeg.InUse"
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
-VERSION = 1
+VERSION = 2
 
 # During a run the scene is kept up to date this often.
 _SECONDS_BETWEEN_SAVES = 2.0
@@ -259,24 +259,28 @@ class SliceLedger:
     @property
     def learned(self) -> list[int]:
         """The numbers of the slices that trainings learned from."""
-        return sorted(self._learned)
+        return sorted(set().union(*self._learned.values()))
 
     @property
     def heldOut(self) -> list[int]:
         """The numbers of the slices that were only used for scores, never learned from."""
         return sorted(self._heldOut)
 
-    def noteTraining(self, learned: Iterable[int], heldOut: Iterable[int]) -> None:
-        """Keep in mind what a training learns from and what it holds out."""
-        self._learned |= {self._checked(number) for number in learned}
+    def noteTraining(self, name: str, learned: Iterable[int], heldOut: Iterable[int]) -> None:
+        """Keep in mind what a training learns from and what it holds out.
+
+        Args:
+            name: of the training, to forget it by.
+        """
+        self._learned[name] = {self._checked(number) for number in learned}
         self._heldOut |= {self._checked(number) for number in heldOut}
-        self._heldOut -= self._learned
+        self._heldOut -= {*self.learned}
         self._save()
 
-    def forgetTraining(self, learned: Iterable[int]) -> None:
+    def forgetTraining(self, name: str) -> None:
         """Take back what a training was to learn from: there is no model that did."""
-        self._learned -= set(learned)
-        self._save()
+        if self._learned.pop(name, None) is not None:
+            self._save()
 
     # Where to look next
 
@@ -340,7 +344,9 @@ class SliceLedger:
             here(n): digests for n, digests in data.get("reviewed", {}).items()
         }
         self._excluded: set[int] = {here(n) for n in data.get("excluded", [])}
-        self._learned: set[int] = {here(n) for n in data.get("learned", [])}
+        self._learned: dict[str, set[int]] = {
+            name: {here(n) for n in numbers} for name, numbers in data.get("learned", {}).items()
+        }
         self._heldOut: set[int] = {here(n) for n in data.get("held_out", [])}
         self._uncertainty: dict[int, float] = {
             here(n): value for n, value in data.get("uncertainty", {}).items()
@@ -401,7 +407,7 @@ class SliceLedger:
             "generations": self._written.packed(),
             "reviewed": self._reviewed,
             "excluded": sorted(self._excluded),
-            "learned": self.learned,
+            "learned": {name: sorted(numbers) for name, numbers in self._learned.items()},
             "held_out": self.heldOut,
             "uncertainty": {n: round(value, 6) for n, value in self._uncertainty.items()},
             "unchecked": {
@@ -459,14 +465,15 @@ def hasLedgerOfOtherSize(segmentationNode, volumeNode) -> bool:
     return not same and not SegmentLayers(segmentationNode, grid).areEmpty()
 
 
-def forgetTraining(segmentationNode, plane: Plane, learned: Iterable[int]) -> None:
-    """What `SliceLedger.forgetTraining` does, where no ledger of this plane is open."""
-    name = f"{ATTRIBUTE}.{plane}"
-    text = segmentationNode.GetAttribute(name)
-    if text:
-        data = json.loads(text)
-        data["learned"] = sorted(set(data.get("learned", [])) - set(learned))
-        segmentationNode.SetAttribute(name, json.dumps(data, separators=(",", ":")))
+def forgetTraining(segmentationNode, name: str) -> None:
+    """What `SliceLedger.forgetTraining` does, for all planes of which no ledger is open."""
+    for plane in PLANES:
+        attribute = f"{ATTRIBUTE}.{plane}"
+        text = segmentationNode.GetAttribute(attribute)
+        data = json.loads(text) if text else {}
+        if name in data.get("learned", {}):
+            del data["learned"][name]
+            segmentationNode.SetAttribute(attribute, json.dumps(data, separators=(",", ":")))
 
 
 def forgetLedgers(segmentationNode) -> None:

@@ -223,7 +223,7 @@ def test_a_reviewed_slice_that_is_changed_is_a_corrected_one(plain, paint):
     [
         lambda ledger: ledger.markReviewed([1]),
         lambda ledger: ledger.exclude([1]),
-        lambda ledger: ledger.noteTraining([1], [2]),
+        lambda ledger: ledger.noteTraining("a", [1], [2]),
         lambda ledger: ledger.setUncertainty({1: 3.0}),
     ],
 )
@@ -247,16 +247,16 @@ def test_excluded_slices_are_not_learned_from(plain, paint):
 
 
 def test_what_was_learned_from_is_held_out_no_more(plain):
-    plain.ledger.noteTraining([1, 3], [2, 4])
-    plain.ledger.noteTraining([2, 5], [4])
+    plain.ledger.noteTraining("a", [1, 3], [2, 4])
+    plain.ledger.noteTraining("b", [2, 5], [4])
     again = SliceLedger(plain.node, plain.volume_node)
     assert (again.learned, again.heldOut) == ([1, 2, 3, 5], [4])
 
 
 def test_what_no_model_has_learned_from_may_be_held_out_again(plain):
-    plain.ledger.noteTraining([1, 3], [2])
-    plain.ledger.noteTraining([1, 5], [2])
-    plain.ledger.forgetTraining([5])
+    plain.ledger.noteTraining("a", [1, 3], [2])
+    plain.ledger.noteTraining("b", [1, 5], [2])
+    plain.ledger.forgetTraining("b")
     assert (plain.ledger.learned, plain.ledger.heldOut) == ([1, 3], [2])
 
 
@@ -328,7 +328,7 @@ def test_states_are_saved_with_the_scene_and_restored(
     correct(case, paint, 2)
     case.ledger.markReviewed([1])
     case.ledger.exclude([4])
-    case.ledger.noteTraining([1, 2], [0])
+    case.ledger.noteTraining("a", [1, 2], [0])
     case.ledger.setUncertainty({0: 0.25, 5: 0.75})
     states = case.ledger.states()
     voxels = mask_of(case.node, case.ids[1], case.grid)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from SAMAutoSegPanels.CurrentLedger import CurrentLedger
+from SAMAutoSegPanels.CurrentLedger import CurrentLedger, ledgerOf
 from SAMAutoSegPanels.TrainingSlices import TrainingSlices
 from SAMAutoSegScene.CorrectedSlices import readCorrectedSlices
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
@@ -13,6 +13,7 @@ from SAMAutoSegScene.SegmentWriter import SegmentWriter
 from .conftest import write_volume
 
 NAMES = ["spleen", "liver"]
+NAME = "a-training"
 
 
 class Patient:
@@ -85,7 +86,7 @@ def test_all_volumes_with_corrected_slices_are_learned_from(ledgers, slices, pat
     assert slices.reviewed == (1, 4) and slices.corrected == ()
     assert [(one.name, one.count, one.slices) for one in slices.others] == [("CT 2", 20, (3, 4, 9))]
     corrected = readCorrectedSlices(first.node, first.volume, ledgers.ledger)
-    readers = slices.forTraining(corrected, holdOut=False, withOthers=True)
+    readers = slices.forTraining(NAME, corrected, holdOut=False, withOthers=True)
     one, other = [read() for read in readers]
     assert (one.train, one.heldOut) == ([1, 4], []) and other.train == [3, 4, 9]
     assert other.corrected.volume.name == "CT 2"
@@ -99,36 +100,61 @@ def test_all_volumes_with_corrected_slices_are_learned_from(ledgers, slices, pat
 def test_with_several_volumes_few_slices_of_each_give_a_score(ledgers, slices, patients):
     first, second, _ = patients
     corrected = both_reviewed(ledgers, slices, first, second)
-    parts = [read() for read in slices.forTraining(corrected, holdOut=True, withOthers=True)]
+    parts = [read() for read in slices.forTraining(NAME, corrected, holdOut=True, withOthers=True)]
     assert [(part.train, part.heldOut) for part in parts] == [([1, 5], [3]), ([3, 9], [6])]
     # Other slices may teach without labels, so later only spared ones give a score.
     assert {*range(20)} - {*choose(ledgers, slices, second).learned} == {2, 6, 10, 14, 18}
     assert ledgers.ledger.heldOut == [6]
 
 
-def test_a_training_that_came_to_nothing_is_forgotten_in_all_volumes(ledgers, slices, patients):
+def test_a_training_that_came_to_nothing_is_forgotten_in_all_volumes(
+    ledgers, slices, patients, scene
+):
     first, second, _ = patients
     corrected = both_reviewed(ledgers, slices, first, second)
     for withOthers in (False, True):
-        slices.forTraining(corrected, holdOut=False, withOthers=withOthers)
+        slices.forTraining(NAME, corrected, holdOut=False, withOthers=withOthers)
         assert set(ledgers.ledger.learned) >= {1, 3, 5}
         choose(ledgers, slices, second)  # the user goes on in the other one meanwhile
-        slices.takeBackNote()
+        slices.forget(NAME, scene.mrml)
         assert ledgers.ledger.learned == []
         assert choose(ledgers, slices, first).learned == []
-    slices.forTraining(corrected, holdOut=False, withOthers=False)
-    slices.keepNote()
-    slices.takeBackNote()
+
+
+def test_what_another_training_has_learned_too_stays_learned(ledgers, slices, patients, scene):
+    first, second, _ = patients
+    corrected = both_reviewed(ledgers, slices, first, second)
+    for name in (NAME, "one that is kept"):
+        slices.forTraining(name, corrected, holdOut=False, withOthers=False)
+    slices.forget(NAME, scene.mrml)
     assert ledgers.ledger.learned == [1, 3, 5]
 
 
-def test_it_is_forgotten_where_slices_of_another_plane_are_in_use_now(ledgers, slices, patients):
+def test_it_is_forgotten_after_slicer_was_closed_and_started_again(
+    ledgers, slices, patients, scene
+):
     first, second, _ = patients
     corrected = both_reviewed(ledgers, slices, first, second)
-    slices.forTraining(corrected, holdOut=False, withOthers=True)
+    slices.forTraining(NAME, corrected, holdOut=False, withOthers=True)
+    # What stays is in the scene: nothing of these two objects.
+    slices.close()
+    ledgers.close()
+    TrainingSlices(CurrentLedger()).forget(NAME, scene.mrml)
+    for patient in (first, second):
+        ledger, _problem = ledgerOf(patient.node, patient.volume, "axial")
+        assert ledger.learned == []
+        ledger.close()
+
+
+def test_it_is_forgotten_where_slices_of_another_plane_are_in_use_now(
+    ledgers, slices, patients, scene
+):
+    first, second, _ = patients
+    corrected = both_reviewed(ledgers, slices, first, second)
+    slices.forTraining(NAME, corrected, holdOut=False, withOthers=True)
     ledgers.choose(first.node, first.volume, "coronal")
     slices.lookAtOthers(first.volume, NAMES, np.inf)
-    slices.takeBackNote()
+    slices.forget(NAME, scene.mrml)
     assert choose(ledgers, slices, first).learned == []
     assert choose(ledgers, slices, second).learned == []
 
@@ -176,7 +202,7 @@ def test_a_volume_that_was_moved_or_removed_does_no_harm(scene, ledgers, slices,
     assert names_of(slices) == ["CT 3"]  # the segmentation did not move along
     corrected = readCorrectedSlices(first.node, first.volume, ledgers.ledger)
     scene.mrml.RemoveNode(third.volume)
-    assert len(slices.forTraining(corrected, holdOut=False, withOthers=True)) == 1
+    assert len(slices.forTraining(NAME, corrected, holdOut=False, withOthers=True)) == 1
     choose(ledgers, slices, first)
     assert names_of(slices) == []
 
@@ -227,6 +253,6 @@ def test_rough_paint_is_of_the_chosen_volume_alone(ledgers, slices, patients):
     review(ledgers, slices, first, [1, 4])
     review(ledgers, slices, second, [3, 6])
     corrected = readCorrectedSlices(second.node, second.volume, ledgers.ledger)
-    (read,) = slices.forPaint(corrected)
+    (read,) = slices.forPaint(NAME, corrected)
     assert read().rough == [3, 6] and {*read().train} > {3, 6} and read().heldOut == ()
     assert ledgers.ledger.learned == read().train
