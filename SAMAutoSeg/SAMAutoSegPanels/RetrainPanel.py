@@ -253,13 +253,14 @@ class RetrainPanel:
             self._fail(str(error))
             return
         folder = self._jobsFolder / secrets.token_hex(6)
+        teaches = node.method == Method.BLO_SAM
         if node.method == Method.WE_SAM:
             volumes = self._slices.forPaint(folder.name, corrected)
         else:
             volumes = self._slices.forTraining(
-                folder.name, corrected, node.holdOut, self._learnsFromOthers
+                folder.name, corrected, node.holdOut, self._learnsFromOthers, teaches
             )
-        if len(volumes) > 1 and node.method == Method.BLO_SAM:
+        if len(volumes) > 1 and teaches:
             settings["settings"] = {"spare_every": SPARE_EVERY}
         self._startingName = folder.name
         self._starting = makeJobInSteps(folder, volumes, settings)

@@ -74,7 +74,7 @@ class TrainingSlices:
 
     # A training
 
-    def forTraining(self, name, corrected, holdOut, withOthers):
+    def forTraining(self, name, corrected, holdOut, withOthers, teaches=False):
         """Functions that read a `JobVolume` each, of the chosen volume and of the others.
 
         The ledgers keep in mind from now on what is learned from.
@@ -82,6 +82,7 @@ class TrainingSlices:
         Args:
             name: of the training, to forget it by.
             corrected: the `CorrectedSlices` of the chosen volume.
+            teaches: with others, slices without labels are learned from as well.
         """
         others = [one for one in self._found if withOthers and one[0].GetScene() is not None]
         ledgers = [self._ledgers.ledger, *(ledger for _volume, ledger, _ids in others)]
@@ -92,7 +93,7 @@ class TrainingSlices:
             for ledger, numbers in zip(ledgers, slices, strict=True)
         ]
         for ledger, (train, heldOut) in zip(ledgers, parts, strict=True):
-            seen = slicesSeen(len(ledger), train, heldOut) if others else train
+            seen = slicesSeen(len(ledger), train, heldOut) if others and teaches else train
             ledger.noteTraining(name, seen, heldOut)
         like = corrected.structures
         return [

@@ -102,6 +102,9 @@ def test_with_several_volumes_few_slices_of_each_give_a_score(ledgers, slices, p
     corrected = both_reviewed(ledgers, slices, first, second)
     parts = [read() for read in slices.forTraining(NAME, corrected, holdOut=True, withOthers=True)]
     assert [(part.train, part.heldOut) for part in parts] == [([1, 5], [3]), ([3, 9], [6])]
+    assert choose(ledgers, slices, second).learned == [3, 9]
+    choose(ledgers, slices, first)
+    slices.forTraining(NAME, corrected, holdOut=True, withOthers=True, teaches=True)
     # Other slices may teach without labels, so later only spared ones give a score.
     assert {*range(20)} - {*choose(ledgers, slices, second).learned} == {2, 6, 10, 14, 18}
     assert ledgers.ledger.heldOut == [6]
