@@ -185,7 +185,7 @@ class SegmentPanel:
         display = volume.GetScalarVolumeDisplayNode()
         if display is None:
             return ""
-        return f"{display.GetWindowLevelMin():g},{display.GetWindowLevelMax():g}"
+        return f"{display.GetWindowLevelMin()!r},{display.GetWindowLevelMax()!r}"
 
     def plane(self):
         """The plane of the slices: as chosen, else the model's, else that of the volume.

@@ -77,7 +77,8 @@ class Intensity:
 
     def __str__(self) -> str:
         prefix = "percentile:" if self.kind == "percentile" else ""
-        return f"{prefix}{self.low:g},{self.high:g}"
+        low, high = (np.format_float_positional(x, trim="-") for x in (self.low, self.high))
+        return f"{prefix}{low},{high}"
 
     def limits(self, array: np.ndarray) -> tuple[float, float]:
         """The image values that become 0 and 255; equal if the image holds one value only."""

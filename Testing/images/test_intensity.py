@@ -81,7 +81,9 @@ def test_a_named_window_is_read_with_its_center_and_width(name):
     assert (intensity.low, intensity.high) == (center - width / 2, center + width / 2)
 
 
-@pytest.mark.parametrize("text", ["-160,240", "percentile:0.5,99.5", "-0.25,1.75"])
+@pytest.mark.parametrize(
+    "text", ["-160,240", "percentile:0.5,99.5", "-0.25,1.75", "1234567,1234570.25"]
+)
 def test_text_and_json_give_the_same_intensity_back(text):
     intensity = Intensity.parse(text)
     assert str(intensity) == text
