@@ -93,7 +93,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     how.add_argument("--side", type=int, help="input side of a ViT: 448, 672, 896 or 1024")
     how.add_argument(
-        "--budget", default="standard", help="quick, standard or thorough (default: standard)"
+        "--budget",
+        help="quick, standard or thorough (default: standard; of we-sam, its own number of steps)",
     )
     how.add_argument(
         "--set",

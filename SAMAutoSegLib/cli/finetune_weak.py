@@ -84,7 +84,7 @@ def adapt_sam(arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
     from SAMAutoSegLib.images.slices import plane_along
     from SAMAutoSegLib.images.structure import standard_structures
     from SAMAutoSegLib.methods.we_sam_prompted import adapt_prompted
-    from SAMAutoSegLib.progress import console_progress
+    from SAMAutoSegLib.progress import Cancelled, console_progress
     from SAMAutoSegLib.sam.checkpoint import load_backbone
     from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
     from SAMAutoSegLib.sam.fetch import fetched
@@ -116,6 +116,8 @@ def adapt_sam(arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
         print(f"{arguments.output}: a SAM to be prompted, {steps} steps ({stopped or 'all'})")
         for note in notes + adapted.notes:
             print(f"note: {note}")
+    if stopped == "cancelled":
+        raise Cancelled(f"stopped at step {steps}; the best so far is in {arguments.output}")
     return 0
 
 

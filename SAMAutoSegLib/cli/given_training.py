@@ -19,7 +19,9 @@ _CHECKPOINT_SUFFIX = ".training"
 
 def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     """The settings of --set, --seed and --budget."""
-    settings: dict[str, Any] = {"budget": arguments.budget}
+    settings: dict[str, Any] = {}
+    if arguments.budget or arguments.method != "we-sam":
+        settings["budget"] = arguments.budget or "standard"
     if arguments.seed is not None:
         settings["seed"] = arguments.seed
     for text in arguments.set:

@@ -1,6 +1,8 @@
 """``samautoseg finetune --method we-sam``."""
 
+import argparse
 import json
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +13,14 @@ import torch
 from SAMAutoSegLib.adapt.adapted_file import ModelCard, read_card, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.cli import finetune_weak
+from SAMAutoSegLib.cli.finetune import add_arguments
+from SAMAutoSegLib.cli.given_training import settings_of
 from SAMAutoSegLib.cli.main import main
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegLib.images.volume import Grid, Volume
 from SAMAutoSegLib.images.write import write_segmentation, write_volume
+from SAMAutoSegLib.methods.we_sam_prompted import PromptedWeSAM
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 
 GRID = Grid((40, 30, 6), (1.0, 1.0, 4.0), (-12.5, 30.0, 100.0), np.eye(3))
@@ -122,6 +127,37 @@ def test_a_plain_sam_adapts_with_prompts_and_stays_a_sam(case: Case, capsys: Cap
     assert main(case.arguments(*more, start=False)) == 0
     assert "a SAM to be prompted, 2 steps" in capsys.readouterr().out
     assert load_backbone(case.output, device="cpu").family == "vit_b"
+
+
+def test_ctrl_c_keeps_the_prompted_sam_of_the_steps_until_then(
+    case: Case, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = PromptedWeSAM.step
+
+    def interrupted(self: PromptedWeSAM, number: int) -> dict[str, float]:
+        if number == 0:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, number)
+
+    monkeypatch.setattr(PromptedWeSAM, "step", interrupted)
+    weak = case.weak({"2": {"liver": {"boxes": [[4, 4, 16, 16]]}}})
+    more = ("--weak", weak, "--structures", "liver,spleen")
+    assert main(case.arguments(*more, start=False)) == 130
+    assert f"stopped at step 1; the best so far is in {case.output}" in capsys.readouterr().err
+    assert load_backbone(case.output, device="cpu").family == "vit_b"
+
+
+@pytest.mark.parametrize(
+    ("method", "given", "budget"),
+    [("we-sam", [], None), ("we-sam", ["--budget", "quick"], "quick"), ("joint", [], "standard")],
+)
+def test_we_sam_has_its_own_length_unless_a_budget_is_given(
+    method: str, given: list[str], budget: str | None
+) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    arguments = parser.parse_args(["--image", "i", "-o", "m", "--method", method, *given])
+    assert settings_of(arguments).get("budget") == budget
 
 
 @pytest.mark.parametrize(
