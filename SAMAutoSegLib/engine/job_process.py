@@ -161,18 +161,14 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
     if task.former is not None and tuned.model is task.former.model:
         # Nothing to keep: a version that is the same as the one before would only puzzle.
         (folder / CHECKPOINT).unlink(missing_ok=True)
-        return "finished", {**_NOTHING, "unchanged": True, "notes": notes}
+        told = {**_NOTHING, "unchanged": True, "notes": notes, "steps": tuned.result.steps}
+        return "finished", {**told, "seconds": round(time.monotonic() - started, 1)}
     save_adapted(folder / MODEL, tuned.model, tuned.card)
     if tuned.result.stopped != "cancelled":
         (folder / CHECKPOINT).unlink(missing_ok=True)
     if task.held_out:
-        progress.note("scoring the new model")
-        try:
-            after = _dice(task, tuned)
-        except Exception as error:
-            message, details = explain(error)
-            print(details, file=sys.stderr)
-            notes.append(f"the new model is complete, but could not be scored: {message}")
+        dice = tuned.card.provenance["held_out_dice_by_structure"]
+        after = {structure.name: dice.get(structure.name) for structure in task.structures}
     scored = task.held_out or method != _WITHOUT_LABELS  # rough paint could not give a score
     if scored and sum(len(volume.slices) for volume in task.held_out) < 2:
         held = "one slice" if task.held_out else "no slice"
@@ -328,10 +324,6 @@ class _Progress:
             self._told = now
             self._tell(fraction, message, left)
 
-    def note(self, message: str) -> None:
-        """What is done once the training has ended, which is not stopped any more."""
-        self._tell(1.0, message, None)
-
     def on_step(self, entry: dict[str, float]) -> None:
         if not self._steps:
             # A resumed training begins in the middle, which says nothing of its pace.
@@ -389,19 +381,19 @@ def _names(structures: Sequence[Structure]) -> list[str]:
     return [structure.name.casefold() for structure in structures]
 
 
-def _dice(task: _Task, scored: Adapted) -> dict[str, float | None]:
+def _dice(task: _Task, former: Adapted) -> dict[str, float | None]:
     """Dice of every structure over the voxels of all held-out slices."""
     from SAMAutoSegLib.images.slices import SliceStack
     from SAMAutoSegLib.images.structure import matched
     from SAMAutoSegLib.segment.volume import segment_volume
 
     sums = {structure.name: [0, 0] for structure in task.structures}
-    pairs = [(s, other) for s, other in matched(task.structures, scored.card.structures) if other]
+    pairs = [(s, other) for s, other in matched(task.structures, former.card.structures) if other]
     for volume in task.held_out:
         result = segment_volume(
             volume.image,
-            scored.model,
-            scored.card,
+            former.model,
+            former.card,
             task.backbone,
             axis=task.plane,
             slices=volume.slices,

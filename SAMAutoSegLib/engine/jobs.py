@@ -15,7 +15,8 @@ Every event has `event` and `time` (seconds since 1970):
 - finished, stopped: `model` (path, None where nothing was learned yet), `before` and `after` (Dice
   of every structure over the held-out slices, None where neither labels nor prediction hold it or
   the former model does not know it; all of it None where no slice was held out or, for `before`,
-  no model was refined), `notes`, `steps`, `best_step`, `seconds`
+  no model was refined), `notes`, `steps`, `best_step`, `seconds`, and `unchanged` (True) where
+  nothing speaks for what was learned, so that there is no new model
 - failed: `message`, `details`
 """
 
@@ -94,9 +95,9 @@ class TrainingJob:
                 `backbone` (file or catalogue name).
                 Optional: `base_model` (file of the adapted model that is refined), `plane`
                 (default: that of this model, else 'auto'), `intensity` (as text; default: that of
-                this model, else by modality), `method` ('blo-sam'), `budget` ('standard'),
-                `settings` of the method, `adaptation` (`lora_rank`, `encoder_blocks`), `side` (of
-                the backbone's input), `device` ('auto').
+                this model, else by modality), `method` ('blo-sam'), `budget` ('standard';
+                'we-sam' has none), `settings` of the method, `adaptation` (`lora_rank`,
+                `encoder_blocks`), `side` (of the backbone's input), `device` ('auto').
             arrays: [K, J, I] by name.
 
         Raises:

@@ -207,24 +207,6 @@ def in_this_process(tiny_vit_b: ViTShape, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_a_model_that_cannot_be_scored_is_kept(
-    tmp_path: Path,
-    spec: dict[str, Any],
-    arrays: dict[str, np.ndarray],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def out_of_memory(*_: object) -> None:
-        raise MemoryError
-
-    monkeypatch.setattr(job_process, "_dice", out_of_memory)
-    job = TrainingJob.create(tmp_path / "job", spec, arrays)
-    assert job_process.main([str(job.folder)]) == 0
-    result = named(job, "finished")[0]
-    assert Path(result["model"]).exists() and result["after"] is None
-    assert any("could not be scored: not enough memory" in note for note in result["notes"])
-
-
-@pytest.mark.usefixtures("in_this_process")
 def test_a_job_whose_model_could_not_be_saved_goes_on_to_it(
     tmp_path: Path,
     spec: dict[str, Any],
