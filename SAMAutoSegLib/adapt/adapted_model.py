@@ -65,6 +65,11 @@ class Adaptation:
                 f"LoRA rank {self.lora_rank}: expected 0, since the head {self.head} is learned as "
                 "a whole; or adapt encoder blocks too"
             )
+        if self.encoder_blocks and self.head.startswith("heatmap"):
+            raise SAMAutoSegError(
+                f"encoder_blocks {self.encoder_blocks}: expected 0, because the head {self.head} "
+                "is trained alone"
+            )
         if self.pixel_side not in (0, *PIXEL_SIDES):
             raise SAMAutoSegError(
                 f"pixel_side {self.pixel_side}: expected 0 or one of "

@@ -86,6 +86,8 @@ def adapt_source(
     torch.manual_seed(chosen.seed)
     model = with_encoder_blocks(source, backbone, blocks_to_adapt(chosen, backbone))
     before = model.learned_state()
+    tested = sum(len(volume.slices) for volume in held_out)
+    first = _ENCODING_SHARE * count / (count + tested)
     samples = build_unlabeled_set(
         volumes,
         card.structures,
@@ -97,7 +99,7 @@ def adapt_source(
         strong=chosen.strong,
         seed=chosen.seed,
         cache=cache,
-        progress=part_of(progress, 0.0, _ENCODING_SHARE),
+        progress=part_of(progress, 0.0, first),
     )
     encoded = time.monotonic()
     tests = None
@@ -110,6 +112,7 @@ def adapt_source(
             intensity=intensity,
             encoder_blocks=model.adaptation.encoder_blocks,
             cache=cache,
+            progress=part_of(progress, first, _ENCODING_SHARE),
         )
     scoring = time.monotonic() - encoded
     result = train(

@@ -36,6 +36,7 @@ from SAMAutoSegLib.methods.tuned_model import FineTuned, provenance_of, require_
 from SAMAutoSegLib.progress import Progress, part_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+from SAMAutoSegLib.sam.encoder_tail import require_tunable
 
 # Encoding a slice costs about as much as some steps of training: for the progress bar only.
 _ENCODING_SHARE = 0.2
@@ -131,10 +132,12 @@ def finetune(
         )
 
     started = time.monotonic()
-    samples = encode(volumes, chosen.views, part_of(progress, 0.0, _ENCODING_SHARE))
+    tested = sum(len(volume.slices) for volume in held_out)
+    first = _ENCODING_SHARE * labeled * chosen.views / (labeled * chosen.views + tested)
+    samples = encode(volumes, chosen.views, part_of(progress, 0.0, first))
     samples.require_structures()
     encoded = time.monotonic()
-    tests = encode(held_out, 1, silent) if held_out else None
+    tests = encode(held_out, 1, part_of(progress, first, _ENCODING_SHARE)) if held_out else None
     scoring = time.monotonic() - encoded
     side = pixel_side_for(samples.images) if chosen.pixel_steps else 0
     weight = chosen.pixel_weight or usual_weight(samples, side, several)
@@ -209,6 +212,8 @@ def _require(
     """`SAMAutoSegError` where something was forgotten."""
     if not volumes:
         raise SAMAutoSegError("no volume to learn from: give at least one with its labels")
+    if not any(volume.slices for volume in volumes):
+        raise SAMAutoSegError("no labeled slice: name at least one")
     if not structures:
         raise SAMAutoSegError("no structure to learn: name at least one")
     if start is not None and not isinstance(start, Adapted):
@@ -236,7 +241,10 @@ def _chosen(
     adapted = kind.adaptation(chosen, backbone)
     if former is not None and adapted.head == former.adaptation.head:
         adapted = replace(former.adaptation, prompt=adapted.prompt)
-    return chosen, replace(adapted, **adaptation or {})
+    adapted = replace(adapted, **adaptation or {})
+    if adapted.encoder_blocks:
+        require_tunable(backbone.encoder, adapted.encoder_blocks)
+    return chosen, adapted
 
 
 def _with_its_branch(

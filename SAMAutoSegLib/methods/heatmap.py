@@ -77,11 +77,6 @@ class Heatmap:
                 f"method 'heatmap' cannot train the head {model.adaptation.head}: expected "
                 "heatmap-box or heatmap-point"
             )
-        if model.tail is not None:
-            raise SAMAutoSegError(
-                f"encoder_blocks {model.adaptation.encoder_blocks}: expected 0, because method "
-                "'heatmap' trains its head alone"
-            )
         self.model = model
         self.decoder = model.decoder
         self.samples = samples

@@ -66,7 +66,7 @@ def starting_model(
     new_branch = bool(wanted.pixel_side) and (not same if adaptation.pixel_side else few)
     if new_branch:
         adaptation = wanted
-    elif not more:
+    elif wanted.pixel_side and not more:
         # Its branch learns on, so it has as much to say as a new one; less than it had if that was
         # of one patient, and there are others now.
         weight = wanted.pixel_weight

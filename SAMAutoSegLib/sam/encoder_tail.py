@@ -19,9 +19,7 @@ class EncoderTail(nn.Module):
 
     def __init__(self, encoder: Any, count: int) -> None:
         super().__init__()
-        most = tunable_blocks(encoder)
-        if not 1 <= count <= most:
-            raise SAMAutoSegError(f"encoder blocks {count}: this backbone has 1 to {most} to tune")
+        require_tunable(encoder, count)
         self.blocks = encoder.blocks[-count:]
         self.neck: nn.Module = encoder.neck
 
@@ -37,6 +35,13 @@ def front_features(encoder: Any, images: Tensor, count: int) -> Tensor:
     for block in encoder.blocks[:-count]:
         x = block(x)
     return x
+
+
+def require_tunable(encoder: Any, count: int) -> None:
+    """`SAMAutoSegError` unless a fast encoder has so many last blocks that can be tuned."""
+    most = tunable_blocks(encoder)
+    if not 1 <= count <= most:
+        raise SAMAutoSegError(f"encoder blocks {count}: this backbone has 1 to {most} to tune")
 
 
 def tunable_blocks(encoder: Any) -> int:

@@ -261,6 +261,43 @@ def test_progress_goes_from_nothing_to_all_and_never_back(tune: Tune) -> None:
     assert told == sorted(told) and 0 < told[0] < 0.2 and told[-1] == 1.0
 
 
+def test_encoding_held_out_slices_is_told_and_can_be_cancelled(tune: Tune, labeled: Build) -> None:
+    told: list[float] = []
+
+    def progress(fraction: float, message: str) -> None:
+        if message.startswith("encoding"):
+            told.append(fraction)
+
+    tune(held_out=[labeled((0, 1, 6, 7))], progress=progress)
+    assert told == sorted(told) and len(told) == 6
+    with pytest.raises(Cancelled):
+        tune(held_out=[labeled((0, 1, 6, 7))], progress=stop_after(told[-2]))
+
+
+def stop_after(share: float) -> Progress:
+    def progress(fraction: float, message: str) -> None:
+        if fraction > share and message.startswith("encoding"):
+            raise Cancelled("stop")
+
+    return progress
+
+
+def test_encoder_blocks_that_there_are_not_are_refused_before_anything_is_encoded(
+    tune: Tune,
+) -> None:
+    told: list[str] = []
+    with pytest.raises(SAMAutoSegError, match="encoder blocks 7: this backbone has 1 to"):
+        tune(adaptation={"encoder_blocks": 7}, progress=lambda _, message: told.append(message))
+    with pytest.raises(SAMAutoSegError, match="encoder_blocks 1: expected 0"):
+        tune(
+            method="heatmap",
+            settings={"steps": 1},
+            adaptation={"encoder_blocks": 1},
+            progress=lambda _, message: told.append(message),
+        )
+    assert told == []
+
+
 def test_structures_that_are_in_no_slice_at_all_are_refused(
     labeled: Build, tiny_backbone: Callable[..., Backbone]
 ) -> None:
@@ -273,6 +310,9 @@ def test_what_was_forgotten_is_told(tiny_backbone: Callable[..., Backbone], labe
     backbone = tiny_backbone()
     with pytest.raises(SAMAutoSegError, match="no volume to learn from"):
         finetune([], [structure], backbone, plane="axial")
+    for settings in ({"budget": "standard"}, {"recipe": "published"}):
+        with pytest.raises(SAMAutoSegError, match="no labeled slice: name at least one"):
+            finetune([labeled(())], [structure], backbone, plane="axial", settings=settings)
     with pytest.raises(SAMAutoSegError, match="no structure to learn"):
         finetune([volume], [], backbone, plane="axial")
     with pytest.raises(SAMAutoSegError, match="start is a tuple: expected Adapted"):

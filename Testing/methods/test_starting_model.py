@@ -273,6 +273,12 @@ def test_a_branch_that_learns_on_has_as_much_to_say_as_a_new_one(learn: Learn) -
     assert kept.card.adaptation.pixel_weight == 0.25
 
 
+def test_a_branch_that_is_not_trained_keeps_its_weight(learn: Learn) -> None:
+    quiet = learn(named("disc"), pixel_weight=0.25)
+    onward = learn(named("disc"), slices=(1, 3, 5), start=quiet, pixel_steps=0)
+    assert onward.card.adaptation.pixel_weight == 0.25
+
+
 def test_what_a_branch_knows_of_one_patient_counts_less_with_a_second(
     learn: Learn, labeled: Callable[..., LabeledVolume]
 ) -> None:
