@@ -6,13 +6,20 @@ from SAMAutoSegPanels.SlicerPython import pythonExecutable
 from SAMAutoSegPanels.Translation import _
 
 # Slicer's Python is started by a launcher, and killing that leaves it running. So it ends itself
-# when nobody holds the other end of its standard input any more.
+# when nobody holds the other end of its standard input any more: as by Ctrl-C, so that what it has
+# started ends too. That input is no longer the standard one, see `SAMAutoSegLib.engine.__main__`.
 _UNTIL_LET_GO = """
-import os, runpy, threading
+import _thread, os, runpy, threading, time
+
+own = os.dup(0)
+nothing = os.open(os.devnull, os.O_RDONLY)
+os.dup2(nothing, 0)
 
 def end():
-    while os.read(0, 1024):
+    while os.read(own, 1024):
         pass
+    _thread.interrupt_main()
+    time.sleep(3)
     os._exit(1)
 
 threading.Thread(target=end, daemon=True).start()

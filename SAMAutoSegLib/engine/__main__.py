@@ -43,10 +43,10 @@ class Line:
         self._work = work
         self._told_to_end = False
 
-    def read(self) -> None:
+    def read(self, descriptor: int) -> None:
         """Until the line is closed or asks to end; then the process ends."""
         with suppress(OSError):
-            read_requests(0, self._channel, self._take)
+            read_requests(descriptor, self._channel, self._take)
         self._work.close()
         time.sleep(_GRACE_SECONDS)
         self.end()
@@ -103,8 +103,9 @@ def main() -> None:
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     channel, work = Channel(_own_standard_output()), WorkQueue()
     line = Line(channel, work)
-    for target in (line.read, line.watch):
-        threading.Thread(target=target, daemon=True).start()
+    requests = _own_standard_input()
+    threading.Thread(target=line.read, args=(requests,), daemon=True).start()
+    threading.Thread(target=line.watch, daemon=True).start()
     with suppress(BrokenPipeError):
         _serve(channel, work, line)
     line.end()
@@ -124,6 +125,19 @@ def _serve(channel: Channel, work: WorkQueue, line: Line) -> None:
             channel.send("error", request.id, message=message, details=details)
         return
     service.run()
+
+
+def _own_standard_input() -> int:
+    """A descriptor for requests alone, not the standard input of libraries.
+
+    On Windows a library that asks for the state of its standard input when it is loaded, as the
+    Fortran inside numpy does, would wait until the thread that reads from it has read something.
+    """
+    own = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return own
 
 
 def _own_standard_output() -> int:

@@ -117,6 +117,17 @@ def test_a_stop_ends_the_command_and_tells_nobody(
     assert started[0].killed and not commands.running and told == []
 
 
+# Waits for what it has started, as for pip, and would wait for its own standard input.
+ENDLESS = """
+import os, sys, time
+assert os.read(0, 1) == b""
+try:
+    print(sys.argv[1:], flush=True)
+    while True:
+        time.sleep(0.1)
+finally:
+    print("tidied", flush=True)
+"""
 LAUNCHER = """
 import subprocess, sys
 subprocess.Popen(sys.argv[1:]).wait()
@@ -129,8 +140,7 @@ def test_a_command_ends_with_the_launcher_that_started_it(
     package = tmp_path / "SAMAutoSegLib"
     package.mkdir()
     (package / "__init__.py").touch()
-    endless = "import sys, time\nprint(sys.argv[1:], flush=True)\ntime.sleep(600)\n"
-    (package / "__main__.py").write_text(endless)
+    (package / "__main__.py").write_text(ENDLESS)
     commands.fetch(ENTRY, lambda failure: None)
     launcher = subprocess.Popen(
         [sys.executable, "-c", LAUNCHER, *started[0].command],
@@ -142,4 +152,4 @@ def test_a_command_ends_with_the_launcher_that_started_it(
     assert launcher.stdout.readline().strip() == b"['models', 'fetch', 'lite-medsam', '--json']"
     launcher.kill()
     # Its output has an end only once the command has ended too.
-    assert launcher.communicate(timeout=30)[0] == b""
+    assert launcher.communicate(timeout=30)[0].split() == [b"tidied"]
