@@ -6,6 +6,7 @@ import os
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,13 @@ _FULL_DISK_WORDS = (*(os.strerror(number) for number in _FULL_DISK), "(os error 
 _FULL_DISK_BYTES = 1 << 20
 
 _BLOCK_BYTES = 1 << 20
+
+# Of Windows: access denied, sharing violation, lock violation.
+_IN_USE = (5, 32, 33)
+_SECONDS_IN_USE = 2.0
+
+# Of Windows: no valid name, and a name that is too long.
+_NO_NAME = (123, 206)
 
 _NAME = "SAMAutoSeg"
 
@@ -45,11 +53,31 @@ def replace_when_complete(path: str | os.PathLike[str]) -> Iterator[Path]:
         with write_errors_named(target, temporary):
             target.parent.mkdir(parents=True, exist_ok=True)
             yield temporary
-            os.replace(temporary, target)
+            replace_file(temporary, target)
     except BaseException:
         with suppress(OSError):  # the error on its way says more than one of the clean-up
             temporary.unlink()
         raise
+
+
+def replace_file(source: Path, target: Path) -> None:
+    """`os.replace`, tried again for a moment where Windows has one of the files in use.
+
+    Virus scanners and indexers open a file just after it was written.
+
+    Raises:
+        OSError: as `os.replace`.
+    """
+    deadline = time.monotonic() + _SECONDS_IN_USE
+    while True:
+        try:
+            os.replace(source, target)
+            return
+        except OSError as error:
+            in_use = getattr(error, "winerror", None) in _IN_USE
+            if not in_use or time.monotonic() > deadline:
+                raise
+        time.sleep(0.05)
 
 
 def require_writable(path: str | os.PathLike[str]) -> None:
@@ -77,13 +105,22 @@ def require_writable(path: str | os.PathLike[str]) -> None:
 
 def require_apart(written: Iterable[Path | None], read: Iterable[Path | None]) -> None:
     """`SAMAutoSegError` if a file would be written over one that is read or written too."""
-    taken = {path.resolve(): "read" for path in read if path is not None}
+    taken = {_identity(path): "read" for path in read if path is not None}
     for path in (path for path in written if path is not None):
-        if use := taken.get(path.resolve()):
+        if use := taken.get(_identity(path)):
             raise SAMAutoSegError(
                 f"cannot write {path}: it is {use} by this very command; name another"
             )
-        taken[path.resolve()] = "written"
+        taken[_identity(path)] = "written"
+
+
+def _identity(path: Path) -> object:
+    """Equal for two names of one file, also where the system does not tell a from A."""
+    try:
+        state = path.stat()
+    except OSError:
+        return path.resolve()
+    return state.st_dev, state.st_ino
 
 
 @contextmanager
@@ -176,8 +213,9 @@ def _why_not_written(error: Exception, written: Path) -> str | None:
         # Other files may be read while this one is written: their errors are not ours.
         named = {str(name) for name in (error.filename, error.filename2) if name is not None}
         if named & {str(written), *map(str, written.parents)}:
-            shorter = error.errno == errno.ENAMETOOLONG
-            wanted = "a shorter name" if shorter else "a folder you may write to"
+            wanted = "a folder you may write to"
+            if error.errno == errno.ENAMETOOLONG or getattr(error, "winerror", 0) in _NO_NAME:
+                wanted = "a shorter name, or one without special characters"
             return f"{error.strerror}; choose {wanted}"
     folder = written.parent
     told = any(words in str(error) for words in _FULL_DISK_WORDS)

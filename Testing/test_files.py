@@ -158,7 +158,7 @@ def test_the_checksum_of_a_file_is_sha256_with_progress(tmp_path: Path) -> None:
 
 
 def test_the_checksum_of_a_missing_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    with pytest.raises(SAMAutoSegError, match="nothing: No such file"):
+    with pytest.raises(SAMAutoSegError, match="cannot read .*nothing: .*; check the path"):
         sha256_of_file(tmp_path / "nothing")
 
 
@@ -181,3 +181,45 @@ def test_the_users_folders_are_those_of_the_desktop(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "elsewhere"))
     assert files.user_cache_dir() == tmp_path / ".cache" / "SAMAutoSeg"
     assert files.user_data_dir() == tmp_path / "elsewhere" / "SAMAutoSeg"
+
+
+def windows_error(number: int) -> OSError:
+    error = PermissionError(13, "Access is denied")
+    error.winerror = number  # type: ignore[attr-defined]
+    return error
+
+
+def test_a_file_that_windows_has_in_use_for_a_moment_is_replaced_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace, refusals = os.replace, [windows_error(5), windows_error(32)]
+
+    def busy(source: Path, target: Path) -> None:
+        if refusals:
+            raise refusals.pop()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", busy)
+    with replace_when_complete(tmp_path / "out") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "out").read_text() == "new" and not refusals
+
+
+def test_a_file_that_stays_in_use_is_told_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(source: Path, target: Path) -> None:
+        raise windows_error(5)
+
+    monkeypatch.setattr(os, "replace", busy)
+    monkeypatch.setattr(files, "_SECONDS_IN_USE", 0.1)
+    with pytest.raises(PermissionError), replace_when_complete(tmp_path / "out") as temporary:
+        temporary.write_text("new")
+    assert names(tmp_path) == []
+
+
+def test_two_names_of_one_file_are_not_apart(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii").write_text("")
+    os.link(tmp_path / "scan.nii", tmp_path / "Scan.nii")  # as on a disk that ignores case
+    with pytest.raises(SAMAutoSegError, match=r"cannot write .*Scan.nii: it is read by this"):
+        files.require_apart([tmp_path / "Scan.nii"], [tmp_path / "scan.nii"])

@@ -1,8 +1,8 @@
 """Download over HTTP(S): resumed after a break, checked, and put in place in one step."""
 
 import http.client
-import os
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from SAMAutoSegLib import __version__
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.fetch.wanted import WantedFile, wrong_checksum
-from SAMAutoSegLib.files import sha256_of_file, write_errors_named
+from SAMAutoSegLib.files import replace_file, sha256_of_file, write_errors_named
 from SAMAutoSegLib.progress import Progress, silent
 
 _SECONDS_WITHOUT_ANSWER = 30.0
@@ -54,7 +54,7 @@ def fetch_url(url: str, wanted: WantedFile, progress: Progress = silent) -> None
         part.unlink()
         raise wrong_checksum(url, found, wanted.sha256)
     with write_errors_named(wanted.target):
-        os.replace(part, wanted.target)
+        replace_file(part, wanted.target)
 
 
 def _download_and_digest(url: str, part: Path, wanted: WantedFile, progress: Progress) -> str:
@@ -162,9 +162,13 @@ def _refusal(error: urllib.error.HTTPError) -> str:
 
 def _unreachable(url: str, reason: object) -> str:
     if isinstance(reason, ssl.SSLCertVerificationError):
+        if sys.platform == "darwin":
+            mac = "; Python from python.org needs its 'Install Certificates.command' to be run once"
+        else:
+            mac = ""
         return (
             "its certificate is not trusted (a proxy that inspects traffic?); let SSL_CERT_FILE"
-            " name the certificate of your organization"
+            f" name the certificate of your organization{mac}"
         )
     return (
         f"{urlsplit(url).hostname} cannot be reached ({reason}); check the network and the proxy"
