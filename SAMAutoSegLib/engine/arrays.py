@@ -6,6 +6,7 @@ import math
 import os
 import secrets
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -97,12 +98,17 @@ def fill_array(shared: ArrayFile, array: np.ndarray) -> None:
 def open_array(shared: ArrayFile) -> np.ndarray:
     """The array of `share_array`, mapped read-only; an empty one is plain memory.
 
+    On Windows it is always plain memory: a mapped file could not be removed there, and a patient's
+    image would stay behind.
+
     Raises:
         SAMAutoSegError: the file is gone, or does not hold such an array.
     """
     path, dtype, shape = _checked(shared)
     if not math.prod(shape):
         return np.zeros(shape, dtype)
+    if os.name == "nt":
+        return np.fromfile(path, dtype).reshape(shape)
     return np.memmap(path, dtype, "r", shape=shape)
 
 
@@ -112,14 +118,12 @@ def take_array(folder: Path, shared: ArrayFile) -> np.ndarray:
     Raises:
         SAMAutoSegError: as `open_array`; a file that is not in `folder` is left alone.
     """
-    path, dtype, shape = _checked(shared)
+    path = _checked(shared)[0]
     if path.parent != folder:
         raise SAMAutoSegError(f"array file {path} is not in the folder {folder} of this session")
-    if os.name == "nt":  # where a mapped file cannot be removed
-        array = np.fromfile(path, dtype).reshape(shape)
-    else:
-        array = np.asarray(open_array(shared))
-    path.unlink()
+    array = np.asarray(open_array(shared))
+    with suppress(OSError):  # in use for a moment, as Windows has it: it goes with the session
+        path.unlink()
     return array
 
 

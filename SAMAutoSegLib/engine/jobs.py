@@ -281,11 +281,16 @@ def list_jobs(root: Path) -> list[TrainingJob]:
 
 
 def remove_abandoned(root: Path) -> None:
-    """Remove the folders of `root` that hold no job: of programs that died while they wrote one."""
+    """Remove the folders of `root` that hold no job: of programs that died while they wrote one.
+
+    And those of which only the log is left, which Windows kept while its process was ending.
+    """
     long_ago = time.time() - _SECONDS_TO_WRITE
     for folder in root.glob("*/"):
         with suppress(OSError):
-            if not (folder / SPEC).exists() and folder.stat().st_mtime < long_ago:
+            names = {path.name for path in folder.iterdir()}
+            left_over = bool(names) and names <= {LOG, LOCK}
+            if SPEC not in names and (left_over or folder.stat().st_mtime < long_ago):
                 shutil.rmtree(folder)
 
 

@@ -85,6 +85,8 @@ class LoadedModels:
         self._loaded.clear()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        if torch.backends.mps.is_available():
+            torch.mps.empty_cache()
 
 
 def is_adapted_file(path: str | Path) -> bool:

@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,8 @@ class Service:
             return _segmented(result, reserved, plane, time.monotonic() - started)
         except BaseException:
             for shared in reserved.values():
-                Path(shared["file"]).unlink(missing_ok=True)
+                with suppress(OSError):
+                    Path(shared["file"]).unlink()
             raise
 
     def _loaded(self, params: dict[str, Any]) -> Loaded:

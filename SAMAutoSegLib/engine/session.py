@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from SAMAutoSegLib.engine.lock import FileLock, is_locked
@@ -44,7 +45,8 @@ class Session:
         """Remove all files but those of these paths."""
         for path in self.folder.iterdir():
             if path.name != LOCK and str(path) not in keep:
-                path.unlink(missing_ok=True)
+                with suppress(OSError):  # in use for a moment, as Windows has it
+                    path.unlink()
 
     def close(self) -> None:
         """Remove the folder with all that is in it."""

@@ -323,9 +323,12 @@ def _read_safetensors(source: Path) -> Checkpoint:
         with safe_open(source, framework="pt", device="cpu") as file:
             header = file.metadata() or {}
             names = list(file.keys())
-            return Checkpoint({name: file.get_tensor(name) for name in names}, header)
+            tensors = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise _damaged(source) from error
+    if os.name == "nt":  # where a file that is still mapped can neither be removed nor replaced
+        tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+    return Checkpoint(tensors, header)
 
 
 def _tensors_in(content: Any, source: Path) -> dict[str, Tensor]:

@@ -83,7 +83,8 @@ class EmbeddingCache:
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 facts = file.metadata() or {}
-                tensor = file.get_tensor("embedding")
+                # A copy: what is still mapped cannot be removed on Windows.
+                tensor = file.get_tensor("embedding").clone()
         except OSError:
             return None
         except SafetensorError as error:

@@ -190,6 +190,7 @@ def test_stopping_in_the_middle_of_the_work_is_quick(files: Files) -> None:
     assert answers.cancelled == {} and not transport.running and not folder.exists()
 
 
+@needs_posix
 def test_rounds_of_start_cancel_and_stop_leave_nothing_behind(files: Files) -> None:
     """SAMAUTOSEG_ROUNDS=50 makes as many; two are made otherwise."""
     rounds = int(os.environ.get("SAMAUTOSEG_ROUNDS", "2"))

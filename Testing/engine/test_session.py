@@ -30,7 +30,7 @@ def holder(path: Path) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         env={**os.environ, **engine_environment()},
     )
-    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    assert process.stdout is not None and process.stdout.readline().strip() == b"held"
     process.stdout.close()
     return process
 
