@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import struct
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,9 @@ from SAMAutoSegPanels.Wording import listWords, sizeWords
 
 SUFFIXES = (".safetensors", ".pth", ".pt")
 ADAPTED_FORMAT = "SAMAutoSeg adapted model"
+
+# Whatever follows after a dot.
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{one}{n}" for one in ("COM", "LPT") for n in range(10))}
 
 # No header is longer; a larger number in the first bytes means that the file is something else.
 _LONGEST_HEADER = 16 << 20
@@ -234,7 +238,8 @@ class ModelLibrary:
             target.unlink(missing_ok=True)  # nothing but the empty file of the reservation
             raise
         if move:
-            source.unlink(missing_ok=True)
+            with suppress(OSError):  # it goes with its job
+                source.unlink()
         return self._entry(target, writable=True)
 
     def _reserve(self, target):
@@ -376,6 +381,10 @@ def checkedName(name):
     if wrong:
         raise SAMAutoSegError(
             _("A model name cannot hold {characters}").format(characters=" ".join(wrong))
+        )
+    if name.partition(".")[0].strip().upper() in _DEVICES:
+        raise SAMAutoSegError(
+            _("{name} is the name of a device on Windows. Choose another.").format(name=name)
         )
     if not name or name.startswith(".") or len(name) > 100:
         raise SAMAutoSegError(_("Give the model a name of 1 to 100 characters."))

@@ -201,8 +201,11 @@ class ModelPanel:
             name=entry.title, size=size
         )
         if self.confirm(question, windowTitle=_("Remove model")):
-            self._tryTo(lambda: self._session.library.remove(entry))
-            self._session.chooseModel(None)
+            self._tryTo(lambda: self._remove(entry))
+
+    def _remove(self, entry):
+        self._session.library.remove(entry)
+        self._session.chooseModel(None)
 
     def _tryTo(self, do):
         self._message = ""
