@@ -22,7 +22,9 @@ def main(stability: str, folder: Path) -> None:
     print(f"downloading {address}", flush=True)
     urllib.request.urlretrieve(address, package)
     slicer = {"linux": _linux, "darwin": _macos, "win32": _windows}[sys.platform](package, folder)
-    found = [*slicer.parent.glob("bin/PythonSlicer*"), *slicer.parent.glob("../bin/PythonSlicer*")]
+    name = "PythonSlicer.exe" if sys.platform == "win32" else "PythonSlicer"
+    folders = (slicer.parent / "bin", slicer.parent / ".." / "bin")
+    found = [path / name for path in folders if (path / name).is_file()]
     if not slicer.exists() or not found:
         sys.exit(f"{slicer} or PythonSlicer is not where it was expected")
     with open(os.environ["GITHUB_ENV"], "a", encoding="utf-8") as stream:
