@@ -1,5 +1,7 @@
 """Which device computes, and in which precision."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -52,9 +54,11 @@ def choose_precision(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def as_precision(precision: torch.dtype, device: torch.device) -> torch.autocast:
+def as_precision(precision: torch.dtype, device: torch.device) -> AbstractContextManager[object]:
     """Autocast to bfloat16 for a backbone that computes in it, else a context of no effect."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == torch.bfloat16)
+    # Some releases of torch refuse a switched off autocast where a device has none, as MPS.
+    autocast = precision == torch.bfloat16
+    return torch.autocast(device.type, torch.bfloat16) if autocast else nullcontext()
 
 
 def _multiplies_bfloat16() -> bool:

@@ -22,6 +22,12 @@ TINY = ViTShape(dim=32, depth=2, heads=2, global_blocks=(1,))
 TINY_SIDE = 128
 
 
+@pytest.fixture(autouse=True)
+def no_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The Macs of workflows have an MPS device that can allocate nothing."""
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
 @pytest.fixture
 def tiny_vit_b(monkeypatch: pytest.MonkeyPatch) -> ViTShape:
     """For one test, 'vit_b' is two blocks of width 32: one windowed, one global."""
