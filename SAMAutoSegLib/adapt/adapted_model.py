@@ -184,23 +184,17 @@ class AdaptedModel(nn.Module):
         if self.pixels is not None:
             self.pixels.weight = weight
 
-    def slice_logits(
-        self,
-        low_res: Tensor,
-        image: np.ndarray,
-        spec: InputSpec,
-        pixel_spacing: tuple[float, float],
-    ) -> Tensor:
+    def slice_logits(self, low_res: Tensor, image: np.ndarray, spec: InputSpec) -> Tensor:
         """Logits [K, H, W] at the size of a slice, with the pixel branch's say if there is one.
 
         Args:
             low_res: [K, 4e, 4e] of the SAM.
-            image: the slice, uint8, [H, W] or [H, W, 3].
+            image: the slice, uint8 [H, W].
             spec: of the SAM's input.
         """
-        shape = (image.shape[0], image.shape[1])
-        logits = spec.logits_to_slice(low_res, shape, pixel_spacing)
-        return logits if self.pixels is None else self.pixels.agreed(logits, image, pixel_spacing)
+        rows, columns = image.shape
+        logits = spec.logits_to_slice(low_res, (rows, columns))
+        return logits if self.pixels is None else self.pixels.agreed(logits, image)
 
     def named_weights(self) -> dict[str, nn.Parameter]:
         """What the SAM learns except the prompt embedding: BLO-SAM's lower-level variables."""

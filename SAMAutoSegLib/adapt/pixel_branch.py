@@ -62,26 +62,24 @@ class PixelBranch(nn.Module):
             found = block(torch.cat([F.interpolate(found, scale_factor=2.0), maps.pop()], 1))
         return self.output(found)
 
-    def agreed(
-        self, logits: Tensor, image: np.ndarray, pixel_spacing: tuple[float, float]
-    ) -> Tensor:
+    def agreed(self, logits: Tensor, image: np.ndarray) -> Tensor:
         """The weighted product of what the SAM and the branch find.
 
         Args:
             logits: [K, H, W] of the SAM at the size of the slice.
-            image: uint8, [H, W] or [H, W, 3].
+            image: uint8 [H, W].
 
         Returns:
             Logits [K, H, W], no surer than the two are on average.
         """
         sam = logits.float().log_softmax(0)
-        return product(sam, self.log_shares(image, pixel_spacing), self.weight)
+        return product(sam, self.log_shares(image), self.weight)
 
-    def log_shares(self, image: np.ndarray, pixel_spacing: tuple[float, float]) -> Tensor:
+    def log_shares(self, image: np.ndarray) -> Tensor:
         """Logarithms of what the branch alone finds likely [K, H, W], at the size of the slice."""
-        pixels = self.spec.prepare(image, pixel_spacing)[None].to(self.output.weight.device)
-        shape = (image.shape[0], image.shape[1])
-        found = self.spec.logits_to_slice(self(pixels)[0].float(), shape, pixel_spacing)
+        pixels = self.spec.prepare(image)[None].to(self.output.weight.device)
+        rows, columns = image.shape
+        found = self.spec.logits_to_slice(self(pixels)[0].float(), (rows, columns))
         return found.log_softmax(0)
 
 
@@ -95,7 +93,7 @@ def product(sam: Tensor, branch: Tensor, weight: float) -> Tensor:
 
 def pixel_side_for(images: Iterable[np.ndarray]) -> int:
     """The smallest side at which no pixel of these slices is lost, or else the largest there is."""
-    longest = max(max(image.shape[:2]) for image in images)
+    longest = max(max(image.shape) for image in images)
     return next((side for side in PIXEL_SIDES if side >= longest), PIXEL_SIDES[-1])
 
 

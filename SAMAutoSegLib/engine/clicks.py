@@ -114,7 +114,7 @@ class Clicks:
         if self._predictor is None or self._predictor.backbone is not backbone:
             self._predictor = ClickPredictor(backbone)
         embedding = self._embedding(view, number)
-        self._predictor.set_embedding(embedding, stack.slice_shape, stack.pixel_spacing)
+        self._predictor.set_embedding(embedding, stack.slice_shape)
         drawn = None if box is None else np.array([box[1], box[0], box[3], box[2]], float)
         where = np.array([[column, row] for row, column, _ in points], float)
         signs = np.array([int(sign > 0) for _, _, sign in points])
@@ -163,7 +163,6 @@ class Clicks:
             encoded = embed_slices(
                 view.loaded.backbone,
                 view.stack.views,
-                view.stack.pixel_spacing,
                 numbers=[number],
                 cache=self._cache,
             )
@@ -183,7 +182,7 @@ class Clicks:
         backbone = view.loaded.backbone
         side = 4 * backbone.embedding_side
         shown = torch.from_numpy((mask != 0).astype(np.float32))[None]
-        inside = backbone.spec.slice_to_low_res(shown, side, view.stack.pixel_spacing)
+        inside = backbone.spec.slice_to_low_res(shown, side)
         return torch.where(inside == 1, _SURE, -_SURE).numpy()
 
 

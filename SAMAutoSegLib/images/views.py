@@ -28,10 +28,8 @@ class Motion:
         return ndimage.affine_transform(plane, self.matrix, self.offset, order=order, cval=outside)
 
     def moved_image(self, image: np.ndarray) -> np.ndarray:
-        """An image [H, W] or [H, W, 3], linear, as float32."""
-        planes = image.reshape(*image.shape[:2], -1).astype(np.float32)
-        shown = [self.moved(planes[..., n], 1) for n in range(planes.shape[-1])]
-        return np.stack(shown, axis=-1).reshape(image.shape)
+        """An image [H, W], linear, as float32."""
+        return self.moved(image.astype(np.float32), 1)
 
 
 def random_motion(
@@ -60,7 +58,7 @@ def changed_view(
     """A slice rotated, scaled, shifted, with other contrast and noise, and its labels.
 
     Args:
-        image: uint8 [H, W] or [H, W, 3].
+        image: uint8 [H, W].
         reference: class numbers [H, W].
         pixel_spacing: (row, column) in mm; angles and sizes are true in the patient.
         strength: 1 is mild; motions grow with it, contrast with its root.

@@ -202,4 +202,4 @@ def _taught_weight(weight: float, trained: Trained) -> float:
 
 
 def _sees_all_pixels(samples: TrainingSet, side: int) -> bool:
-    return all(max(image.shape[:2]) <= side for image in samples.images)
+    return all(max(image.shape) <= side for image in samples.images)

@@ -144,23 +144,21 @@ def _encoded(
     for volume, numbers in zip(trained.volumes, unlabeled, strict=True):
         gray = trained.intensity.apply(volume.image.array)
         shown = SliceStack(gray, volume.image.grid, trained.plane)
-        spacing = shown.pixel_spacing
         embedded = embed_slices(
             backbone,
             shown.views,
-            spacing,
             numbers=numbers,
             cache=trained.cache,
             encoder_blocks=model.adaptation.encoder_blocks,
         )
         for number, features in embedded:
-            image = spec.gather(shown.views, number).copy()
-            unknown = np.full(image.shape[:2], IGNORED, np.uint8)
-            small = reduced(PixelSlice(image, unknown, spacing), branch_spec)
+            image = shown.slice_at(number).copy()
+            unknown = np.full(image.shape, IGNORED, np.uint8)
+            small = reduced(PixelSlice(image, unknown, shown.pixel_spacing), branch_spec)
             with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
                 low_res = model(features[None].to(backbone.precision))[0].float()
             rows, columns = small.reference.shape
-            logits = spec.logits_to_slice(low_res, (rows, columns), small.spacing)
+            logits = spec.logits_to_slice(low_res, (rows, columns))
             found.append((small, logits.log_softmax(0).half().cpu()))
             progress(len(found) / total, f"looking at other slices: {len(found)} of {total}")
     return found
@@ -170,7 +168,7 @@ def _guessed(branch: PixelBranch, seen: PixelSlice, sam: Tensor) -> PixelSlice:
     """A slice with pseudo-labels, and `IGNORED` where SAM and branch are not sure together."""
     with torch.inference_mode():
         sam = sam.float().to(branch.output.weight.device)
-        shares = branch.agreed(sam, seen.image, seen.spacing).softmax(0)
+        shares = branch.agreed(sam, seen.image).softmax(0)
     probability, classes = shares.max(0)
     classes = classes.to(torch.uint8)
     classes[probability < _LEAST_PROBABILITY] = IGNORED

@@ -141,12 +141,11 @@ def _opinions(
 
 
 def _opinion(model: AdaptedModel, samples: TrainingSet, n: int, backbone: Backbone) -> Opinion:
-    image, spacing, spec = samples.images[n], samples.pixel_spacings[n], backbone.spec
     reference = torch.from_numpy(samples.references[n])
     low_res = sample_low_res(model, samples, n)
-    logits = spec.logits_to_slice(low_res, samples.references[n].shape, spacing)
+    logits = backbone.spec.logits_to_slice(low_res, samples.references[n].shape)
     with as_precision(samples.features.dtype, samples.features.device):
-        branch = None if model.pixels is None else model.pixels.log_shares(image, spacing)
+        branch = None if model.pixels is None else model.pixels.log_shares(samples.images[n])
     sam, classes = _some_pixels(logits.log_softmax(0).cpu(), reference)
     return Opinion(
         sam, None if branch is None else _some_pixels(branch.cpu(), reference)[0], classes

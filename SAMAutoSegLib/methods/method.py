@@ -172,7 +172,7 @@ def sample_logits(model: AdaptedModel, samples: TrainingSet, n: int, spec: Input
     """Logits [K, H, W] of a labeled slice as it is, at the image's resolution."""
     low_res = sample_low_res(model, samples, n)
     with as_precision(samples.features.dtype, samples.features.device):
-        return model.slice_logits(low_res, samples.images[n], spec, samples.pixel_spacings[n])
+        return model.slice_logits(low_res, samples.images[n], spec)
 
 
 def batch_views(

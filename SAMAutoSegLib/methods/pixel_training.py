@@ -38,7 +38,7 @@ class PixelSlice:
     """A slice as the branch learns it.
 
     Attributes:
-        image: uint8 [H, W] or [H, W, 3].
+        image: uint8 [H, W].
         reference: class numbers [H, W] uint8; `IGNORED` where none is known.
         spacing: (row, column) in mm.
     """
@@ -107,8 +107,8 @@ class PixelTraining:
             image, reference = changed_view(
                 one.image, one.reference, one.spacing, rng, _VIEW_STRENGTH
             )
-            pixels.append(spec.prepare(image, one.spacing))
-            targets.append(low_res_target(reference, spec, spec.side, one.spacing))
+            pixels.append(spec.prepare(image))
+            targets.append(low_res_target(reference, spec, spec.side))
         with as_precision(self.precision, self.device):
             logits = self.branch(torch.stack(pixels).to(self.device))
         loss = segmentation_loss(logits.float(), torch.stack(targets).to(self.device), _CE_WEIGHT)
@@ -128,7 +128,7 @@ def reduced(one: PixelSlice, spec: InputSpec) -> PixelSlice:
     Views of a slice of 512 x 512 pixels would take longer than the step that they are made for.
     """
     rows, columns = one.reference.shape
-    place = spec.placement((rows, columns), one.spacing)
+    place = spec.placement((rows, columns))
     height, width = min(rows, place.height), min(columns, place.width)
     if (height, width) == (rows, columns):
         return one

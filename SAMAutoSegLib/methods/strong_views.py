@@ -21,14 +21,14 @@ _COARSENESS = (1.3, 2.5)
 
 
 def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The same slice with other gray levels, nothing moved; uint8 [H, W] or [H, W, 3] in and out.
+    """The same slice with other gray levels, nothing moved; uint8 [H, W] in and out.
 
     Window: both limits by up to 15 % of the range. Tone: gamma 0.5 to 2. Shading: a smooth field
     of up to a factor of 1.6 from the middle to a border, as of an MR coil. Blur: Gaussian, 0.4 to 1
     pixels. Resolution: 1.3 to 2.5 times as coarse along rows, columns or both. Noise: Gaussian as
     of CT or Rician as of MR magnitudes, 2 to 10 % of the range.
     """
-    shown = image.reshape(*image.shape[:2], -1).astype(np.float64) / 255
+    shown = image.astype(np.float64) / 255
 
     def happens() -> bool:
         return bool(rng.random() < _SHARE)
@@ -39,9 +39,9 @@ def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     if happens():
         shown = shown ** np.exp(rng.uniform(*np.log(_GAMMA)))
     if happens():
-        shown = shown * _shading(image.shape[:2], rng)[..., None]
+        shown = shown * _shading(image.shape, rng)
     if happens():
-        shown = ndimage.gaussian_filter(shown, (*[rng.uniform(*_BLUR)] * 2, 0))
+        shown = ndimage.gaussian_filter(shown, rng.uniform(*_BLUR))
     if happens():
         shown = _coarser(shown, rng)
     if happens():
@@ -51,7 +51,7 @@ def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             shown = np.hypot(shown + noise, rng.normal(0, spread, shown.shape))
         else:
             shown = shown + noise
-    return (np.clip(shown, 0, 1) * 255).round().astype(np.uint8).reshape(image.shape)
+    return (np.clip(shown, 0, 1) * 255).round().astype(np.uint8)
 
 
 def _shading(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -68,12 +68,12 @@ def _coarser(shown: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Sampled on a coarser grid and brought back."""
     factor = rng.uniform(*_COARSENESS)
     along = rng.integers(3)  # rows, columns, both
-    height, width = shown.shape[:2]
+    height, width = shown.shape
     small = (
         max(2, round(height / factor)) if along != 1 else height,
         max(2, round(width / factor)) if along != 0 else width,
     )
-    there = [small[0] / height, small[1] / width, 1]
+    there = [small[0] / height, small[1] / width]
     coarse = ndimage.zoom(shown, there, order=1, mode="nearest", grid_mode=True)
-    back = [height / small[0], width / small[1], 1]
+    back = [height / small[0], width / small[1]]
     return ndimage.zoom(coarse, back, order=1, mode="nearest", grid_mode=True)[:height, :width]

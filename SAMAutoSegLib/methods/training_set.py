@@ -57,7 +57,7 @@ class TrainingSet:
         references: N label slices [H, W] uint8 at the image's resolution, class numbers.
         pixel_spacings: N (row, column) in mm.
         groups: for every slice the number of its group of neighbors, over all volumes.
-        images: N slices as the backbone was shown them, uint8 [H, W], or [H, W, 3] with neighbors.
+        images: N slices as the backbone was shown them, uint8 [H, W].
         changed: features and targets of slightly changed views of all slices, see `changed_view`.
         structures: names of the classes from 1.
         owners: for every slice the number of its volume.
@@ -151,7 +151,7 @@ def build_training_set(
             continue
         classes, shown = _stacks(volume, structures, plane, intensity)
         told = part_of(progress, done / total, (done + len(volume.slices)) / total)
-        encoder = _Encoder(backbone, cache, encoder_blocks, classes.pixel_spacing)
+        encoder = _Encoder(backbone, cache, encoder_blocks)
         parts.append(
             _encoded(volume, classes, shown, encoder, changed_views, view_strength, rng, told)
         )
@@ -168,7 +168,6 @@ class _Encoder:
     backbone: Backbone
     cache: EmbeddingCache | None
     blocks: int
-    pixel_spacing: tuple[float, float]
 
     def features_of(
         self, images: Sequence[np.ndarray], slices: Sequence[int], progress: Progress
@@ -176,7 +175,6 @@ class _Encoder:
         return embed_slices(
             self.backbone,
             images,
-            self.pixel_spacing,
             numbers=slices,
             cache=self.cache,
             encoder_blocks=self.blocks,
@@ -184,9 +182,7 @@ class _Encoder:
         )
 
     def feature_of(self, image: np.ndarray) -> Tensor:
-        (feature,) = embed_images(
-            self.backbone, [image], self.pixel_spacing, self.cache, self.blocks
-        )
+        (feature,) = embed_images(self.backbone, [image], self.cache, self.blocks)
         return feature.to(self.backbone.precision)
 
     def stacked(self, features: list[Tensor]) -> Tensor:
@@ -196,7 +192,7 @@ class _Encoder:
 
     def target_of(self, reference: np.ndarray) -> Tensor:
         side = 4 * self.backbone.embedding_side
-        target = low_res_target(reference, self.backbone.spec, side, self.pixel_spacing)
+        target = low_res_target(reference, self.backbone.spec, side)
         return target.to(self.backbone.device)
 
 
@@ -231,13 +227,13 @@ def _encoded(
     progress: Progress,
 ) -> TrainingSet:
     """The labeled slices of one volume."""
-    spec, precision = encoder.backbone.spec, encoder.backbone.precision
+    precision = encoder.backbone.precision
     spacing = classes.pixel_spacing
     features, targets, references, images = [], [], [], []
     changed: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(changed_views)]
     for number, feature in encoder.features_of(shown.views, volume.slices, progress):
         reference = classes.slice_at(number).copy()
-        image = spec.gather(shown.views, number).copy()
+        image = shown.slice_at(number).copy()
         features.append(feature.to(precision))
         targets.append(encoder.target_of(reference))
         references.append(reference)
@@ -281,11 +277,9 @@ def _joined(parts: Sequence[TrainingSet]) -> TrainingSet:
     )
 
 
-def low_res_target(
-    reference: np.ndarray, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]
-) -> Tensor:
+def low_res_target(reference: np.ndarray, spec: InputSpec, side: int) -> Tensor:
     """Class numbers [H, W] where the low-res logits [side, side] have them."""
-    return spec.labels_to_low_res(reference, side, pixel_spacing, IGNORED)
+    return spec.labels_to_low_res(reference, side, IGNORED)
 
 
 def check_slices(image: Volume, slices: Sequence[int], stack: SliceStack) -> None:

@@ -132,10 +132,10 @@ def build_unlabeled_set(
         shape, spacing = stack.slice_shape, stack.pixel_spacing
         check_slices(volume.image, volume.slices, stack)
         check_weak_labels(volume.weak, shape, len(stack), structures)
-        inside = backbone.spec.slice_to_low_res(torch.ones(1, *shape), m, spacing)[0] > 0
+        inside = backbone.spec.slice_to_low_res(torch.ones(1, *shape), m)[0] > 0
         for number in volume.slices:
             hints = volume.weak.of(number)
-            original = backbone.spec.gather(stack.views, number)
+            original = stack.slice_at(number)
             found: list[View] = []
             for v in range(views):
                 image = original
@@ -145,18 +145,17 @@ def build_unlabeled_set(
                 images = [image, *(degraded(image, rng) for _ in range(strong))]
                 images += [] if v else [degraded(image, apart)]
                 features = [
-                    embed_images(backbone, [one], spacing, cache, encoder_blocks)[0]
-                    for one in images
+                    embed_images(backbone, [one], cache, encoder_blocks)[0] for one in images
                 ]
                 if hints and not v:
                     with torch.inference_mode():
                         embedding = features[0] if tail is None else tail(features[0][None])[0]
-                    predictor.set_embedding(embedding, shape, spacing)
-                    evidence = gather_evidence(hints, structures, predictor, shape, spacing)
+                    predictor.set_embedding(embedding, shape)
+                    evidence = gather_evidence(hints, structures, predictor, shape)
                 known = None
                 if hints:
                     moved = evidence.moved(motion) if v else evidence
-                    known = moved.low_res(backbone.spec, m, spacing).to(backbone.device)
+                    known = moved.low_res(backbone.spec, m).to(backbone.device)
                 weak, *changed = (feature.to(backbone.precision) for feature in features)
                 learned, unseen = tuple(changed[:strong]), tuple(changed[strong:])
                 found.append(View(weak, learned, inside, (known,), unseen))

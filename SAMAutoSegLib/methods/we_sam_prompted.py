@@ -226,20 +226,20 @@ def _prompted_slices(
     looked = 0
     for volume in volumes:
         stack = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
-        shape, spacing = stack.slice_shape, stack.pixel_spacing
+        shape = stack.slice_shape
         check_slices(volume.image, volume.slices, stack)
-        inside = backbone.spec.slice_to_low_res(torch.ones(1, *shape), m, spacing)[None]
+        inside = backbone.spec.slice_to_low_res(torch.ones(1, *shape), m)[None]
         for number in volume.slices:
             prompts = [
                 prompt
                 for hint in volume.weak.of(number).values()
-                for prompt in _prompts(hint, backbone, shape, spacing)
+                for prompt in _prompts(hint, backbone, shape)
             ][:_MOST_INSTANCES]
             if prompts:
-                image = backbone.spec.gather(stack.views, number)
+                image = stack.slice_at(number)
                 images = [image, *(degraded(image, rng) for _ in range(settings.strong))]
                 weak, *strong = (
-                    embed_images(backbone, [one], spacing, cache, blocks)[0][None] for one in images
+                    embed_images(backbone, [one], cache, blocks)[0][None] for one in images
                 )
                 for sparse, dense in _alike(prompts):
                     slices.append(
@@ -274,22 +274,20 @@ def _with_anchor(
 
 
 @torch.no_grad()
-def _prompts(
-    hint: Hint, backbone: Backbone, shape: tuple[int, int], spacing: tuple[float, float]
-) -> list[tuple[Tensor, Tensor]]:
+def _prompts(hint: Hint, backbone: Backbone, shape: tuple[int, int]) -> list[tuple[Tensor, Tensor]]:
     """The embedded prompt of every instance: its box, else the points."""
     spec, device = backbone.spec, backbone.device
     if hint.prompts:
         around = np.array([(c0, r0, c1, r1) for r0, c0, r1, c1 in hint.prompts])
         moved = torch.as_tensor(
-            spec.to_input_boxes(around, shape, spacing), dtype=torch.float, device=device
+            spec.to_input_boxes(around, shape), dtype=torch.float, device=device
         )
         sparse, dense = backbone.prompt_encoder(points=None, boxes=moved, masks=None)
         return list(zip(sparse.split(1), dense.split(1), strict=True))
     if any(sign > 0 for *_, sign in hint.points):
         places = np.array([(column, row) for row, column, _ in hint.points], float)
         moved = torch.as_tensor(
-            spec.to_input_points(places, shape, spacing), dtype=torch.float, device=device
+            spec.to_input_points(places, shape), dtype=torch.float, device=device
         )
         signs = torch.tensor([int(sign > 0) for *_, sign in hint.points], device=device)
         sparse, dense = backbone.prompt_encoder(

@@ -77,12 +77,12 @@ class Evidence:
             self.marked,
         )
 
-    def low_res(self, spec: InputSpec, side: int, pixel_spacing: tuple[float, float]) -> Evidence:
+    def low_res(self, spec: InputSpec, side: int) -> Evidence:
         # The nearest pixel of a larger slice lies beside the middle; clicks must not be averaged.
-        reduced = spec.pixels_per_logit(self.certain.shape[1:], side, pixel_spacing) > 1
+        reduced = spec.pixels_per_logit(self.certain.shape[1:], side) > 1
 
         def of(planes: Tensor, outside: float = 0.0, smooth: bool = reduced) -> Tensor:
-            return spec.slice_to_low_res(planes, side, pixel_spacing, outside, smooth)
+            return spec.slice_to_low_res(planes, side, outside, smooth)
 
         return Evidence(
             of(self.certain).round().to(torch.int8),
@@ -106,7 +106,6 @@ def gather_evidence(
     structures: Sequence[Structure],
     predictor: ClickPredictor,
     shape: tuple[int, int],
-    pixel_spacing: tuple[float, float],
 ) -> Evidence:
     """The evidence of a slice of `shape`, to which `predictor` has been set."""
     certain = np.zeros((len(structures), *shape), np.float32)
@@ -114,7 +113,7 @@ def gather_evidence(
     prompted = np.full_like(certain, np.nan)
     outline = np.zeros_like(certain)
     spec, side = predictor.backbone.spec, 4 * predictor.backbone.embedding_side
-    radius = max(_CLICK_RADIUS, spec.pixels_per_logit(shape, side, pixel_spacing))
+    radius = max(_CLICK_RADIUS, spec.pixels_per_logit(shape, side))
     for c, structure in enumerate(structures):
         hint = hints.get(structure.label)
         if hint is None:
@@ -135,7 +134,7 @@ def gather_evidence(
             clicks[c] = _near(hint.points, shape, radius)
             certain[c] = np.where(certain[c] == 0, clicks[c], certain[c])
         if hint.prompts and hint.tight:
-            prompted[c] = _prompted(predictor, hint.prompts, shape, pixel_spacing)
+            prompted[c] = _prompted(predictor, hint.prompts, shape)
     # What is one structure's for certain is no other's.
     certain[:, (certain > 0).sum(0) > 1] = 0  # claimed twice, as by clicks side by side
     inside = certain > 0
@@ -229,13 +228,12 @@ def _prompted(
     predictor: ClickPredictor,
     boxes: Sequence[Box],
     shape: tuple[int, int],
-    pixel_spacing: tuple[float, float],
 ) -> np.ndarray:
     """The highest logit [H, W] over the boxes of a structure."""
     around = np.array([(column0, row0, column1, row1) for row0, column0, row1, column1 in boxes])
     masks = np.concatenate([found.low_res for found in predictor.predict_boxes(around)])
     spec = predictor.backbone.spec
-    return spec.logits_to_slice(torch.from_numpy(masks), shape, pixel_spacing).amax(0).numpy()
+    return spec.logits_to_slice(torch.from_numpy(masks), shape).amax(0).numpy()
 
 
 def _slack(paint: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

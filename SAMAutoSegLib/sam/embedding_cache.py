@@ -45,22 +45,15 @@ class EmbeddingCache:
         self.misses = 0
         self._bytes = self._measure()
 
-    def key(
-        self,
-        backbone: Backbone,
-        image: np.ndarray,
-        pixel_spacing: tuple[float, float] = (1.0, 1.0),
-        encoder_blocks: int = 0,
-    ) -> str:
+    def key(self, backbone: Backbone, image: np.ndarray, encoder_blocks: int = 0) -> str:
         """Names everything the embedding depends on: 64 hexadecimal digits.
 
         The slice's pixels and shape, the encoder's weights, the input specification, the
-        precision and this library's version; the spacing only where the input depends on it.
+        precision and this library's version.
         """
         facts = {
             "shape": image.shape,
             "type": str(image.dtype),
-            "spacing": pixel_spacing if backbone.spec.aspect == "physical" else None,
             "encoder": backbone.encoder_sha256,
             "spec": backbone.spec.to_json(),
             "precision": str(backbone.precision),
@@ -163,7 +156,6 @@ class EmbeddingCache:
 def embed_slices(
     backbone: Backbone,
     slices: Sequence[np.ndarray],
-    pixel_spacing: tuple[float, float] = (1.0, 1.0),
     *,
     numbers: Sequence[int] | None = None,
     cache: EmbeddingCache | None = None,
@@ -178,7 +170,7 @@ def embed_slices(
 
     Args:
         slices: uint8 slices [H, W].
-        numbers: which slices, by default all; neighbors of a slice may lie outside them.
+        numbers: which slices, by default all.
         cache: where embeddings are looked up and kept; None keeps nothing.
         batch: slices per pass of the encoder, by default 8 on a GPU and 1 on a CPU.
         encoder_blocks: give what enters so many last blocks instead, see `Backbone.encode`.
@@ -189,9 +181,9 @@ def embed_slices(
     done = 0
     while done < len(wanted):
         group = wanted[done : done + size]
-        images = [backbone.spec.gather(slices, n) for n in group]
+        images = [slices[n] for n in group]
         try:
-            found = embed_images(backbone, images, pixel_spacing, cache, encoder_blocks)
+            found = embed_images(backbone, images, cache, encoder_blocks)
         except (RuntimeError, MemoryError) as error:
             if size == 1 or not is_out_of_memory(error):
                 raise
@@ -206,19 +198,15 @@ def embed_slices(
 def embed_images(
     backbone: Backbone,
     images: Sequence[np.ndarray],
-    pixel_spacing: tuple[float, float],
     cache: EmbeddingCache | None = None,
     encoder_blocks: int = 0,
 ) -> list[Tensor]:
-    """As `embed_slices`, in one pass, of images [H, W] or [H, W, 3] that `spec.prepare` takes."""
-    keys = [
-        cache.key(backbone, image, pixel_spacing, encoder_blocks) if cache else ""
-        for image in images
-    ]
+    """As `embed_slices`, in one pass, of any slices [H, W]."""
+    keys = [cache.key(backbone, image, encoder_blocks) if cache else "" for image in images]
     found = [cache.get(key) if cache else None for key in keys]
     absent = [n for n, tensor in enumerate(found) if tensor is None]
     if absent:
-        inputs = [backbone.spec.prepare(images[n], pixel_spacing) for n in absent]
+        inputs = [backbone.spec.prepare(images[n]) for n in absent]
         encoded = backbone.encode(torch.stack(inputs), encoder_blocks)
         for n, tensor in zip(absent, encoded, strict=True):
             found[n] = tensor

@@ -1,6 +1,5 @@
 """How a slice becomes the encoder's input, and how logits and prompts go back and forth."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -14,8 +13,7 @@ from SAMAutoSegLib.images.label_resampling import label_planes, smoothly, winnin
 
 Normalization = Literal["sam", "unit"]
 Padding = Literal["bottom_right", "center"]
-Aspect = Literal["pixel", "physical", "stretch"]
-Channels = Literal["repeat", "neighbors"]
+Aspect = Literal["pixel", "stretch"]
 
 INPUT_HEADER = "samautoseg_input"
 """Entry of a safetensors header that holds a specification as JSON."""
@@ -44,16 +42,14 @@ class InputSpec:
         normalization: 'sam' subtracts SAM's RGB mean and divides by its standard deviation;
             'unit' divides 0..255 by 255 (LiteMedSAM and the BLO-SAM, AutoSAM, WeSAM files).
         padding: where the zeros go, after normalizing: 'bottom_right' (SAM) or 'center' (WeSAM).
-        aspect: 'pixel' keeps the array's aspect ratio as SAM does, 'physical' the ratio in mm,
-            'stretch' fills the square whatever the ratio (SAMed and BLO-SAM).
-        channels: 'repeat' gives the slice three times, 'neighbors' slices n-1, n, n+1.
+        aspect: 'pixel' keeps the array's aspect ratio as SAM does, 'stretch' fills the square
+            whatever the ratio (SAMed and BLO-SAM).
     """
 
     side: int = 1024
     normalization: Normalization = "sam"
     padding: Padding = "bottom_right"
     aspect: Aspect = "pixel"
-    channels: Channels = "repeat"
 
     def __post_init__(self) -> None:
         if not isinstance(self.side, int) or self.side < 16:
@@ -62,7 +58,6 @@ class InputSpec:
             ("normalization", get_args(Normalization)),
             ("padding", get_args(Padding)),
             ("aspect", get_args(Aspect)),
-            ("channels", get_args(Channels)),
         ):
             value = getattr(self, name)
             if value not in allowed:
@@ -76,26 +71,30 @@ class InputSpec:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "InputSpec":
-        """Read what `to_json` wrote.
+        """Read what `to_json` wrote, also that of earlier versions.
 
         Raises:
             SAMAutoSegError: an unknown entry or a value that is not allowed.
         """
-        unknown = set(values) - {field.name for field in fields(cls)}
+        own = dict(values)
+        # Files of earlier versions say how a slice becomes three channels, all in this one way.
+        channels = own.pop("channels", "repeat")
+        if channels != "repeat":
+            raise SAMAutoSegError(
+                f"input specification channels {channels!r}: expected repeat, the slice three times"
+            )
+        unknown = set(own) - {field.name for field in fields(cls)}
         if unknown:
             raise SAMAutoSegError(
                 f"input specification entry {min(unknown)!r} is not known: update SAMAutoSeg"
             )
-        return cls(**values)
+        return cls(**own)
 
-    def placement(
-        self, original: tuple[int, int], pixel_spacing: tuple[float, float] = (1.0, 1.0)
-    ) -> Placement:
-        """Where a slice of `original` (H, W) pixels with (row, column) spacing in mm is put."""
+    def placement(self, original: tuple[int, int]) -> Placement:
+        """Where a slice of `original` (H, W) pixels is put."""
         if self.aspect == "stretch":
             return Placement(self.side, self.side, 0, 0)
-        row_mm, column_mm = pixel_spacing if self.aspect == "physical" else (1.0, 1.0)
-        high, wide = original[0] * row_mm, original[1] * column_mm
+        high, wide = original
         scale = self.side * 1.0 / max(high, wide)
         # The rounding of ResizeLongestSide.get_preprocess_shape; a very thin slice keeps one row.
         height = max(1, int(high * scale + 0.5))
@@ -104,19 +103,7 @@ class InputSpec:
             return Placement(height, width, (self.side - height) // 2, (self.side - width) // 2)
         return Placement(height, width, 0, 0)
 
-    def gather(self, slices: Sequence[np.ndarray], n: int) -> np.ndarray:
-        """Slice n of [H, W] slices as `prepare` wants it: [H, W], or [H, W, 3] with neighbors.
-
-        The first and the last slice stand in for the neighbor they lack.
-        """
-        if self.channels == "repeat":
-            return slices[n]
-        last = len(slices) - 1
-        return np.stack([slices[max(n - 1, 0)], slices[n], slices[min(n + 1, last)]], axis=-1)
-
-    def prepare(
-        self, image: np.ndarray, pixel_spacing: tuple[float, float] = (1.0, 1.0)
-    ) -> torch.Tensor:
+    def prepare(self, image: np.ndarray) -> torch.Tensor:
         """The encoder's input [3, S, S], float32, of a uint8 slice [H, W] or [H, W, 3].
 
         With aspect 'pixel' and normalization 'sam' this is bit for bit what
@@ -132,7 +119,7 @@ class InputSpec:
             )
         if image.ndim == 3 and image.shape[2] != 3:
             raise SAMAutoSegError(f"slice with {image.shape[2]} channels: expected 1 or 3")
-        place = self.placement((image.shape[0], image.shape[1]), pixel_spacing)
+        place = self.placement((image.shape[0], image.shape[1]))
         picture = Image.fromarray(np.ascontiguousarray(image))
         resized = np.array(picture.resize((place.width, place.height), Image.Resampling.BILINEAR))
         pixels = torch.from_numpy(resized)
@@ -147,17 +134,12 @@ class InputSpec:
         bottom = self.side - place.height - place.top
         return F.pad(values, (place.left, right, place.top, bottom)).contiguous()
 
-    def logits_to_slice(
-        self,
-        low_res: torch.Tensor,
-        original: tuple[int, int],
-        pixel_spacing: tuple[float, float] = (1.0, 1.0),
-    ) -> torch.Tensor:
+    def logits_to_slice(self, low_res: torch.Tensor, original: tuple[int, int]) -> torch.Tensor:
         """Low-res logits [..., m, m] at the size of the slice: [..., H, W].
 
         Up to S x S, padding cut off, then to H x W, both bilinear: `Sam.postprocess_masks`.
         """
-        place = self.placement(original, pixel_spacing)
+        place = self.placement(original)
         leading = low_res.shape[:-2]
         maps = low_res.reshape(-1, 1, *low_res.shape[-2:])
         maps = F.interpolate(maps, (self.side, self.side), mode="bilinear", align_corners=False)
@@ -168,12 +150,7 @@ class InputSpec:
         return maps.reshape(*leading, *original)
 
     def slice_to_low_res(
-        self,
-        planes: torch.Tensor,
-        side: int,
-        pixel_spacing: tuple[float, float] = (1.0, 1.0),
-        outside: float = 0.0,
-        smooth: bool = False,
+        self, planes: torch.Tensor, side: int, outside: float = 0.0, smooth: bool = False
     ) -> torch.Tensor:
         """Planes [C, H, W] of a slice where low-res logits have it: [C, side, side].
 
@@ -185,7 +162,7 @@ class InputSpec:
             SAMAutoSegError: the slice is so thin that no low-res pixel lies in it.
         """
         height, width = planes.shape[1:]
-        place = self.placement((height, width), pixel_spacing)
+        place = self.placement((height, width))
         centers = (torch.arange(side) + 0.5) * (self.side / side)
         for start, length in ((place.top, place.height), (place.left, place.width)):
             if not ((centers >= start) & (centers < start + length)).any():
@@ -205,13 +182,7 @@ class InputSpec:
         whole = F.pad(shown, (place.left, right, place.top, bottom), value=outside)
         return whole if side == self.side else resized(whole, (side, side))
 
-    def labels_to_low_res(
-        self,
-        labels: np.ndarray,
-        side: int,
-        pixel_spacing: tuple[float, float] = (1.0, 1.0),
-        outside: int = 0,
-    ) -> torch.Tensor:
+    def labels_to_low_res(self, labels: np.ndarray, side: int, outside: int = 0) -> torch.Tensor:
         """Labels [H, W], uint8, of a slice where low-res logits have it: [side, side], uint8.
 
         Args:
@@ -220,45 +191,31 @@ class InputSpec:
         Raises:
             SAMAutoSegError: the slice is so thin that no low-res pixel lies in it.
         """
-        if self.pixels_per_logit(labels.shape, side, pixel_spacing) <= 1:
+        if self.pixels_per_logit(labels.shape, side) <= 1:
             planes = torch.from_numpy(np.ascontiguousarray(labels))[None].float()
-            return self.slice_to_low_res(planes, side, pixel_spacing, outside)[0].to(torch.uint8)
+            return self.slice_to_low_res(planes, side, outside)[0].to(torch.uint8)
         values, planes = label_planes(labels)
         covered = torch.ones(1, *labels.shape)
-        shares = self.slice_to_low_res(
-            torch.cat([planes, covered]), side, pixel_spacing, smooth=True
-        )
+        shares = self.slice_to_low_res(torch.cat([planes, covered]), side, smooth=True)
         shares[-1] = 1 - shares[-1]
         return torch.from_numpy(winning_labels(np.append(values, np.uint8(outside)), shares))
 
-    def pixels_per_logit(
-        self, shape: tuple[int, ...], side: int, pixel_spacing: tuple[float, float] = (1.0, 1.0)
-    ) -> float:
+    def pixels_per_logit(self, shape: tuple[int, ...], side: int) -> float:
         """How many pixels of a slice one of side x side logits stands for, along either axis."""
         height, width = shape
-        place = self.placement((height, width), pixel_spacing)
+        place = self.placement((height, width))
         return max(height / place.height, width / place.width) * self.side / side
 
-    def to_input_points(
-        self,
-        points: np.ndarray,
-        original: tuple[int, int],
-        pixel_spacing: tuple[float, float] = (1.0, 1.0),
-    ) -> np.ndarray:
+    def to_input_points(self, points: np.ndarray, original: tuple[int, int]) -> np.ndarray:
         """Points [..., 2] as (column, row) of the slice -> (x, y) in the encoder's input."""
-        place = self.placement(original, pixel_spacing)
+        place = self.placement(original)
         moved = np.array(points, dtype=float)
         moved[..., 0] = moved[..., 0] * (place.width / original[1]) + place.left
         moved[..., 1] = moved[..., 1] * (place.height / original[0]) + place.top
         return moved
 
-    def to_input_boxes(
-        self,
-        boxes: np.ndarray,
-        original: tuple[int, int],
-        pixel_spacing: tuple[float, float] = (1.0, 1.0),
-    ) -> np.ndarray:
+    def to_input_boxes(self, boxes: np.ndarray, original: tuple[int, int]) -> np.ndarray:
         """Boxes [..., 4] as (column0, row0, column1, row1) of the slice -> the input's pixels."""
         boxes = np.asarray(boxes)
         corners = boxes.reshape(*boxes.shape[:-1], 2, 2)
-        return self.to_input_points(corners, original, pixel_spacing).reshape(boxes.shape)
+        return self.to_input_points(corners, original).reshape(boxes.shape)

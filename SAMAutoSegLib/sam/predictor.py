@@ -38,24 +38,16 @@ class ClickPredictor:
         self.backbone = backbone
         self._embedding: Tensor | None = None
         self._original = (0, 0)
-        self._pixel_spacing = (1.0, 1.0)
         self._dense_pe: Tensor | None = None
 
-    def set_image(
-        self, image: np.ndarray, pixel_spacing: tuple[float, float] = (1.0, 1.0)
-    ) -> Tensor:
+    def set_image(self, image: np.ndarray) -> Tensor:
         """Encode a uint8 slice [H, W] or [H, W, 3] and keep it; returns the embedding."""
-        prepared = self.backbone.spec.prepare(image, pixel_spacing)
+        prepared = self.backbone.spec.prepare(image)
         embedding = self.backbone.encode(prepared[None])
-        self.set_embedding(embedding, (image.shape[0], image.shape[1]), pixel_spacing)
+        self.set_embedding(embedding, (image.shape[0], image.shape[1]))
         return embedding
 
-    def set_embedding(
-        self,
-        embedding: Tensor,
-        original: tuple[int, int],
-        pixel_spacing: tuple[float, float] = (1.0, 1.0),
-    ) -> None:
+    def set_embedding(self, embedding: Tensor, original: tuple[int, int]) -> None:
         """Work on the slice of `original` (H, W) pixels whose embedding [256, e, e] this is.
 
         Raises:
@@ -69,7 +61,6 @@ class ClickPredictor:
         kept = embedding.reshape(1, 256, e, e).to(self.backbone.device, torch.float32)
         self._embedding = self._arranged(kept)
         self._original = original
-        self._pixel_spacing = pixel_spacing
 
     def predict(
         self,
@@ -138,7 +129,7 @@ class ClickPredictor:
     def _to_input(self, values: np.ndarray, boxes: bool) -> Tensor:
         spec = self.backbone.spec
         transform = spec.to_input_boxes if boxes else spec.to_input_points
-        moved = transform(values, self._original, self._pixel_spacing)
+        moved = transform(values, self._original)
         return torch.as_tensor(moved, dtype=torch.float, device=self.backbone.device)
 
     def _decode(
@@ -163,9 +154,7 @@ class ClickPredictor:
                 dense.to(precision),
                 multimask,
             )
-            logits = self.backbone.spec.logits_to_slice(
-                low_res.float(), self._original, self._pixel_spacing
-            )
+            logits = self.backbone.spec.logits_to_slice(low_res.float(), self._original)
             found = (logits > 0).cpu().numpy()  # Sam.mask_threshold
         return [
             Prediction(found[n], iou[n].float().cpu().numpy(), low_res[n].float().cpu().numpy())

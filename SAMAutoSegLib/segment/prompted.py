@@ -102,17 +102,16 @@ def _prompted(
     embedded = embed_slices(
         backbone,
         images.views,
-        images.pixel_spacing,
         numbers=[number for number in chosen if reference.slice_at(number).any()],
         cache=cache,
         batch=batch,
         progress=progress,
     )
     for number, embedding in embedded:
-        predictor.set_embedding(embedding, images.slice_shape, images.pixel_spacing)
+        predictor.set_embedding(embedding, images.slice_shape)
         answers = answer(predictor, reference.slice_at(number))
         low_res = torch.from_numpy(np.concatenate(list(answers.values())))
-        logits = backbone.spec.logits_to_slice(low_res, images.slice_shape, images.pixel_spacing)
+        logits = backbone.spec.logits_to_slice(low_res, images.slice_shape)
         highest, winner = logits.max(0)
         labels = np.array(list(answers), found.dtype)
         target.put(number, np.where(highest.numpy() > 0, labels[winner.numpy()], 0))

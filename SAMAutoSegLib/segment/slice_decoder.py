@@ -62,7 +62,6 @@ class SliceDecoder:
                 embedded = embed_slices(
                     backbone,
                     images.views,
-                    images.pixel_spacing,
                     numbers=left,
                     cache=self.cache,
                     batch=batch,
@@ -120,11 +119,9 @@ class SliceDecoder:
                     self._inside(first.shape[-1]).to(first.device),
                 )
                 self.trace[number] = steps
-            image = backbone.spec.gather(self.images.views, number)
-            return model.slice_logits(low_res, image, backbone.spec, self.images.pixel_spacing)
+            return model.slice_logits(low_res, self.images.slice_at(number), backbone.spec)
 
     def _inside(self, side: int) -> Tensor:
         """Where low-res logits [side, side] have the slice, not the padding around it."""
         ones = torch.ones(1, *self.images.slice_shape)
-        spec, spacing = self.backbone.spec, self.images.pixel_spacing
-        return spec.slice_to_low_res(ones, side, spacing)[0] > 0
+        return self.backbone.spec.slice_to_low_res(ones, side)[0] > 0

@@ -34,7 +34,7 @@ def adapted(backbone: Backbone) -> tuple[AdaptedModel, ModelCard]:
     card = ModelCard(
         backbone=backbone.name,
         backbone_sha256=backbone.sha256,
-        input=InputSpec(side=128, padding="center", aspect="physical", channels="neighbors"),
+        input=InputSpec(side=128, padding="center", aspect="stretch"),
         intensity=Intensity("percentile", 0.5, 99.5),
         plane="sagittal",
         adaptation=adaptation,
@@ -84,11 +84,11 @@ def test_the_pixel_branch_is_read_back_with_its_input(
     model = AdaptedModel(backbone, 3, card.adaptation).eval()
     save_adapted(file, model, card)
     again, _, _ = load_adapted(file, base=tiny_file, device="cpu", precision=torch.float32)
-    image = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (50, 40), dtype=np.uint8)
     low_res = torch.randn(3, 32, 32)
     with torch.inference_mode():
         wanted, found = (
-            either.slice_logits(low_res, image, card.input, (1.0, 2.0)) for either in (model, again)
+            either.slice_logits(low_res, image, card.input) for either in (model, again)
         )
     assert torch.equal(found, wanted)
     assert again.pixels is not None and again.pixels.spec == replace(card.input, side=64)

@@ -11,7 +11,7 @@ from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.pixel_branch import PIXEL_SIDES, PixelBranch, pixel_side_for
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.input_spec import InputSpec
+from SAMAutoSegLib.sam.input_spec import Aspect, InputSpec
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_what_both_find_is_their_weighted_product(backbone: Backbone) -> None:
     assert model.pixels is not None
     shown = image(64, 64)  # no pixel of it is resampled for the branch
     low_res = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(1))
-    both = model.slice_logits(low_res, shown, backbone.spec, (1.0, 1.0)).softmax(0)
+    both = model.slice_logits(low_res, shown, backbone.spec).softmax(0)
     sam = backbone.spec.logits_to_slice(low_res, (64, 64)).softmax(0)
     own = model.pixels(model.pixels.spec.prepare(shown)[None])[0].softmax(0)
     product = (sam * own**0.5) ** (1 / 1.5)
@@ -55,17 +55,17 @@ def test_what_both_find_is_their_weighted_product(backbone: Backbone) -> None:
 def test_without_it_a_slice_is_what_the_sam_says(backbone: Backbone) -> None:
     model = AdaptedModel(backbone, 3, Adaptation()).eval()
     low_res = torch.randn(3, 32, 32)
-    found = model.slice_logits(low_res, image(50, 40), backbone.spec, (1.0, 1.0))
+    found = model.slice_logits(low_res, image(50, 40), backbone.spec)
     assert torch.equal(found, backbone.spec.logits_to_slice(low_res, (50, 40)))
 
 
-@pytest.mark.parametrize("channels", ["repeat", "neighbors"])
+@pytest.mark.parametrize("aspect", ["pixel", "stretch"])
 @torch.inference_mode()
-def test_a_mark_in_the_slice_answers_in_its_own_place(backbone: Backbone, channels: str) -> None:
-    """Of a slice that is not square, with pixels that are not either."""
-    backbone.spec = replace(backbone.spec, channels=channels, aspect="physical")
-    shape, spacing = (40, 30), (1.0, 2.0)
-    blank = np.zeros(shape if channels == "repeat" else (*shape, 3), np.uint8)
+def test_a_mark_in_the_slice_answers_in_its_own_place(backbone: Backbone, aspect: Aspect) -> None:
+    """Of a slice that is not square."""
+    backbone.spec = replace(backbone.spec, aspect=aspect)
+    shape = (40, 30)
+    blank = np.zeros(shape, np.uint8)
     marked = blank.copy()
     marked[30:33, 7:9] = 255
     low_res = torch.zeros(2, 32, 32)
@@ -76,8 +76,7 @@ def test_a_mark_in_the_slice_answers_in_its_own_place(backbone: Backbone, channe
         model = AdaptedModel(backbone, 2, Adaptation(pixel_side=128)).eval()
         assert model.pixels is not None
         before, after = (
-            model.slice_logits(low_res, shown, backbone.spec, spacing)[1]
-            for shown in (blank, marked)
+            model.slice_logits(low_res, shown, backbone.spec)[1] for shown in (blank, marked)
         )
         difference = (after - before).abs()
         answer += difference / difference.max()

@@ -56,7 +56,7 @@ def test_the_pixel_branch_comes_along(backbone: Backbone) -> None:
     image = np.random.default_rng(0).integers(0, 256, (30, 24), dtype=np.uint8)
     low_res = torch.randn(3, 32, 32)
     found, wanted = (
-        either.slice_logits(low_res, image, backbone.spec, (1.0, 1.0)) for either in (model, source)
+        either.slice_logits(low_res, image, backbone.spec) for either in (model, source)
     )
     assert torch.equal(found, wanted)
     assert not torch.equal(wanted, backbone.spec.logits_to_slice(low_res, (30, 24)))

@@ -38,10 +38,8 @@ def main() -> None:
     found: dict[str, list[float]] = {"point": [], "point by boxes": [], "box (oracle)": []}
     seconds = []
     numbers = list(range(0, len(images), 2))
-    for number, embedding in embed_slices(
-        predictor.backbone, images.views, images.pixel_spacing, numbers=numbers
-    ):
-        predictor.set_embedding(embedding, images.slice_shape, images.pixel_spacing)
+    for number, embedding in embed_slices(predictor.backbone, images.views, numbers=numbers):
+        predictor.set_embedding(embedding, images.slice_shape)
         for structure in case.structures:
             mask = labels.slice_at(number) == structure.label
             if mask.sum() < _FEWEST_PIXELS:

@@ -146,11 +146,9 @@ def index_boxes(images: SliceStack, reference: SliceStack, backbone) -> np.ndarr
             continue
         places = [np.nonzero(labels == label) for label in present]
         boxes = np.array([[x.min(), y.min(), x.max(), y.max()] for y, x in places])
-        predictor.set_image(images.slice_at(n), images.pixel_spacing)
+        predictor.set_image(images.slice_at(n))
         low_res = np.concatenate([mask.low_res for mask in predictor.predict_boxes(boxes)])
-        logits = backbone.spec.logits_to_slice(
-            torch.from_numpy(low_res), images.slice_shape, images.pixel_spacing
-        )
+        logits = backbone.spec.logits_to_slice(torch.from_numpy(low_res), images.slice_shape)
         highest, winner = logits.max(0)
         target.put(n, np.where(highest.numpy() > 0, np.array(present)[winner.numpy()], 0))
     return found

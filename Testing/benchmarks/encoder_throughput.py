@@ -250,7 +250,7 @@ def mask_agreement(variants: dict[str, Any]) -> dict[str, Any]:
         if not boxes:
             continue
         boxes_seen += len(boxes)
-        prepared = predictor.backbone.spec.prepare(gray.slice_at(n), gray.pixel_spacing)[None]
+        prepared = predictor.backbone.spec.prepare(gray.slice_at(n))[None]
         masks = {}
         for name in ("upstream", *pixels):
             predictor.set_embedding(variants[name].encode(prepared), gray.slice_shape)

@@ -219,7 +219,7 @@ def segment(
         reference = SliceStack(classes, volume.image.grid, problem.plane)
         gray = SliceStack(intensity.apply(volume.image.array), volume.image.grid, problem.plane)
         for number, features in embed_slices(
-            backbone, gray.views, gray.pixel_spacing, numbers=volume.slices, cache=cache
+            backbone, gray.views, numbers=volume.slices, cache=cache
         ):
             blanked = features * kept.to(features.device).view(-1, 1, 1)
             with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
@@ -227,10 +227,7 @@ def segment(
                 first = model(embedding)[0].float()
                 second, _ = refine(first, embedding, prompter, backbone.spec.side, ANSWERS)
                 logits = first, model(other)[0].float(), second
-            shown = (
-                backbone.spec.logits_to_slice(z, gray.slice_shape, gray.pixel_spacing).cpu()
-                for z in logits
-            )
+            shown = (backbone.spec.logits_to_slice(z, gray.slice_shape).cpu() for z in logits)
             yield Slice(index, number, *shown, reference.slice_at(number).copy())
 
 

@@ -188,7 +188,7 @@ def predictor(files: Files, monkeypatch: pytest.MonkeyPatch) -> ClickPredictor:
     predictor = ClickPredictor(load_backbone(files.base, device="cpu"))
     gray = np.clip(files.volume.array, 0, 255).astype(np.uint8)
     shown = SliceStack(gray, files.volume.grid, "axial")
-    predictor.set_image(shown.slice_at(3), shown.pixel_spacing)
+    predictor.set_image(shown.slice_at(3))
     return predictor
 
 

@@ -42,14 +42,6 @@ def test_views_differ_from_the_slice_and_from_each_other() -> None:
     assert not np.array_equal(first, second)
 
 
-def test_all_channels_of_neighboring_slices_move_together() -> None:
-    labels = disc(80, 90, (1.0, 1.0))
-    three = np.stack([labels * 200] * 3, axis=-1)
-    image, _ = changed_view(three, labels, (1.0, 1.0), np.random.default_rng(3))
-    assert image.shape == three.shape
-    assert np.abs(image[..., 0].astype(int) - image[..., 2]).mean() < 12
-
-
 def test_a_stronger_change_moves_more() -> None:
     labels = np.zeros((64, 64), np.uint8)
     labels[24:40, 24:40] = 1

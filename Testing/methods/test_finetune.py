@@ -100,7 +100,7 @@ def test_the_held_out_score_is_that_of_the_final_model(
     gray = intensity.apply(held_out.image.array)[7]
     with torch.no_grad():
         low_res = tuned.model(backbone.encode(backbone.spec.prepare(gray)[None]))[0]
-        logits = tuned.model.slice_logits(low_res, gray, backbone.spec, (1.0, 1.0))
+        logits = tuned.model.slice_logits(low_res, gray, backbone.spec)
     predicted = logits.argmax(0).numpy()
     dice = []
     for number, label in ((1, 3), (2, 7)):

@@ -149,7 +149,7 @@ def branch_dice(model, samples: TrainingSet) -> float:  # type: ignore[no-untype
     nothing = torch.zeros(3, 32, 32)
     with torch.inference_mode():
         for image, reference in zip(samples.images, samples.references, strict=True):
-            logits = model.slice_logits(nothing, image, model.pixels.spec, (1.0, 1.0))
+            logits = model.slice_logits(nothing, image, model.pixels.spec)
             found.append(logits.argmax(0).numpy().ravel())
             wanted.append(reference.ravel())
     a, b = np.concatenate(found), np.concatenate(wanted)
@@ -231,7 +231,7 @@ def test_no_branch_stays_that_nothing_trained(learn: Tune) -> None:
     assert anew.model.pixels is None and "started anew" in anew.result.notes[-1]
 
 
-@pytest.mark.parametrize("aspect", ["pixel", "physical", "stretch"])
+@pytest.mark.parametrize("aspect", ["pixel", "stretch"])
 def test_a_large_slice_is_learned_from_at_the_size_that_the_branch_sees(aspect: str) -> None:
     spec = InputSpec(side=64, aspect=aspect)  # type: ignore[arg-type]
     reference = np.zeros((300, 200), np.uint8)
@@ -242,16 +242,12 @@ def test_a_large_slice_is_learned_from_at_the_size_that_the_branch_sees(aspect: 
     assert small.shape == labels.shape and max(labels.shape) == 64
     assert spacing[0] * labels.shape[0] == pytest.approx(300)
     assert spacing[1] * labels.shape[1] == pytest.approx(400)
-    whole, shown = (
-        low_res_target(labels_, spec, 64, spacing_)
-        for labels_, spacing_ in ((reference, (1.0, 2.0)), (labels, spacing))
-    )
+    whole, shown = (low_res_target(either, spec, 64) for either in (reference, labels))
     assert (whole != shown).float().mean() < 0.03  # half a pixel along the border
     assert np.abs(small[labels == 1].astype(int) - 200).mean() < 20
 
 
 def test_a_small_slice_is_learned_from_as_it_is() -> None:
-    image = np.zeros((40, 64, 3), np.uint8)
-    reference = image[..., 0]
-    whole = PixelSlice(image, reference, (0.5, 0.5))
+    image = np.zeros((40, 64), np.uint8)
+    whole = PixelSlice(image, image, (0.5, 0.5))
     assert reduced(whole, InputSpec(side=64)) is whole

@@ -30,7 +30,7 @@ def gather(
     def of(**hints: Hint) -> Evidence:
         named = {DISC: hints.get("disc"), BAR: hints.get("bar")}
         given = {label: hint for label, hint in named.items() if hint is not None}
-        return gather_evidence(given, structures, predictor, SHAPE, (1.0, 1.0))
+        return gather_evidence(given, structures, predictor, SHAPE)
 
     return of
 
@@ -139,9 +139,8 @@ def test_no_click_is_lost_in_a_large_slice(
     predictor.set_image(picture(size, size))
     for row, column in rng.integers(0, size, (20, 2)):
         hint = Hint(points=((int(row), int(column), 1),))
-        spacing = (1.0, 1.0)
-        evidence = gather_evidence({DISC: hint}, structures, predictor, (size, size), spacing)
-        kept = evidence.low_res(backbone.spec, 4 * backbone.embedding_side, spacing)
+        evidence = gather_evidence({DISC: hint}, structures, predictor, (size, size))
+        kept = evidence.low_res(backbone.spec, 4 * backbone.embedding_side)
         assert (kept.clicks[0] == 1).any() and not (kept.clicks[0] < 0).any()
 
 
@@ -172,7 +171,7 @@ def test_evidence_at_the_size_of_logits_says_the_same_in_less_space(
     hint = Hint(boxes=((5, 6, 15, 18),), points=((7, 7, 1), (25, 25, -1)))
     evidence = gather(disc=hint)
     spec = tiny_backbone().spec  # of 128 x 128 pixels, so the slice is shown 4 times as large
-    kept = evidence.low_res(spec, 32, (1.0, 1.0))
+    kept = evidence.low_res(spec, 32)
     shares = shares_of(square(5, 5, 9, 0.6), NOTHING)
     expected, found = corrected(shares, [evidence]), corrected(shares, [kept])
     assert torch.allclose(expected, found, atol=1e-3)

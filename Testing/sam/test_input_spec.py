@@ -37,13 +37,6 @@ def test_center_padding_puts_the_slice_in_the_middle() -> None:
     assert prepared.sum() == 3 * 32 * 16
 
 
-def test_physical_aspect_follows_the_pixel_spacing() -> None:
-    spec = InputSpec(side=64, aspect="physical")
-    place = spec.placement((20, 40), (2.0, 0.5))
-    assert (place.height, place.width) == (64, 32)
-    assert InputSpec(side=64).placement((20, 40), (2.0, 0.5)).height == 32
-
-
 def test_the_input_does_not_depend_on_the_layout_in_memory(
     picture: Callable[..., np.ndarray],
 ) -> None:
@@ -55,16 +48,16 @@ def test_the_input_does_not_depend_on_the_layout_in_memory(
 
 
 @pytest.mark.parametrize("padding", ["bottom_right", "center"])
-@pytest.mark.parametrize("aspect", ["pixel", "physical"])
+@pytest.mark.parametrize("aspect", ["pixel", "stretch"])
 def test_logits_come_back_to_the_place_the_point_went_to(padding: str, aspect: str) -> None:
     spec = InputSpec(side=128, padding=padding, aspect=aspect)
-    original, spacing = (50, 90), (1.5, 0.7)
+    original = (50, 90)
     point = np.array([[70.5, 30.5]])
-    x, y = spec.to_input_points(point, original, spacing)[0]
+    x, y = spec.to_input_points(point, original)[0]
     low_res = torch.full((2, 1, 32, 32), -1.0)
     low_res[..., int(y / 4), int(x / 4)] = 50
 
-    found = spec.logits_to_slice(low_res, original, spacing)
+    found = spec.logits_to_slice(low_res, original)
 
     assert found.shape == (2, 1, 50, 90)
     row, column = divmod(int(found[0, 0].argmax()), 90)
@@ -79,18 +72,21 @@ def test_a_box_is_moved_like_its_corners() -> None:
     assert spec.to_input_boxes(np.stack([box, box]), (60, 100)).shape == (2, 4)
 
 
-def test_neighbors_become_channels_and_the_ends_repeat() -> None:
-    slices = [np.full((4, 5), n, np.uint8) for n in range(3)]
-    spec = InputSpec(side=16, channels="neighbors")
-    assert spec.gather(slices, 1)[0, 0].tolist() == [0, 1, 2]
-    assert spec.gather(slices, 0)[0, 0].tolist() == [0, 0, 1]
-    assert spec.gather(slices, 2)[0, 0].tolist() == [1, 2, 2]
-    assert InputSpec(side=16).gather(slices, 1) is slices[1]
-
-
 def test_json_gives_the_same_specification_back() -> None:
-    spec = InputSpec(448, "unit", "center", "physical", "neighbors")
+    spec = InputSpec(448, "unit", "center", "stretch")
     assert InputSpec.from_json(spec.to_json()) == spec
+
+
+def test_what_earlier_versions_wrote_is_read() -> None:
+    written = {
+        "side": 256,
+        "normalization": "unit",
+        "padding": "bottom_right",
+        "aspect": "pixel",
+        "channels": "repeat",
+    }
+    assert InputSpec.from_json(written) == InputSpec(256, "unit")
+    assert written["channels"] == "repeat"
 
 
 def test_what_is_not_allowed_is_named() -> None:
@@ -98,6 +94,10 @@ def test_what_is_not_allowed_is_named() -> None:
         InputSpec(normalization="zscore")
     with pytest.raises(SAMAutoSegError, match="'window'"):
         InputSpec.from_json({"side": 256, "window": 3})
+    with pytest.raises(SAMAutoSegError, match="channels 'neighbors': expected repeat"):
+        InputSpec.from_json({"side": 256, "channels": "neighbors"})
+    with pytest.raises(SAMAutoSegError, match="aspect 'physical': expected one of pixel, stretch"):
+        InputSpec.from_json({"side": 256, "aspect": "physical"})
     with pytest.raises(SAMAutoSegError, match="float64"):
         InputSpec().prepare(np.zeros((4, 4)))
     with pytest.raises(SAMAutoSegError, match="4 channels"):

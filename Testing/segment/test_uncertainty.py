@@ -52,10 +52,10 @@ def test_every_voxel_gets_its_probability_of_being_wrong(segmenter, scan) -> Non
     assert result.uncertainty.shape == volume.array.shape
     assert result.uncertainty.dtype == np.float32
     for n in range(5):
-        prepared = tiny.backbone.spec.prepare(volume.array[n].astype(np.uint8), (0.8, 0.8))
+        prepared = tiny.backbone.spec.prepare(volume.array[n].astype(np.uint8))
         with torch.inference_mode():
             low_res = tiny.model(tiny.backbone.encode(prepared[None]))
-            logits = tiny.backbone.spec.logits_to_slice(low_res[0], (30, 40), (0.8, 0.8))
+            logits = tiny.backbone.spec.logits_to_slice(low_res[0], (30, 40))
         expected = 1 - logits.softmax(0).amax(0).numpy()
         np.testing.assert_allclose(result.uncertainty[n], expected, atol=1e-5)
 

@@ -13,7 +13,6 @@ from SAMAutoSegLib.images.selection import Roi
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.volume import Grid, Volume
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
-from SAMAutoSegLib.sam.input_spec import InputSpec
 from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
@@ -22,13 +21,13 @@ def run(segmenter, volume: Volume, **options) -> SegmentationResult:
     return segment_volume(volume, segmenter.model, segmenter.card, segmenter.backbone, **options)
 
 
-def logits_of(segmenter, gray: np.ndarray, spacing: tuple[float, float]) -> torch.Tensor:
+def logits_of(segmenter, gray: np.ndarray) -> torch.Tensor:
     """Logits [K, rows, columns] of a slice, step by step."""
     backbone, model = segmenter.backbone, segmenter.model
-    prepared = backbone.spec.prepare(np.ascontiguousarray(gray), spacing)
+    prepared = backbone.spec.prepare(np.ascontiguousarray(gray))
     with torch.inference_mode():
         low_res = model(backbone.encode(prepared[None]))
-        return backbone.spec.logits_to_slice(low_res[0], gray.shape[:2], spacing)
+        return backbone.spec.logits_to_slice(low_res[0], gray.shape)
 
 
 def stored_as(volume: Volume, axes: tuple[int, int, int], flips: tuple[int, ...]) -> Volume:
@@ -64,7 +63,7 @@ def test_a_slice_gets_its_most_probable_classes(segmenter, scan) -> None:
     volume, tiny = scan(), segmenter()
     result = run(tiny, volume)
     for n in range(5):
-        logits = logits_of(tiny, volume.array[n].astype(np.uint8), (0.8, 0.8))
+        logits = logits_of(tiny, volume.array[n].astype(np.uint8))
         expected = np.array([0, 3, 7])[logits.argmax(0).numpy()]
         assert np.array_equal(result.labels[n], expected)
 
@@ -104,15 +103,6 @@ def test_thin_and_uneven_volumes_keep_their_shape(segmenter, scan, size, count) 
     result = run(segmenter(), scan(size))
     assert result.labels.shape == size[::-1]
     assert result.slices_done == list(range(count))
-
-
-def test_the_spacing_counts_where_the_model_wants_millimeters(segmenter, scan) -> None:
-    tiny = segmenter()
-    tiny.backbone.spec = InputSpec(side=128, aspect="physical")
-    volume = scan(spacing=(0.5, 2.0, 5.0))
-    logits = logits_of(tiny, volume.array[0].astype(np.uint8), (2.0, 0.5))
-    expected = np.array([0, 3, 7])[logits.argmax(0).numpy()]
-    assert np.array_equal(run(tiny, volume).labels[0], expected)
 
 
 def test_only_the_chosen_slices_are_segmented(segmenter, scan) -> None:
@@ -171,18 +161,6 @@ def test_percentiles_are_those_of_the_whole_volume(segmenter, scan) -> None:
     intensity = Intensity("percentile", 1, 99)
     whole = run(tiny, volume, intensity=intensity).labels
     assert np.array_equal(run(tiny, volume, intensity=intensity, roi=roi).labels[:2], whole[:2])
-
-
-def test_neighbors_are_the_volumes_own_whatever_is_chosen(segmenter, scan) -> None:
-    volume, tiny = scan(), segmenter()
-    tiny.backbone.spec = InputSpec(side=128, channels="neighbors")
-    whole = run(tiny, volume).labels
-    gray = np.stack([volume.array[n] for n in (1, 2, 3)], axis=-1).astype(np.uint8)
-    expected = np.array([0, 3, 7])[logits_of(tiny, gray, (0.8, 0.8)).argmax(0).numpy()]
-    assert np.array_equal(whole[2], expected)
-    assert np.array_equal(run(tiny, volume, slices=[2]).labels[2], expected)
-    roi = Roi((0, 40), (0, 30), (2, 3))
-    assert np.array_equal(run(tiny, volume, roi=roi).labels[2], expected)
 
 
 def test_another_plane_than_the_trained_one_is_remarked(segmenter, scan) -> None:
@@ -373,7 +351,7 @@ def test_an_error_that_is_not_about_memory_is_not_hidden(segmenter, scan) -> Non
 def test_smoothing_is_of_probabilities_and_in_millimeters_across_slices(segmenter, scan) -> None:
     volume, tiny = scan((24, 20, 9), (0.8, 0.8, 2.0)), segmenter()
     low_res = 5 * torch.randn(9, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    logits = tiny.backbone.spec.logits_to_slice(low_res, (20, 24), (0.8, 0.8))
+    logits = tiny.backbone.spec.logits_to_slice(low_res, (20, 24))
     answers = iter(low_res)
     tiny.model.forward = lambda features: next(answers)[None]
 
