@@ -43,15 +43,6 @@ def writeProvenance(segmentationNode, segmentIds: Iterable[str], provenance: Pro
             segment.SetTag(TAG, text)
 
 
-def readProvenance(segmentationNode, segmentId: str | None = None) -> Provenance | None:
-    """What wrote the segmentation last, or one of its segments; None if no model did."""
-    if segmentId is None:
-        text = segmentationNode.GetAttribute(ATTRIBUTE)
-    else:
-        text = tagOf(segmentationNode.GetSegmentation().GetSegment(segmentId), TAG)
-    return Provenance(**json.loads(text)) if text else None
-
-
 def tagOf(segment, name: str) -> str:
     """A tag of a segment; empty if it has none."""
     value = vtk.reference("")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import signal
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -194,16 +193,6 @@ class EngineClient:
             return pending
         self._write(line, entry)
         return pending
-
-    def kill(self) -> None:
-        """End the process at once, for one that does not answer; pending requests fail."""
-        if self.transport is None:
-            return
-        if self.pid is not None and self.transport.running:
-            with suppress(OSError):  # a launcher in between would leave it behind
-                os.kill(self.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
-        self.transport.kill()
-        self._give_up("the computing process was stopped", "")
 
     @property
     def folder(self) -> Path:

@@ -86,15 +86,6 @@ def hypergradient(
     return loss.detach(), direct + (slope(1) - slope(-1)) / (2 * share)
 
 
-def gradient_step(rate: float) -> Step:
-    """Plain gradient descent."""
-
-    def step(weights: Weights, gradient: Weights) -> Weights:
-        return {name: value - rate * gradient[name] for name, value in weights.items()}
-
-    return step
-
-
 def adamw_step(
     optimizer: torch.optim.AdamW, names: dict[str, Tensor], rate: float, longest: float = 0.0
 ) -> Step:

@@ -1,6 +1,7 @@
 """A loaded SAM: its three networks, its input, and its image encoder on the fast path."""
 
 import hashlib
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -62,7 +63,6 @@ class Backbone:
             use_reference_attention(self.image_encoder)
         self.device = torch.device("cpu")
         self._encoder: nn.Module | None = None
-        self._encoder_sha256 = sha256
         self.to(device)
 
     def to(self, device: torch.device | str, precision: torch.dtype | None = None) -> "Backbone":
@@ -77,24 +77,16 @@ class Backbone:
         self._encoder = None
         return self
 
-    def weights_changed(self) -> None:
-        """Make `encode` take up changed weights of `image_encoder` (the fast form is a copy).
-
-        Kept embeddings of the former weights are not used any more.
-        """
-        self._encoder = None
-        self._encoder_sha256 = ""
-
-    @property
+    @cached_property
     def encoder_sha256(self) -> str:
-        """What embeddings depend on: the file's SHA-256, or that of changed encoder tensors."""
-        if not self._encoder_sha256:
-            digest = hashlib.sha256()
-            for name, tensor in sorted(self.image_encoder.state_dict().items()):
-                digest.update(name.encode())
-                digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-            self._encoder_sha256 = digest.hexdigest()
-        return self._encoder_sha256
+        """What embeddings depend on: the file's SHA-256; without a file, the encoder tensors'."""
+        if self.sha256:
+            return self.sha256
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.image_encoder.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def encoder(self) -> nn.Module:

@@ -107,13 +107,6 @@ class EmbeddingCache:
         if self._bytes > self.max_bytes:
             self._evict()
 
-    def clear(self) -> None:
-        """Remove every entry that may be removed."""
-        for path in self._files():
-            with suppress(OSError):
-                path.unlink()
-        self._bytes = self._measure()
-
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}{SUFFIX}"
 

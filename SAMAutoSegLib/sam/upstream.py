@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 
-__all__ = ["ImageEncoderViT", "MaskDecoder", "PromptEncoder", "Sam", "TwoWayTransformer"]
+__all__ = ["ImageEncoderViT", "MaskDecoder", "PromptEncoder", "TwoWayTransformer"]
 
 PRIVATE_NAME = "SAMAutoSegLib.sam._segment_anything_modeling"
 
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
         ImageEncoderViT,
         MaskDecoder,
         PromptEncoder,
-        Sam,
         TwoWayTransformer,
     )
 else:
@@ -65,5 +64,4 @@ else:
     ImageEncoderViT = _modeling.ImageEncoderViT
     MaskDecoder = _modeling.MaskDecoder
     PromptEncoder = _modeling.PromptEncoder
-    Sam = _modeling.Sam
     TwoWayTransformer = _modeling.TwoWayTransformer

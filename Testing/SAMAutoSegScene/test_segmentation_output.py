@@ -1,12 +1,13 @@
 """The segmentation that a model's structures go into."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import slicer
 import vtk
-from SAMAutoSegScene.Provenance import Provenance, readProvenance, writeProvenance
+from SAMAutoSegScene.Provenance import ATTRIBUTE, TAG, Provenance, tagOf, writeProvenance
 from SAMAutoSegScene.SegmentationOutput import (
     differenceFromVolume,
     misfit,
@@ -244,9 +245,11 @@ def test_where_a_segmentation_comes_from_is_noted_on_node_and_segments(
     scene, plain_grid, structures
 ):
     output = prepareSegmentation(scene.volume(plain_grid), structures)
-    assert readProvenance(output.node) is None
+    segmentation = output.node.GetSegmentation()
+    assert output.node.GetAttribute(ATTRIBUTE) is None
     provenance = Provenance("organs", "3", "ab" * 32, "2026-11-22T10:00:00", "SAMAutoSeg 0.1")
     writeProvenance(output.node, [output.segmentIds[1]], provenance)
-    assert readProvenance(output.node) == provenance
-    assert readProvenance(output.node, output.segmentIds[1]) == provenance
-    assert readProvenance(output.node, output.segmentIds[2]) is None
+    assert json.loads(output.node.GetAttribute(ATTRIBUTE)) == asdict(provenance)
+    own, other = (segmentation.GetSegment(output.segmentIds[label]) for label in (1, 2))
+    assert json.loads(tagOf(own, TAG)) == asdict(provenance)
+    assert not tagOf(other, TAG)

@@ -273,12 +273,3 @@ def test_stopping_cancels_what_is_pending_and_is_bounded(case: Case) -> None:
     assert len(case.told) == 1 and case.states[-1][0] == "stopped" and case.logged == []
     case.client.start()
     assert case.client.state == "starting"
-
-
-def test_killing_fails_what_is_pending(case: Case) -> None:
-    case.send("devices")
-    case.client.kill()
-    assert not case.engine.running and case.told[0][:2] == (
-        "error",
-        "the computing process was stopped",
-    )

@@ -198,7 +198,6 @@ def test_entries_of_another_user_are_used_and_left(
     found = dict(embed_slices(counted, stack, cache=cache))
     assert sum(counted.batches) == 1
     assert all(torch.equal(found[n], wanted[n]) for n in wanted)
-    cache.clear()
 
 
 @pytest.mark.parametrize("name", ["is_dir", "glob", "stat"])
