@@ -12,7 +12,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.progress import Progress
 
 # Failures of the disk itself: they name no file, or one that says nothing to the user.
 _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, getattr(errno, "EDQUOT", -1)}
@@ -23,8 +22,6 @@ _DISK_ERRORS = {errno.ENOSPC, errno.EFBIG, errno.EROFS, errno.EIO, getattr(errno
 _FULL_DISK = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
 _FULL_DISK_WORDS = (*(os.strerror(number) for number in _FULL_DISK), "(os error 112)")
 _FULL_DISK_BYTES = 1 << 20
-
-_BLOCK_BYTES = 1 << 20
 
 # Of Windows: access denied, sharing violation, lock violation.
 _IN_USE = (5, 32, 33)
@@ -143,27 +140,19 @@ def write_errors_named(target: Path, written: Path | None = None) -> Iterator[No
         raise SAMAutoSegError(f"cannot write {target}: {reason}") from error
 
 
-def sha256_of_file(path: str | os.PathLike[str], progress: Progress | None = None) -> str:
+def sha256_of_file(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file as 64 lower-case hexadecimal digits.
 
     Raises:
         SAMAutoSegError: the file is missing or cannot be read.
     """
     source = Path(path)
-    digest = hashlib.sha256()
     try:
-        size = max(source.stat().st_size, 1)
-        done = 0
         with source.open("rb") as stream:
-            while block := stream.read(_BLOCK_BYTES):
-                digest.update(block)
-                done += len(block)
-                if progress is not None:
-                    progress(min(done / size, 1.0), f"checking {source.name}")
+            return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         reason = error.strerror or str(error)
         raise SAMAutoSegError(f"cannot read {source}: {reason}; check the path") from error
-    return digest.hexdigest()
 
 
 def user_cache_dir() -> Path:

@@ -69,7 +69,6 @@ def prepareSegmentation(
     structures: Sequence[Structure],
     segmentationNode=None,
     *,
-    name: str | None = None,
     resample: bool = False,
 ) -> SegmentationOutput:
     """Make or reuse a segmentation of a volume that has a segment for each structure.
@@ -81,7 +80,6 @@ def prepareSegmentation(
 
     Args:
         segmentationNode: the node to reuse; by default a new one is made.
-        name: of a new node, by default that of the volume and "segmentation".
         resample: bring segments that are on another grid, or under another transform, to the grid
             of the volume. Each voxel then takes the nearest one's value.
 
@@ -95,7 +93,7 @@ def prepareSegmentation(
     if segmentationNode is None:
         segmentationNode = scene.AddNewNodeByClass(
             "vtkMRMLSegmentationNode",
-            name or _("{volume} segmentation").format(volume=volumeNode.GetName()),
+            _("{volume} segmentation").format(volume=volumeNode.GetName()),
         )
     named = {"segmentation": segmentationNode.GetName(), "volume": volumeNode.GetName()}
     difference = misfit(segmentationNode, volumeNode)

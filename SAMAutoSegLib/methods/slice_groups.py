@@ -81,14 +81,11 @@ def _about_half(names: Sequence[_Key], sizes: Counter[_Key]) -> set[_Key]:
     return first
 
 
-def group_neighbors(numbers: Sequence[int], largest_gap: int = 1) -> list[int]:
-    """Group numbers for sorted or unsorted slice numbers of one volume, from 0 in their order.
-
-    Slices not farther than `largest_gap` from a member belong to its group.
-    """
+def group_neighbors(numbers: Sequence[int]) -> list[int]:
+    """Group numbers for sorted or unsorted slice numbers of one volume, from 0 in their order."""
     order = sorted(range(len(numbers)), key=lambda n: numbers[n])
     groups = [0] * len(numbers)
     for before, n in zip(order, order[1:], strict=False):
-        step = numbers[n] - numbers[before] > largest_gap
+        step = numbers[n] - numbers[before] > 1
         groups[n] = groups[before] + int(step)
     return groups

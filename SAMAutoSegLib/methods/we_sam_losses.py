@@ -11,18 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+_GAMMA = 2.0
 _SMOOTHING = 1.0
 _SMALLEST = 1e-6
 
 
-def focal_loss(shares: Tensor, targets: Tensor, counted: Tensor, gamma: float = 2.0) -> Tensor:
-    """0.8 (1 - p)^gamma (-log p) of the target's probability p, mean over masks and pixels.
+def focal_loss(shares: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
+    """0.8 (1 - p)^2 (-log p) of the target's probability p, mean over masks and pixels.
 
     The published code hands the number of masks over in the place of the factor 0.8, so that its
     loss grows with their number; this one does not.
     """
     p = torch.where(targets > 0.5, shares, 1 - shares).clamp_min(_SMALLEST)
-    loss = 0.8 * (1 - p) ** gamma * -p.log() * counted
+    loss = 0.8 * (1 - p) ** _GAMMA * -p.log() * counted
     return loss.sum() / (counted.sum() * shares.shape[1]).clamp_min(1)
 
 

@@ -98,9 +98,7 @@ class ClickPredictor:
             masks = torch.as_tensor(mask_input, dtype=torch.float, device=device)[None]
         return self._decode(prompts, boxes, masks, multimask)[0]
 
-    def predict_boxes(
-        self, boxes: np.ndarray, multimask: bool = False, rough: bool = False
-    ) -> list[Prediction]:
+    def predict_boxes(self, boxes: np.ndarray, rough: bool = False) -> list[Prediction]:
         """Segment one object per box [N, 4], all in one pass of the decoder.
 
         Args:
@@ -112,7 +110,7 @@ class ClickPredictor:
         """
         self._current()
         prompts = self._to_input(np.asarray(boxes), boxes=True)
-        return self._decode(None, prompts, None, multimask, rough)
+        return self._decode(None, prompts, None, False, rough)
 
     def _arranged(self, image: Tensor) -> Tensor:
         """In the order in memory in which the fast decoder reads positions, once for all clicks."""

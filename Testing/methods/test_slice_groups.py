@@ -19,10 +19,6 @@ def test_adjacent_slices_are_one_group(numbers: list[int], groups: list[int]) ->
     assert group_neighbors(numbers) == groups
 
 
-def test_a_larger_gap_makes_larger_groups() -> None:
-    assert group_neighbors([1, 3, 6, 10], largest_gap=3) == [0, 0, 0, 1]
-
-
 @pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("groups", [(0, 1), (0, 1, 2, 3, 4), (0, 0, 1, 1, 1, 2), (0, 0, 0)])
 def test_both_parts_together_are_all_slices_and_share_none(
