@@ -80,7 +80,7 @@ class EngineClient:
 
     Attributes:
         state: the present one.
-        transport: the present one, for those that have to be pumped.
+        transport: the present one.
         pid: of the engine's own process, once it is ready; launchers may stand in between.
     """
 

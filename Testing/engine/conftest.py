@@ -14,7 +14,6 @@ import torch
 from SAMAutoSegLib.adapt.adapted_file import ModelCard, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.engine.client import EngineClient, PendingRequest
-from SAMAutoSegLib.engine.transport import PipeTransport
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import standard_structures
 from SAMAutoSegLib.images.volume import Grid, Volume
@@ -23,6 +22,8 @@ from SAMAutoSegLib.sam.architecture import ViTShape, build_parts
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.segment.volume import segment_volume
+
+from .pipe_transport import PipeTransport
 
 LAUNCHER = str(Path(__file__).with_name("tiny.py"))
 

@@ -17,9 +17,10 @@ import pytest
 from SAMAutoSegLib.engine.client import EngineClient
 from SAMAutoSegLib.engine.protocol import parse_event, request_line
 from SAMAutoSegLib.engine.session import LOCK, PREFIX
-from SAMAutoSegLib.engine.transport import PipeTransport, engine_command, engine_environment
+from SAMAutoSegLib.engine.transport import engine_command, engine_environment
 
 from .conftest import Driver, Files, tiny_command
+from .pipe_transport import PipeTransport
 
 ENGINE = tiny_command("SAMAutoSegLib.engine")
 
@@ -126,9 +127,10 @@ def test_a_full_disk_is_told_before_the_work_and_the_engine_lives_on(
 @needs_posix
 def test_the_process_ends_when_its_client_is_killed(files: Files, tmp_path: Path) -> None:
     code = f"""
-import time
+import sys, time
+sys.path.append({str(Path(__file__).parent)!r})
+from pipe_transport import PipeTransport
 from SAMAutoSegLib.engine.client import EngineClient
-from SAMAutoSegLib.engine.transport import PipeTransport
 client = EngineClient(lambda: PipeTransport({ENGINE!r}))
 client.start()
 while client.pid is None:
