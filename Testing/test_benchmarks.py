@@ -4,7 +4,14 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from SAMAutoSegLib.adapt.self_prompts import deepest
+from SAMAutoSegLib.images.slices import SliceStack
+from SAMAutoSegLib.images.volume import Grid
+from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
+from SAMAutoSegLib.sam.predictor import ClickPredictor
 
 FOLDER = Path(__file__).parent / "benchmarks"
 SCRIPTS = sorted(FOLDER.rglob("*.py"))
@@ -46,3 +53,22 @@ def test_an_unknown_contender_is_named_before_anything_is_computed(monkeypatch, 
         runpy.run_path(str(run), run_name="__main__")
     assert left.value.code == 2
     assert "no such method: best;" in capsys.readouterr().err
+
+
+def test_a_point_in_the_middle_of_its_largest_part_prompts_each_structure(tiny_backbone, picture):
+    points = runpy.run_path(str(FOLDER / "few_shot" / "contenders.py"))["prompt_with_points"]
+    grid = Grid((40, 30, 3), (0.8, 0.8, 5.0), (0.0, 0.0, 0.0), np.eye(3))
+    images = SliceStack(np.stack([picture(30, 40, seed=n) for n in range(3)]), grid)
+    reference = SliceStack(np.zeros((3, 30, 40), np.uint8), grid)
+    reference.slice_at(1)[5:12, 8:20] = 4
+    reference.slice_at(1)[20:22, 30:33] = 4
+    backbone = tiny_backbone()
+    found = points(images, reference, backbone, slices=[0, 1])
+    predictor = ClickPredictor(backbone)
+    predictor.set_image(images.slice_at(1))
+    row, column = deepest(reference.slice_at(1)[:15] == 4)
+    click = np.array([[column, row]], float)
+    answer = predict_points_by_boxes(predictor, click, np.array([1]), images.slice_shape)
+    assert answer.masks[0].any()
+    assert np.array_equal(found[1], np.where(answer.masks[0], 4, 0))
+    assert not found[[0, 2]].any()

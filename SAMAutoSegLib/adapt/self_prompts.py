@@ -87,7 +87,7 @@ def self_prompts(
         for number, where in enumerate(ndimage.find_objects(labels), start=1):
             if where is None:
                 continue
-            part = _largest(labels[where] == number)
+            part = largest_part(labels[where] == number)
             rows, columns = _within(where, part)
             box = np.array([columns.start, rows.start, columns.stop, rows.stop]) * scale
             size = box[2:] - box[:2]
@@ -96,7 +96,7 @@ def self_prompts(
             classes.append(number)
             boxes.append(box.clip(0, side))
             if points:
-                row, column = _deepest(part)
+                row, column = deepest(part)
                 center = np.array([where[1].start + column, where[0].start + row]) + 0.5
                 centers.append(center * scale)
     device = logits.device
@@ -141,7 +141,8 @@ def log_odds(logits: Tensor) -> Tensor:
     return logits - logits.detach().amax(1, keepdim=True) - others.log()
 
 
-def _largest(mask: np.ndarray) -> np.ndarray:
+def largest_part(mask: np.ndarray) -> np.ndarray:
+    """The largest part of a mask that hangs together through edges of pixels."""
     numbered, count = ndimage.label(mask)
     if count == 1:
         return mask
@@ -159,7 +160,7 @@ def _within(where: tuple[slice, ...], part: np.ndarray) -> tuple[slice, slice]:
     return rows, columns
 
 
-def _deepest(part: np.ndarray) -> tuple[int, int]:
+def deepest(part: np.ndarray) -> tuple[int, int]:
     """The pixel farthest from the outside; what lies beyond the array is outside."""
     depth = ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from scipy import ndimage
 
 from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.progress import Progress, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
-from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
 from SAMAutoSegLib.sam.predictor import ClickPredictor
 
 Answers = dict[int, np.ndarray]
@@ -52,49 +50,34 @@ def prompt_with_boxes(
         masks = predictor.predict_boxes(np.array(list(boxes.values())))
         return {label: mask.low_res for label, mask in zip(boxes, masks, strict=True)}
 
-    return _prompted(images, reference, backbone, answer, slices, cache, batch, progress)
+    return prompt_slices(
+        images,
+        reference,
+        backbone,
+        answer,
+        slices=slices,
+        cache=cache,
+        batch=batch,
+        progress=progress,
+    )
 
 
-def prompt_with_points(
+def prompt_slices(
     images: SliceStack,
     reference: SliceStack,
     backbone: Backbone,
+    answer: Callable[[ClickPredictor, np.ndarray], Answers],
     *,
     slices: Sequence[int] | None = None,
     cache: EmbeddingCache | None = None,
     batch: int | None = None,
     progress: Progress = silent,
 ) -> np.ndarray:
-    """Segment with one click per structure and slice, in the middle of its largest part.
+    """As `prompt_with_boxes`, with prompts of any kind.
 
-    As for `prompt_with_boxes`, with less help: clicks say where structures lie, not how large they
-    are. They are answered by way of boxes, see `points_by_boxes`.
+    Args:
+        answer: from a predictor that is set to a slice, and the labels of the reference there.
     """
-
-    def answer(predictor: ClickPredictor, labels: np.ndarray) -> Answers:
-        found = {}
-        for label in np.unique(labels[labels > 0]):
-            row, column = middle_of(labels == label)
-            click = np.array([[column, row]], float)
-            found[int(label)] = predict_points_by_boxes(
-                predictor, click, np.array([1]), images.slice_shape
-            ).low_res
-        return found
-
-    return _prompted(images, reference, backbone, answer, slices, cache, batch, progress)
-
-
-def _prompted(
-    images: SliceStack,
-    reference: SliceStack,
-    backbone: Backbone,
-    answer: Callable[[ClickPredictor, np.ndarray], Answers],
-    slices: Sequence[int] | None,
-    cache: EmbeddingCache | None,
-    batch: int | None,
-    progress: Progress,
-) -> np.ndarray:
-    """The labels that `answer` gives to the slices that show a structure."""
     found = np.zeros_like(reference.array)
     target = SliceStack(found, reference.grid, reference.plane)
     chosen = range(len(reference)) if slices is None else slices
@@ -116,15 +99,6 @@ def _prompted(
         labels = np.array(list(answers), found.dtype)
         target.put(number, np.where(highest.numpy() > 0, labels[winner.numpy()], 0))
     return found
-
-
-def middle_of(mask: np.ndarray) -> tuple[int, int]:
-    """The pixel (row, column) of a mask's largest part that is farthest from its border."""
-    parts, _ = ndimage.label(mask)
-    largest = np.bincount(parts.ravel())[1:].argmax() + 1
-    depth = ndimage.distance_transform_edt(np.pad(parts == largest, 1))[1:-1, 1:-1]
-    row, column = np.unravel_index(depth.argmax(), depth.shape)
-    return int(row), int(column)
 
 
 def _boxes(labels: np.ndarray) -> dict[int, tuple[int, int, int, int]]:

@@ -9,7 +9,13 @@ import torch
 
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.prompted_decoder import FrozenPrompter
-from SAMAutoSegLib.adapt.self_prompts import PromptKind, log_odds, self_prompts
+from SAMAutoSegLib.adapt.self_prompts import (
+    PromptKind,
+    deepest,
+    largest_part,
+    log_odds,
+    self_prompts,
+)
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam.backbone import Backbone
 
@@ -66,6 +72,16 @@ def test_a_class_without_a_pixel_has_no_prompt() -> None:
 def test_only_the_largest_part_is_enclosed() -> None:
     mask = rectangle(2, 2, 6, 6) | rectangle(20, 20, 22, 30) | rectangle(6, 6, 8, 7)
     assert self_prompts(certain(mask), SIDE).boxes[0].tolist() == [80, 80, 120, 88]
+
+
+def test_the_middle_is_farthest_from_the_border_of_the_largest_part() -> None:
+    mask = np.zeros((20, 30), bool)
+    mask[0:7, 10:21] = True  # at the border of the image, which is one of the mask too
+    mask[15:18, 1:4] = True
+    row, column = deepest(largest_part(mask))
+    assert row == 3 and 13 <= column <= 17
+    mask[0:7, 10:21] = False
+    assert deepest(largest_part(mask)) == (16, 2)
 
 
 def test_the_point_lies_deepest_inside_the_part() -> None:

@@ -13,6 +13,7 @@ import time
 
 import numpy as np
 
+from SAMAutoSegLib.adapt.self_prompts import deepest, largest_part
 from SAMAutoSegLib.demo import run
 from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.intensity import default_intensity
@@ -23,7 +24,6 @@ from SAMAutoSegLib.sam.embedding_cache import embed_slices
 from SAMAutoSegLib.sam.fetch import fetched
 from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
 from SAMAutoSegLib.sam.predictor import ClickPredictor
-from SAMAutoSegLib.segment.prompted import middle_of
 
 _FEWEST_PIXELS = 60
 
@@ -44,7 +44,7 @@ def main() -> None:
             mask = labels.slice_at(number) == structure.label
             if mask.sum() < _FEWEST_PIXELS:
                 continue
-            row, column = middle_of(mask)
+            row, column = deepest(largest_part(mask))
             point, sign = np.array([[column, row]], float), np.array([1])
             answer = predictor.predict(point, sign)
             found["point"].append(dice(answer.masks[answer.iou.argmax()], mask))

@@ -6,9 +6,8 @@ import pytest
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
 from SAMAutoSegLib.sam.predictor import ClickPredictor
-from SAMAutoSegLib.segment.prompted import middle_of, prompt_with_boxes, prompt_with_points
+from SAMAutoSegLib.segment.prompted import prompt_with_boxes
 
 Stacks = tuple[SliceStack, SliceStack]
 
@@ -92,29 +91,3 @@ def test_flipped_storage_gives_the_flipped_labels(
     turned = [SliceStack(np.flip(stack.array, (1, 2)), grid) for stack in stacks]
     found = prompt_with_boxes(turned[0], turned[1], backbone)
     assert np.array_equal(np.flip(found, (1, 2)), prompt_with_boxes(images, reference, backbone))
-
-
-def test_a_point_in_the_middle_of_its_largest_part_prompts_each_structure(
-    tiny_backbone: Callable[..., Backbone], stacks: Stacks
-) -> None:
-    backbone = tiny_backbone()
-    images, reference = stacks
-    found = prompt_with_points(images, reference, backbone, slices=[1, 3])
-    predictor = ClickPredictor(backbone)
-    predictor.set_image(images.slice_at(1))
-    row, column = middle_of(reference.slice_at(1) == 4)
-    click = np.array([[column, row]], float)
-    answer = predict_points_by_boxes(predictor, click, np.array([1]), images.slice_shape)
-    assert answer.masks[0].any()
-    assert np.array_equal(found[1], np.where(answer.masks[0], 4, 0))
-    assert not found[[0, 2, 3]].any()
-
-
-def test_the_middle_is_farthest_from_the_border_of_the_largest_part() -> None:
-    mask = np.zeros((20, 30), bool)
-    mask[0:7, 10:21] = True  # at the border of the image, which is one of the mask too
-    mask[15:18, 1:4] = True
-    row, column = middle_of(mask)
-    assert row == 3 and 13 <= column <= 17
-    mask[0:7, 10:21] = False
-    assert middle_of(mask) == (16, 2)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from image_sets import Draw, ImageSet
 
+from SAMAutoSegLib.adapt.self_prompts import deepest, largest_part
 from SAMAutoSegLib.demo.unet import train_unet, unet_classes
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.slices import SliceStack
@@ -18,9 +19,11 @@ from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
+from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
+from SAMAutoSegLib.sam.predictor import ClickPredictor
 from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.corrected import CorrectedShapes, CorrectedSlices
-from SAMAutoSegLib.segment.prompted import prompt_with_boxes, prompt_with_points
+from SAMAutoSegLib.segment.prompted import Answers, prompt_slices, prompt_with_boxes
 from SAMAutoSegLib.segment.refinement import Refinement
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
@@ -55,6 +58,28 @@ def boxes(task: Task) -> Segment:
 def points(task: Task) -> Segment:
     """An oracle: a click in the middle of every structure in every slice."""
     return _prompted(task, prompt_with_points)
+
+
+def prompt_with_points(
+    images: SliceStack, reference: SliceStack, backbone: Backbone, **options: Any
+) -> np.ndarray:
+    """Segment with one click per structure and slice, in the middle of its largest part.
+
+    As for `prompt_with_boxes`, with less help: clicks say where structures lie, not how large they
+    are. They are answered by way of boxes, see `points_by_boxes`.
+    """
+
+    def answer(predictor: ClickPredictor, labels: np.ndarray) -> Answers:
+        found = {}
+        for label in np.unique(labels[labels > 0]):
+            row, column = deepest(largest_part(labels == label))
+            click = np.array([[column, row]], float)
+            found[int(label)] = predict_points_by_boxes(
+                predictor, click, np.array([1]), images.slice_shape
+            ).low_res
+        return found
+
+    return prompt_slices(images, reference, backbone, answer, **options)
 
 
 def _prompted(task: Task, prompt: Callable[..., np.ndarray]) -> Segment:
