@@ -21,6 +21,7 @@ from scipy import ndimage
 from scipy.special import log_softmax
 from torch import Tensor
 
+from SAMAutoSegLib.adapt.pixel_branch import product
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 # What the corrected slices say counts as much as the model's word where they foretell contours
@@ -104,7 +105,7 @@ class CorrectedShapes:
         """The weighted product [K, H, W] of what the model and the corrected slices find."""
         said = torch.from_numpy(self.log_shares(number)).to(logits.device)
         weight = 1 / (1 + self.error * self._way(number) / _HALF_WEIGHT_MM)
-        return (logits.float().log_softmax(0) + weight * said) / (1 + weight)
+        return product(logits.float().log_softmax(0), said, weight)
 
     def log_shares(self, number: int) -> np.ndarray:
         """Logarithms [K, H, W], float32, of how probable the classes are in a slice.
