@@ -14,11 +14,10 @@ from SAMAutoSegPanels.RetrainState import (
     STOPPING,
     scoreRows,
     verdict,
-    withNotes,
 )
 from SAMAutoSegPanels.TrainingCurve import TrainingCurve
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import asSentence, listWords
+from SAMAutoSegPanels.Wording import asSentence, listWords, withNotes
 
 
 class WatchedJob:

@@ -6,7 +6,7 @@ from SAMAutoSegLib.methods.settings import settings_for
 from SAMAutoSegPanels.Options import Method
 from SAMAutoSegPanels.SlicesToLearn import FEWEST_FOR_HELD_OUT, splitSlices
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import durationWords, listWords, sliceWords
+from SAMAutoSegPanels.Wording import durationWords, listWords, sliceWords, withNotes
 
 IDLE = "idle"
 STARTING = "starting"
@@ -240,11 +240,6 @@ def verdict(rows, notes=(), roughly=False):
             after=f"{known[-1].after:.2f}",
         )
     return withNotes(text, notes)
-
-
-def withNotes(text, notes):
-    """A sentence and further ones, which the library gives without capitals and full stops."""
-    return " ".join([text, *(f"{note[0].upper()}{note[1:].rstrip('.')}." for note in notes)])
 
 
 def _mean(scores):

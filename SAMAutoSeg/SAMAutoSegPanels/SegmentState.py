@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import durationWords
+from SAMAutoSegPanels.Wording import durationWords, withNotes
 
 IDLE = "idle"
 PREPARING = "preparing"
@@ -94,4 +94,4 @@ def doneMessage(slicesDone, slicesAsked, cancelled, notes):
         )
     else:
         text = _("Done: {count} slices.").format(count=slicesDone)
-    return " ".join([text, *(f"{note[0].upper()}{note[1:].rstrip('.')}." for note in notes)])
+    return withNotes(text, notes)

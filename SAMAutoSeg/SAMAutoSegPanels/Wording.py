@@ -9,6 +9,11 @@ def asSentence(message):
     return text[:1].upper() + text[1:]
 
 
+def withNotes(text, notes):
+    """A sentence and further ones, which the library gives without capitals and full stops."""
+    return " ".join([text, *(f"{asSentence(note).rstrip('.')}." for note in notes)])
+
+
 def durationWords(seconds):
     """A duration as a person would say it: rounded, and never more exact than an estimate is."""
     if seconds < 8:
