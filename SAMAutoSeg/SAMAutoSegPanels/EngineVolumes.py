@@ -1,6 +1,7 @@
 """Volumes of the scene handed to the engine, each once, without a pause of the interface."""
 
 from SAMAutoSegLib.engine.arrays import share_in_steps
+from SAMAutoSegLib.engine.volumes import facts_of
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels.Translation import _
 
@@ -113,17 +114,6 @@ class EngineVolumes:
             self._client.send("close_volume", {"volume": key})
 
     def _send(self, volume, shared, nodeId, handover):
-        grid = volume.grid
-        params = {
-            "array": shared,
-            "size": list(grid.size),
-            "spacing": list(grid.spacing),
-            "origin": list(grid.origin),
-            "direction": [float(value) for value in grid.direction.ravel()],
-            "name": volume.name,
-            "modality": volume.modality,
-        }
-
         def onResult(result):
             if handover.dropped:
                 self._closeKey(result["volume"])
@@ -135,7 +125,7 @@ class EngineVolumes:
 
         self._client.send(
             "open_volume",
-            params,
+            {"array": shared, **facts_of(volume)},
             on_result=onResult,
             on_error=lambda message, details: self._fail(nodeId, handover, message),
         )

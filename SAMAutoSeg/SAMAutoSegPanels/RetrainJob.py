@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from SAMAutoSegLib.engine.jobs import TrainingJob, list_jobs, remove_abandoned
+from SAMAutoSegLib.engine.volumes import facts_of
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels.RetrainState import (
     FINISHED,
@@ -184,21 +185,13 @@ def makeJobInSteps(folder, volumes, settings):
 
 
 def _described(volume):
-    image = volume.corrected.volume
-    grid = image.grid
     described = {
-        "name": image.name,
-        "size": list(grid.size),
-        "spacing": list(grid.spacing),
-        "origin": list(grid.origin),
-        "direction": [float(value) for value in grid.direction.ravel()],
+        **facts_of(volume.corrected.volume),
         "slices": list(volume.train),
         "held_out": list(volume.heldOut),
     }
     if volume.rough:
         described["rough"] = list(volume.rough)
-    if image.modality:
-        described["modality"] = image.modality
     return described
 
 

@@ -53,8 +53,21 @@ class OpenVolumes:
         return SliceStack(self._gray[known], volume.grid, plane_along(volume.grid, axis))
 
 
+def facts_of(volume: Volume) -> dict[str, Any]:
+    """All of a volume but its voxels, as JSON values: what `as_volume` takes."""
+    grid = volume.grid
+    return {
+        "name": volume.name,
+        "modality": volume.modality,
+        "size": list(grid.size),
+        "spacing": list(grid.spacing),
+        "origin": list(grid.origin),
+        "direction": grid.direction.ravel().tolist(),
+    }
+
+
 def as_volume(facts: Mapping[str, Any], array: np.ndarray) -> Volume:
-    """The volume that `size`, `spacing`, `origin`, `direction`, `name`, `modality` describe.
+    """The volume that these facts, see `facts_of`, describe.
 
     Raises:
         SAMAutoSegError: an array without voxels, with several values per voxel or other than real

@@ -20,6 +20,7 @@ LIGHT = {
     "SAMAutoSegLib.engine.jobs",
     "SAMAutoSegLib.engine.protocol",
     "SAMAutoSegLib.engine.transport",
+    "SAMAutoSegLib.engine.volumes",
     "SAMAutoSegLib.errors",
     "SAMAutoSegLib.files",
     "SAMAutoSegLib.images.bounding_box",

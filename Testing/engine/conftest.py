@@ -14,6 +14,7 @@ import torch
 from SAMAutoSegLib.adapt.adapted_file import ModelCard, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.engine.client import EngineClient, PendingRequest
+from SAMAutoSegLib.engine.volumes import facts_of
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import standard_structures
 from SAMAutoSegLib.images.volume import Grid, Volume
@@ -47,15 +48,7 @@ class Files:
 
     def opening(self) -> dict[str, Any]:
         """Parameters of `open_volume`."""
-        grid = self.volume.grid
-        return {
-            "array": self.volume.array,
-            "size": list(grid.size),
-            "spacing": list(grid.spacing),
-            "origin": list(grid.origin),
-            "direction": grid.direction.ravel().tolist(),
-            "name": "scan",
-        }
+        return {"array": self.volume.array, **facts_of(self.volume), "name": "scan"}
 
     def segmenting(self, volume: str, **more: Any) -> dict[str, Any]:
         chosen = {"model": str(self.model), "base": str(self.base), "device": "cpu"}
