@@ -11,4 +11,8 @@ def reason_of(error: RuntimeError) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     if not lines:
         return "no reason given"
+    # Formats that name the file first tell what is wrong with it in a line of its own.
+    reasons = [line for line in lines if line.startswith("Reason: ")]
+    if reasons:
+        return reasons[0].removeprefix("Reason: ")
     return re.sub(r"^\w+\(0x[0-9a-f]+\): ", "", lines[-1 if lines[0].endswith(":") else 0])

@@ -12,6 +12,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegLib.images import nifti, segment_header
 from SAMAutoSegLib.images.file_name import require_utf8
+from SAMAutoSegLib.images.itk_error import reason_of
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid, Volume
 
@@ -101,9 +102,7 @@ def _write(path: Path, array: np.ndarray, grid: Grid, fields: Mapping[str, str])
                     "choose another folder"
                 )
     except RuntimeError as error:
-        raise SAMAutoSegError(
-            f"cannot write {path}: {str(error).strip().splitlines()[-1].strip()}"
-        ) from error
+        raise SAMAutoSegError(f"cannot write {path}: {reason_of(error)}") from error
 
 
 def _holds(path: Path, array: np.ndarray) -> bool:
