@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from SAMAutoSegLib.methods.settings import settings_for
+from SAMAutoSegLib.methods.settings import MOST_TEACHING_SLICES, settings_for
 from SAMAutoSegPanels.Options import Method
 from SAMAutoSegPanels.SlicesToLearn import FEWEST_FOR_HELD_OUT, splitSlices
 from SAMAutoSegPanels.Translation import _
@@ -19,10 +19,9 @@ _STEP_SECONDS = 0.17
 _STEP_SECONDS_GPU = 0.03
 
 # The net that BLO-SAM trains beside the SAM takes as long again. Where it learns from slices
-# without labels, too, all takes twice as long; so many of them are encoded at most.
+# without labels, too, all takes twice as long.
 _WITH_PIXEL_BRANCH = 2.0
 _WITH_TEACHING = 2.0
-MOST_THAT_TEACH = 160
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def trainingSeconds(budget, method, slices, secondsPerSlice, onGpu=False, others
         step *= _WITH_PIXEL_BRANCH
         if others:
             step *= _WITH_TEACHING
-            encoded += min(others, MOST_THAT_TEACH)
+            encoded += min(others, MOST_TEACHING_SLICES)
     return encoded * secondsPerSlice + settings["steps"] * step
 
 

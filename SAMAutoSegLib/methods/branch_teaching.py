@@ -33,15 +33,12 @@ from SAMAutoSegLib.methods.pixel_training import (
     pixel_slices,
     reduced,
 )
-from SAMAutoSegLib.methods.settings import Settings, spared_slices
+from SAMAutoSegLib.methods.settings import MOST_TEACHING_SLICES, Settings, spared_slices
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet
 from SAMAutoSegLib.progress import Progress, part_of
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.sam.input_spec import InputSpec
-
-# More take longer to encode than to learn from, and tell little that these do not.
-MOST_SLICES = 160
 
 # A pixel counts only if the two are as sure as this.
 _LEAST_PROBABILITY = 0.7
@@ -90,7 +87,7 @@ def slices_to_teach_from(
         spare_every: see `spared_slices`.
 
     Returns:
-        Numbers in order, over all volumes `MOST_SLICES` at most.
+        Numbers in order, over all volumes `MOST_TEACHING_SLICES` at most.
     """
     left: list[tuple[int, int]] = []
     for owner, volume in enumerate(volumes):
@@ -99,7 +96,7 @@ def slices_to_teach_from(
         taken = {*volume.slices, *spared_slices(count, spare_every)}
         taken.update(n for test in tests for n in test.slices)
         left += [(owner, n) for n in range(count) if n not in taken]
-    left = left[:: max(1, -(-len(left) // MOST_SLICES))]
+    left = left[:: max(1, -(-len(left) // MOST_TEACHING_SLICES))]
     return [tuple(n for of, n in left if of == owner) for owner in range(len(volumes))]
 
 

@@ -14,6 +14,10 @@ Budget = Literal["quick", "standard", "thorough"]
 # shape. Chosen on patients of the benchmark's pools, who test nothing.
 _TIMES_THE_VIEWS = 4
 
+# Of slices without labels; more take longer to encode than to learn from, and tell little that
+# these do not.
+MOST_TEACHING_SLICES = 160
+
 
 @dataclass(frozen=True)
 class Settings:

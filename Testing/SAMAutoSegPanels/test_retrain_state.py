@@ -4,7 +4,6 @@ import pytest
 from SAMAutoSegPanels.Options import Budget, Method
 from SAMAutoSegPanels.RetrainState import (
     FINISHED,
-    MOST_THAT_TEACH,
     RUNNING,
     STARTING,
     STOPPING,
@@ -17,7 +16,6 @@ from SAMAutoSegPanels.RetrainState import (
 )
 from SAMAutoSegPanels.SlicesToLearn import OtherSlices, splitSlices
 
-from SAMAutoSegLib.methods.branch_teaching import MOST_SLICES
 from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.settings import settings_for
 
@@ -119,7 +117,6 @@ def test_several_volumes_take_longer_than_one_with_as_many_slices() -> None:
     few = trainingSeconds("standard", Method.BLO_SAM, 8, 0.5, others=40)
     many = trainingSeconds("standard", Method.BLO_SAM, 8, 0.5, others=400)
     assert one < few < many == trainingSeconds("standard", Method.BLO_SAM, 8, 0.5, others=4000)
-    assert MOST_THAT_TEACH == MOST_SLICES
 
 
 def test_a_larger_budget_takes_longer_and_a_gpu_less() -> None:

@@ -74,7 +74,7 @@ def test_spared_slices_may_be_held_out_of_a_later_training(
 def test_of_many_slices_some_are_taken_all_over_each_volume(
     two: list[LabeledVolume], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_SLICES", 7)
+    monkeypatch.setattr(module, "MOST_TEACHING_SLICES", 7)
     assert slices_to_teach_from(two, [], "axial") == [(1, 3, 6, 8), (1, 4, 7)]
 
 
