@@ -85,7 +85,7 @@ def readCorrectedSlices(
             )
         )
     valueOf = _valuesLike(like, layers, wanted) if like else _valuesInOrder(wanted)
-    values = np.array([0, *valueOf.values()], _kindFor(max(valueOf.values())))
+    values = np.array([0, *valueOf.values()], np.min_scalar_type(max(valueOf.values())))
     labels = np.zeros(layers.grid.size[::-1], values.dtype)
     boxes = [boxOfSlice(ledger.stack, number) for number in slices]
     twice = 0
@@ -147,7 +147,7 @@ def slicesToFollow(
     layers = SegmentLayers(segmentationNode, ledger.stack.grid)
     valueOf = {one: value for value, one in segmentIds.items()}
     wanted = [one for one in layers.segmentIds() if one in valueOf]
-    values = np.array([0, *(valueOf[one] for one in wanted)], _kindFor(max(segmentIds)))
+    values = np.array([0, *(valueOf[one] for one in wanted)], np.min_scalar_type(max(segmentIds)))
     slices = ledger.toLearnFrom(wanted)
     found = np.zeros((len(slices), *ledger.stack.slice_shape), values.dtype)
     for place, number in enumerate(slices):
@@ -158,7 +158,7 @@ def slicesToFollow(
 
 def _labels(layers: SegmentLayers, wanted: Sequence[str], box) -> tuple[np.ndarray, int]:
     """Segments as labels 1, 2, 3, ... of a box, the later on top; and how many voxels overlap."""
-    labels = np.zeros(shapeOf(box), _kindFor(len(wanted)))
+    labels = np.zeros(shapeOf(box), np.min_scalar_type(len(wanted)))
     twice = np.zeros(labels.shape, bool)
     for labelmap in layers.labelmaps():
         codes = layers.codes(labelmap, box)
@@ -181,10 +181,6 @@ def _requireDistinctNames(layers: SegmentLayers, segmentIds: Sequence[str]) -> N
         raise SAMAutoSegError(
             _("two segments are named '{name}': rename one of them").format(name=twice[0])
         )
-
-
-def _kindFor(highest: int) -> type:
-    return np.uint8 if highest < 256 else np.uint16
 
 
 def _structure(layers: SegmentLayers, segmentId: str, label: int) -> Structure:

@@ -140,8 +140,7 @@ def standard_structures(names: list[str]) -> list[Structure]:
 
 def label_type(structures: Sequence[Structure]) -> np.dtype:
     """The numpy type of a label map that holds these structures: a byte where that is enough."""
-    highest = max(structure.label for structure in structures)
-    return np.dtype(np.uint8 if highest < 256 else np.uint16)
+    return np.min_scalar_type(max(structure.label for structure in structures))
 
 
 def as_classes(labels: np.ndarray, structures: Sequence[Structure]) -> np.ndarray:
