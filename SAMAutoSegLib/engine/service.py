@@ -174,7 +174,7 @@ class Service:
         cleanup = _cleanup(params.get("cleanup") or {})
         refinement = Refinement(params["refine"]) if params.get("refine") else None
         intensity = Intensity.parse(params["intensity"]) if params.get("intensity") else None
-        roi = _roi(params["roi"], volume) if params.get("roi") else None
+        roi = Roi.within(volume.grid.size, params["roi"]) if params.get("roi") else None
         self._tell(request, 0.0, "loading the model", None)
         loaded = self._loaded(params)
         if loaded.model is None or loaded.card is None:
@@ -262,11 +262,6 @@ class Service:
         self._channel.send(
             "progress", request.id, fraction=fraction, message=message, seconds_left=left
         )
-
-
-def _roi(ranges: list[list[int]], volume: Volume) -> Roi:
-    text = ",".join(f"{start}:{stop}" for start, stop in ranges)
-    return Roi.parse(text, volume.grid.size)
 
 
 def _corrected(params: dict[str, Any], volume: Volume, plane: Plane) -> CorrectedSlices | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -71,15 +72,25 @@ class Roi:
                 raise SAMAutoSegError(
                     f"cannot read '{part}' in region '{text}': expected {name}0:{name}1"
                 )
-            start = int(match[1] or 0)
-            stop = int(match[2] or length)
+            ranges.append((int(match[1] or 0), int(match[2] or length)))
+        return cls.within(size, ranges)
+
+    @classmethod
+    def within(cls, size: tuple[int, int, int], ranges: Iterable[Sequence[int]]) -> Roi:
+        """The box of a start and a stop along I, J and K.
+
+        Raises:
+            SAMAutoSegError: a range is empty or leaves a volume of `size` voxels.
+        """
+        box = []
+        for (start, stop), name, length in zip(ranges, "ijk", size, strict=True):
             if not 0 <= start < stop <= length:
                 raise SAMAutoSegError(
-                    f"region {name} = {part} is empty or outside of the volume: "
+                    f"region {name} = {start}:{stop} is empty or outside of the volume: "
                     f"expected a range within 0:{length}"
                 )
-            ranges.append((start, stop))
-        return cls(*ranges)
+            box.append((start, stop))
+        return cls(*box)
 
     @property
     def kji(self) -> tuple[slice, slice, slice]:
