@@ -3,12 +3,13 @@
 import qt
 import slicer
 import vtk
+from SAMAutoSegScene.SliceState import SliceState
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegPanels import SliceCells
 from SAMAutoSegPanels.ClickPanel import ClickPanel
 from SAMAutoSegPanels.EmbeddedEditor import EmbeddedEditor
 from SAMAutoSegPanels.EngineVolumes import volumeStamp
+from SAMAutoSegPanels.SliceCells import nextToCheck
 from SAMAutoSegPanels.SliceStrip import SliceStrip
 from SAMAutoSegPanels.Translation import _
 
@@ -132,13 +133,13 @@ class CorrectPanel:
     def _refreshButtons(self):
         ui, ledger, number = self._ui, self._ledgers.ledger, self._current
         inside = ledger is not None and number is not None and 0 <= number < len(ledger)
-        state = str(ledger.stateOf(number)) if inside else ""
+        state = ledger.stateOf(number) if inside else None
         ui.markReviewedButton.enabled = inside
-        reviewed = state == SliceCells.REVIEWED
+        reviewed = state == SliceState.REVIEWED
         ui.markReviewedButton.text = _("Not reviewed") if reviewed else _("Mark reviewed")
         ui.excludeSliceButton.enabled = inside
         blocked = ui.excludeSliceButton.blockSignals(True)
-        ui.excludeSliceButton.checked = state == SliceCells.EXCLUDED
+        ui.excludeSliceButton.checked = state == SliceState.EXCLUDED
         ui.excludeSliceButton.blockSignals(blocked)
         ui.nextToCheckButton.enabled = ledger is not None
         text = self._stateText(state, number) if inside else self._ledgers.problem
@@ -148,12 +149,12 @@ class CorrectPanel:
 
     def _stateText(self, state, number):
         words = {
-            SliceCells.UNTOUCHED: _("not segmented"),
-            SliceCells.MODEL: _("from the model"),
-            SliceCells.UNCHECKED: _("from a model, not checked"),
-            SliceCells.CORRECTED: _("corrected by you"),
-            SliceCells.REVIEWED: _("reviewed"),
-            SliceCells.EXCLUDED: _("excluded from training"),
+            SliceState.UNTOUCHED: _("not segmented"),
+            SliceState.MODEL: _("from the model"),
+            SliceState.UNCHECKED: _("from a model, not checked"),
+            SliceState.CORRECTED: _("corrected by you"),
+            SliceState.REVIEWED: _("reviewed"),
+            SliceState.EXCLUDED: _("excluded from training"),
         }
         return _("Slice {number}: {state}").format(number=number, state=words[state])
 
@@ -182,8 +183,7 @@ class CorrectPanel:
         ledger = self._ledgers.ledger
         if ledger is None:
             return
-        states = [str(state) for state in ledger.states()]
-        number = SliceCells.nextToCheck(states, ledger.uncertainties(), self._current)
+        number = nextToCheck(ledger.states(), ledger.uncertainties(), self._current)
         if number is None:
             slicer.util.showStatusMessage(_("Every slice was corrected or reviewed."), 3000)
         else:
@@ -193,7 +193,7 @@ class CorrectPanel:
         self._onViewsChanged()  # the slice that is seen now, even if a timer is still to tell
         ledger, number = self._ledgers.ledger, self._current
         if ledger is not None and number is not None:
-            reviewed = str(ledger.stateOf(number)) == SliceCells.REVIEWED
+            reviewed = ledger.stateOf(number) == SliceState.REVIEWED
             ledger.markReviewed([number], not reviewed)
 
     def exclude(self, excluded):

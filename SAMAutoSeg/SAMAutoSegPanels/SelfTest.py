@@ -106,7 +106,7 @@ class SelfTest:
         self.wait(lambda: self.ui.markReviewedButton.enabled, 5, "the slice in view")
         self.ui.markReviewedButton.click()
         ledger = self.widget.logic.ledgers.ledger
-        case.assertEqual(str(ledger.stateOf(_SLICES[0])), "reviewed")
+        case.assertEqual(ledger.stateOf(_SLICES[0]), "reviewed")
 
     def draw(self, numbers):
         """A new segment, with a box in each of these slices."""
@@ -124,7 +124,7 @@ class SelfTest:
         self.ui.boxButton.click()
         ledger = self.widget.logic.ledgers.ledger
         self.wait(lambda: panel.strip._states, 10, "the slice strip")
-        states = [str(ledger.stateOf(number)) for number in numbers]
+        states = [ledger.stateOf(number) for number in numbers]
         self.case.assertEqual(states, ["corrected"] * len(numbers))
 
     def correctAnother(self):

@@ -2,25 +2,27 @@
 
 from dataclasses import dataclass
 
-UNTOUCHED = "untouched"
-MODEL = "model"
-UNCHECKED = "unchecked"
-CORRECTED = "corrected"
-REVIEWED = "reviewed"
-EXCLUDED = "excluded"
+from SAMAutoSegScene.SliceState import SliceState
 
 # Told apart by lightness too, for eyes that see no red or green.
 COLORS = {
-    UNTOUCHED: (150, 150, 150),
-    MODEL: (86, 140, 196),
-    UNCHECKED: (150, 185, 215),
-    CORRECTED: (240, 170, 50),
-    REVIEWED: (90, 190, 120),
-    EXCLUDED: (70, 70, 70),
+    SliceState.UNTOUCHED: (150, 150, 150),
+    SliceState.MODEL: (86, 140, 196),
+    SliceState.UNCHECKED: (150, 185, 215),
+    SliceState.CORRECTED: (240, 170, 50),
+    SliceState.REVIEWED: (90, 190, 120),
+    SliceState.EXCLUDED: (70, 70, 70),
 }
 
 # Where several slices share a pixel, the one that asks for attention is seen.
-_RANK = [UNTOUCHED, EXCLUDED, MODEL, UNCHECKED, REVIEWED, CORRECTED]
+_RANK = [
+    SliceState.UNTOUCHED,
+    SliceState.EXCLUDED,
+    SliceState.MODEL,
+    SliceState.UNCHECKED,
+    SliceState.REVIEWED,
+    SliceState.CORRECTED,
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Cell:
     right: int
     first: int
     last: int
-    state: str
+    state: SliceState
     doubt: float | None
 
 
@@ -76,7 +78,11 @@ def nextToCheck(states, doubts, current=None):
     Without measured doubt, the slice in the middle of the longest run that nobody looked at.
     None where nothing is left to check.
     """
-    open_ = [n for n, state in enumerate(states) if state in (MODEL, UNCHECKED) and n != current]
+    open_ = [
+        n
+        for n, state in enumerate(states)
+        if state in (SliceState.MODEL, SliceState.UNCHECKED) and n != current
+    ]
     if not open_:
         return None
     rated = [n for n in open_ if n in doubts]

@@ -29,7 +29,7 @@ class SliceStrip(qt.QWidget):
 
     def show_(self, states, doubts, current):
         """Show these; draws only if something differs."""
-        now = [str(state) for state in states], dict(doubts), current
+        now = list(states), dict(doubts), current
         if now != (self._states, self._doubts, self._current):
             self._states, self._doubts, self._current = now
             self.update()

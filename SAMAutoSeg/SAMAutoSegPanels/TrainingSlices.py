@@ -2,9 +2,10 @@
 
 from functools import partial
 
+from SAMAutoSegScene.SliceState import SliceState
+
 from SAMAutoSegPanels.OtherLedgers import OtherLedgers
 from SAMAutoSegPanels.RetrainJob import JobVolume
-from SAMAutoSegPanels.SliceCells import CORRECTED, REVIEWED
 from SAMAutoSegPanels.SlicesToLearn import (
     OtherSlices,
     slicesSeen,
@@ -38,10 +39,10 @@ class TrainingSlices:
         """Ask the chosen volume's ledger, which knows all of its slices already."""
         ledger = self._ledgers.ledger
         right = [] if ledger is None else ledger.toLearnFrom(segmentIds)
-        states = {number: str(ledger.stateOf(number)) for number in right}
+        states = {number: ledger.stateOf(number) for number in right}
         self.corrected, self.reviewed = (
             tuple(number for number in right if states[number] == wanted)
-            for wanted in (CORRECTED, REVIEWED)
+            for wanted in (SliceState.CORRECTED, SliceState.REVIEWED)
         )
 
     def lookAtOthers(self, volumeNode, names, seconds):

@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from enum import StrEnum
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from SAMAutoSegScene.Provenance import TAG, tagOf
 from SAMAutoSegScene.SegmentLayers import SegmentLayers
 from SAMAutoSegScene.SliceDigests import EMPTY, SliceDigests, differ, filled, splitDigests
 from SAMAutoSegScene.SliceGeometry import emptyStack
+from SAMAutoSegScene.SliceState import SliceState
 from SAMAutoSegScene.VolumeReader import gridOfVolume
 from SAMAutoSegScene.WrittenByModel import WrittenByModel
 
@@ -30,17 +30,6 @@ _SECONDS_BETWEEN_SAVES = 2.0
 
 # Of one slice and segment, from before the latest click; more than Slicer's editor can undo.
 _KEPT_UNCHECKED = 12
-
-
-class SliceState(StrEnum):
-    """What is known of a slice."""
-
-    UNTOUCHED = "untouched"
-    MODEL = "model"
-    UNCHECKED = "unchecked"
-    CORRECTED = "corrected"
-    REVIEWED = "reviewed"
-    EXCLUDED = "excluded"
 
 
 class SliceLedger:

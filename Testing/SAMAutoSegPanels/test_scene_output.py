@@ -72,7 +72,7 @@ def test_a_run_makes_segments_colors_them_and_says_which_model_it_was(scene: Sce
     assert names == ["liver", "spleen"]
     assert '"Organs"' in output.node.GetAttribute("SAMAutoSeg.Provenance")
     ledger = scene.ledgers.ledger
-    assert [str(state) for state in ledger.states()][2:4] == ["untouched", "model"]
+    assert ledger.states()[2:4] == ["untouched", "model"]
     assert ledger.uncertainties()[3] == 0.4
 
 
@@ -123,7 +123,7 @@ def test_a_segmentation_on_other_voxels_is_resampled_if_the_user_agrees(scene: S
     scene.agrees = True
     assert "was resampled" in scene.begin(output.node).notes[0]
     # Thicker than before, and nobody knows any more who drew it.
-    assert [str(state) for state in scene.ledgers.ledger.states()].count("unchecked") == 1
+    assert scene.ledgers.ledger.states().count("unchecked") == 1
     scene.output.end(None)
 
 
@@ -185,7 +185,7 @@ def test_a_run_keeps_its_ledger_until_it_ends(scene: Scene) -> None:
     scene.output.end({"per_slice": {"3": 0.4}})
     later = scene.ledgers.choose(output.node, scene.volume, "axial")
     assert later is not ledger and later.uncertainties()[3] == 0.4
-    assert {str(state) for state in later.states()} == {"model"}
+    assert set(later.states()) == {"model"}
     across = scene.ledgers.choose(output.node, scene.volume, "coronal")
     assert across.plane == "coronal" and across.toLearnFrom() == []
 

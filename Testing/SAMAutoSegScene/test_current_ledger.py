@@ -6,7 +6,7 @@ import pytest
 from SAMAutoSegPanels.CurrentLedger import CurrentLedger
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
-from SAMAutoSegScene.SliceLedger import SliceState
+from SAMAutoSegScene.SliceState import SliceState
 
 
 @pytest.fixture

@@ -16,7 +16,8 @@ from SAMAutoSegScene.SegmentationOutput import (
     structureSegments,
 )
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
-from SAMAutoSegScene.SliceLedger import SliceLedger, SliceState
+from SAMAutoSegScene.SliceLedger import SliceLedger
+from SAMAutoSegScene.SliceState import SliceState
 from SAMAutoSegScene.VolumeReader import gridOfVolume
 
 from SAMAutoSegLib.errors import SAMAutoSegError

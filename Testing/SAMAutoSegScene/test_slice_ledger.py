@@ -10,7 +10,8 @@ from SAMAutoSegScene.Provenance import Provenance, writeProvenance
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
 from SAMAutoSegScene.SliceDigests import SliceDigests
-from SAMAutoSegScene.SliceLedger import SliceLedger, SliceState
+from SAMAutoSegScene.SliceLedger import SliceLedger
+from SAMAutoSegScene.SliceState import SliceState
 from SAMAutoSegScene.VolumeReader import gridOfVolume
 
 from SAMAutoSegLib.images.slices import SliceStack
