@@ -1,9 +1,12 @@
 """Points and boxes that the model answers, and its answers in the selected segment."""
 
+import slicer
+
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegPanels.ClickSession import ClickSession
 from SAMAutoSegPanels.ClickTools import BOX, POINT, ClickTools
+from SAMAutoSegPanels.MeantFor import requireOwn
 from SAMAutoSegPanels.Options import SliceAxis
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import asSentence
@@ -25,6 +28,7 @@ class ClickPanel:
         self._session = session
         self._ledgers = ledgers
         self._editor = editor
+        self.confirm = slicer.util.confirmOkCancelDisplay
         self._clicks = ClickSession()
         self._tools = ClickTools(self._onPoint, self._onBox, self.letGo)
         self._buttons = {
@@ -57,6 +61,7 @@ class ClickPanel:
             button.checked = False
         self._tools.choose("")
         self._clicks.clear()
+        self._say("")
 
     def onLayoutChanged(self):
         self._tools.refreshViews()
@@ -78,8 +83,12 @@ class ClickPanel:
         backbone = self._session.backboneFile()
         if backbone is None:
             return _("Clicks need a SAM: download LiteMedSAM under Model.")
-        if button is not self._ui.boxButton and backbone.name == "lite_medsam.pth":
-            return _("LiteMedSAM was trained with boxes: a box is more exact than a point.")
+        known = {entry["file_name"]: entry for entry in self._session.library.catalog}
+        entry = known.get(backbone.name, {})
+        if button is not self._ui.boxButton and not entry.get("takes_points", True):
+            return _("{sam} was trained with boxes: a box is more exact than a point.").format(
+                sam=entry["title"]
+            )
         return ""
 
     def _say(self, message):
@@ -203,10 +212,17 @@ class ClickPanel:
         from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
 
         session = self._session
-        node = session.parameterNode.outputSegmentation
+        volume, node = session.parameterNode.inputVolume, session.parameterNode.outputSegmentation
+        if node is not None:
+            if self._ledgers.problem:
+                raise SAMAutoSegError(self._ledgers.problem)
+            requireOwn(node, volume, self.confirm)
         if node is None or not node.GetSegmentation().GetNumberOfSegments():
-            first = structure_named(_("Structure 1"), 1)
-            node = prepareSegmentation(session.parameterNode.inputVolume, [first], node).node
+            model = session.model
+            known = [] if model is None else model.structures
+            # Named as the model knows it, so that both go into one segment.
+            name = known[0] if len(known) == 1 else _("Structure 1")
+            node = prepareSegmentation(volume, [structure_named(name, 1)], node).node
             session.parameterNode.outputSegmentation = node
             session.changed.emit()
         return node, self._editor.segmentToEdit(node)

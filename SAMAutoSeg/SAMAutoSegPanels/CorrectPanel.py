@@ -163,7 +163,8 @@ class CorrectPanel:
         ledger = self._ledgers.ledger
         self._followPlace()
         if ledger is None:
-            self.strip.show_([], {}, None)
+            instead = "" if self._ledgers.problem else _("No segmentation yet")
+            self.strip.show_([], {}, None, instead)
             self._refreshButtons()
             self.onStates()
             return
@@ -185,7 +186,9 @@ class CorrectPanel:
             return
         number = nextToCheck(ledger.states(), ledger.uncertainties(), self._current)
         if number is None:
-            slicer.util.showStatusMessage(_("Every slice was corrected or reviewed."), 3000)
+            slicer.util.showStatusMessage(_("No slice is left to check."), 3000)
+        elif number == self._current:
+            slicer.util.showStatusMessage(_("This is the last slice to check."), 3000)
         else:
             self.goTo(number)
 

@@ -66,8 +66,25 @@ class EmbeddedEditor:
         segmentation, volume = self._nodesOf()
         if self.widget.segmentationNode() is not segmentation:
             self.widget.setSegmentationNode(segmentation)
-        if segmentation is not None and self.widget.sourceVolumeNode() is not volume:
+        if segmentation is None:
+            return
+        if self.widget.sourceVolumeNode() is not volume:
             self.widget.setSourceVolumeNode(volume)
+        # A run adds segments to a segmentation that had none: what nobody selects, effects are
+        # gray for.
+        self._selectSegment(segmentation)
+
+    def _selectSegment(self, segmentationNode):
+        """The selected segment's id, if it is of this segmentation; else the first one's."""
+        segmentation = segmentationNode.GetSegmentation()
+        chosen = self.widget.currentSegmentID()
+        if chosen and segmentation.GetSegment(chosen) is not None:
+            return chosen
+        if not segmentation.GetNumberOfSegments():
+            return ""
+        first = segmentation.GetNthSegmentID(0)
+        self.widget.setCurrentSegmentID(first)
+        return first
 
     def of(self, segmentationNode, make=True):
         """The editor's node and its way to save a state for undo, if it shows this segmentation.
@@ -85,12 +102,8 @@ class EmbeddedEditor:
     def segmentToEdit(self, segmentationNode):
         """The id of the selected segment; if none is, the first gets selected."""
         self.ensure()
-        chosen = self.widget.currentSegmentID()
-        if chosen:
-            return chosen
-        first = segmentationNode.GetSegmentation().GetNthSegmentID(0)
-        self.widget.setCurrentSegmentID(first)
-        return first
+        self.refresh()
+        return self._selectSegment(segmentationNode)
 
     @property
     def hasEffect(self):

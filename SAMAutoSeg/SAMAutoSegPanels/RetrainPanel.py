@@ -10,6 +10,7 @@ from SAMAutoSegLib.engine.jobs import job_command
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels import RetrainState
 from SAMAutoSegPanels.CurvePlot import CurvePlot
+from SAMAutoSegPanels.MeantFor import requireOwn
 from SAMAutoSegPanels.ModelLibrary import checkedName, suggestedName
 from SAMAutoSegPanels.Options import Method
 from SAMAutoSegPanels.RetrainJob import (
@@ -242,6 +243,7 @@ class RetrainPanel:
         self._message, self._failed = "", False
         try:
             name = checkedName(self._ui.modelNameEdit.text)
+            requireOwn(node.outputSegmentation, node.inputVolume, self.confirm)
             settings = settingsOf(session, node, name, session.backboneFile(), session.device)
             corrected = readCorrectedSlices(
                 node.outputSegmentation,

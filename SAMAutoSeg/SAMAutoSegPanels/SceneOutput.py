@@ -4,12 +4,13 @@ import numpy as np
 import slicer
 from SAMAutoSegScene.CorrectedSlices import slicesToFollow
 from SAMAutoSegScene.Provenance import Provenance, writeProvenance
-from SAMAutoSegScene.SegmentationOutput import misfit, prepareSegmentation, volumeOf
+from SAMAutoSegScene.SegmentationOutput import misfit, prepareSegmentation
 from SAMAutoSegScene.SegmentWriter import SegmentWriter
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack, sliceOfBox
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.selection import Roi
+from SAMAutoSegPanels.MeantFor import requireMeant
 from SAMAutoSegPanels.Translation import _
 
 
@@ -44,7 +45,8 @@ class SceneOutput:
         """
         resample = False
         if segmentationNode is not None:
-            self._requireMeant(segmentationNode, volumeNode)
+            overwritten = _("What a model wrote in it is overwritten.")
+            requireMeant(segmentationNode, volumeNode, self._confirm, overwritten)
             resample = self._mayResample(segmentationNode, volumeNode)
         output = prepareSegmentation(volumeNode, structures, segmentationNode, resample=resample)
         self._onReady(output.node)
@@ -59,28 +61,6 @@ class SceneOutput:
         self._output, self._provenance = output, Provenance(**provenance)
         self._writer.begin(output.segmentIds.values(), None if region is None else Roi(*region))
         return output
-
-    def _requireMeant(self, segmentationNode, volumeNode):
-        """Ask before what was made for another volume of the scene goes on with this one."""
-        other = volumeOf(segmentationNode)
-        if other in (None, volumeNode):
-            return
-        names = {
-            "segmentation": segmentationNode.GetName(),
-            "other": other.GetName(),
-            "volume": volumeNode.GetName(),
-        }
-        question = _(
-            "{segmentation} was made for the volume {other}.\n\nSegment {volume} into it? What a"
-            " model wrote is overwritten, and it belongs to {volume} from then on."
-        )
-        if not self._confirm(question.format(**names)):
-            raise SAMAutoSegError(
-                _(
-                    "{segmentation} was left as it is: for {volume} choose another output"
-                    " segmentation, or none to get a new one"
-                ).format(**names)
-            )
 
     def _mayResample(self, segmentationNode, volumeNode):
         difference = misfit(segmentationNode, volumeNode)

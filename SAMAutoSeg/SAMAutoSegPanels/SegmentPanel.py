@@ -104,19 +104,36 @@ class SegmentPanel:
     def _followVolume(self):
         """Who chooses another volume does not mean to overwrite what was made for the one before.
 
-        That would fit as well where both have the same voxels, such as two scans of one patient. A
+        That would fit as well where both have the same voxels, such as two scans of one patient.
+        Neither does who deletes the segmentation: the selector goes on to another one by itself. A
         segmentation that is chosen after the volume is meant.
         """
         node = self._session.parameterNode
         volume = None if node is None else node.inputVolume
-        before, self._shown = self._shown, (node, volume)
-        if before is None or before[0] is not node or volume in (None, before[1]):
+        segmentation = None if node is None else node.outputSegmentation
+        before, self._shown = self._shown, (node, volume, segmentation)
+        if before is None or before[0] is not node or volume is None:
+            return
+        removed = before[2] is not None and before[2].GetScene() is None
+        if volume is before[1] and not removed:
             return
         from SAMAutoSegScene.SegmentationOutput import segmentationOf, volumeOf
 
-        if node.outputSegmentation is None or volumeOf(node.outputSegmentation) in (None, volume):
-            return
-        node.outputSegmentation = None if volumeProblem(volume) else segmentationOf(volume)
+        if segmentation is not None and volumeOf(segmentation) not in (None, volume):
+            segmentation = None if volumeProblem(volume) else segmentationOf(volume)
+            self._shown = node, volume, segmentation
+            node.outputSegmentation = segmentation
+        if before[1] not in (None, volume) and not volumeProblem(volume):
+            self._showInstead(volume)
+
+    def _showInstead(self, volume):
+        """Have the views show another volume, without what was found in the one before."""
+        from SAMAutoSegScene.DefaultVolume import isInViews
+        from SAMAutoSegScene.SegmentationOutput import hideOthers
+
+        if not isInViews(volume):
+            slicer.util.setSliceViewerLayers(background=volume, fit=True)
+        hideOthers(volume)
 
     def onSegmentButton(self):
         if self.running:

@@ -76,15 +76,13 @@ def nextToCheck(states, doubts, current=None):
     """The slice to look at next: what came from a model, the slices it doubts most first.
 
     Without measured doubt, the slice in the middle of the longest run that nobody looked at.
-    None where nothing is left to check.
+    The current one only if no other is left; None where nothing is left to check.
     """
-    open_ = [
-        n
-        for n, state in enumerate(states)
-        if state in (SliceState.MODEL, SliceState.UNCHECKED) and n != current
-    ]
+    unseen = (SliceState.MODEL, SliceState.UNCHECKED)
+    open_ = [n for n, state in enumerate(states) if state in unseen]
     if not open_:
         return None
+    open_ = [n for n in open_ if n != current] or open_
     rated = [n for n in open_ if n in doubts]
     if rated:
         return max(rated, key=lambda n: (doubts[n], -n))

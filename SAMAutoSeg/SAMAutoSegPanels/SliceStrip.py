@@ -19,6 +19,7 @@ class SliceStrip(qt.QWidget):
         self._states = []
         self._doubts = {}
         self._current = None
+        self._instead = ""
         self.setFixedHeight(_HEIGHT)
         self.setCursor(qt.QCursor(qt.Qt.PointingHandCursor))
         self.toolTip = _(
@@ -27,8 +28,11 @@ class SliceStrip(qt.QWidget):
             " excluded. The red line below grows where the model is unsure. Click to go there."
         )
 
-    def show_(self, states, doubts, current):
-        """Show these; draws only if something differs."""
+    def show_(self, states, doubts, current, instead=""):
+        """Show these, or the words ``instead`` where there is none; draws only what differs."""
+        if instead != self._instead:
+            self._instead = instead
+            self.update()
         now = list(states), dict(doubts), current
         if now != (self._states, self._doubts, self._current):
             self._states, self._doubts, self._current = now
@@ -40,9 +44,7 @@ class SliceStrip(qt.QWidget):
         top, bottom = 4, _HEIGHT - _DOUBT_HEIGHT - 3
         if not self._states:
             painter.setPen(self.palette.color(qt.QPalette.Disabled, qt.QPalette.WindowText))
-            painter.drawText(
-                qt.QRect(0, 0, width, _HEIGHT), qt.Qt.AlignCenter, _("No segmentation yet")
-            )
+            painter.drawText(qt.QRect(0, 0, width, _HEIGHT), qt.Qt.AlignCenter, self._instead)
             painter.end()
             return
         gap = 1 if width // len(self._states) >= _GAP_FROM else 0

@@ -14,3 +14,9 @@ def defaultVolume(scene):
     shown = [scene.GetNodeByID(view.GetBackgroundVolumeID() or "") for view in views]
     volumes = [node for node in shown if node is not None] + nodesOfClass(scene, _CLASS)
     return next((node for node in volumes if node.GetClassName() == _CLASS), None)
+
+
+def isInViews(volumeNode):
+    """Whether a slice view has a volume in its background."""
+    views = nodesOfClass(volumeNode.GetScene(), "vtkMRMLSliceCompositeNode")
+    return any(view.GetBackgroundVolumeID() == volumeNode.GetID() for view in views)

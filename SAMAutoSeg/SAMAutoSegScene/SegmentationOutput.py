@@ -115,7 +115,7 @@ def prepareSegmentation(
                 difference=difference, **named
             )
         )
-    _placeWith(segmentationNode, volumeNode)
+    placeWith(segmentationNode, volumeNode)
     segmentIds = _segmentsFor(segmentationNode, structures, notes)
     return SegmentationOutput(segmentationNode, segmentIds, notes)
 
@@ -142,6 +142,14 @@ def volumeOf(segmentationNode):
     except SAMAutoSegError:
         return None
     return volumeNode
+
+
+def hideOthers(volumeNode) -> None:
+    """Show the segmentations that were made for a volume, and hide those made for other volumes."""
+    for node in nodesOfClass(volumeNode.GetScene(), "vtkMRMLSegmentationNode"):
+        madeFor, display = volumeOf(node), node.GetDisplayNode()
+        if madeFor is not None and display is not None:
+            display.SetVisibility(madeFor is volumeNode)
 
 
 def misfit(segmentationNode, volumeNode) -> str:
@@ -212,7 +220,9 @@ def _segmentsFor(
 ) -> dict[int, str]:
     segmentation = segmentationNode.GetSegmentation()
     known = {one.structure: one for one in structureSegments(segmentationNode)}
-    taken = {one.segmentId for one in known.values() if not one.removed}
+    # Those of other structures may be meant: one that was renamed, and learned by its new name.
+    wanted = {structure.name for structure in structures}
+    taken = {one.segmentId for one in known.values() if one.structure in wanted and not one.removed}
     segmentIds: dict[int, str] = {}
     for structure in structures:
         one = known.get(structure.name)
@@ -263,7 +273,7 @@ def _addSegment(segmentation, structure: Structure) -> str:
     return segmentId
 
 
-def _placeWith(segmentationNode, volumeNode) -> None:
+def placeWith(segmentationNode, volumeNode) -> None:
     """Under the transform and the study of the volume, on its grid, and visible."""
     segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
     segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)

@@ -25,7 +25,7 @@ class Played:
         self.logic = slicer.vtkSlicerSegmentationsModuleLogic()
         self.logic.SetMRMLScene(self.mrml)
         self.views: dict[str, Any] = {}
-        self.editor = MagicMock()
+        self.editor = MagicMock(currentSegmentID=lambda: "")
         manager = SimpleNamespace(
             sliceViewNames=lambda: tuple(self.views),
             sliceWidget=lambda name: SimpleNamespace(
@@ -35,6 +35,7 @@ class Played:
         app = SimpleNamespace(layoutManager=lambda: manager)
         util = SimpleNamespace(
             mainWindow=MagicMock(),
+            confirmOkCancelDisplay=MagicMock(),
             getNodesByClass=lambda name: list(self.mrml.GetNodesByClass(name)),
         )
         for name, played in {

@@ -54,6 +54,7 @@ class Played:
             followCorrected=False,
         )
         self.sent: list[tuple[str, dict]] = []
+        self.shown: list[Any] = []
         self.session = SimpleNamespace(
             changed=Signal(),
             parameterNode=self.node,
@@ -84,8 +85,15 @@ class Played:
 
 
 @pytest.fixture
-def played() -> Played:
-    return Played()
+def played(monkeypatch: pytest.MonkeyPatch) -> Played:
+    played = Played()
+    monkeypatch.setattr(
+        slicer.util,
+        "setSliceViewerLayers",
+        lambda background, fit: played.shown.append(background),
+        raising=False,
+    )
+    return played
 
 
 def test_how_long_it_takes_is_asked_for_the_plane_that_is_chosen(played: Played) -> None:
@@ -203,6 +211,42 @@ def test_another_volume_does_not_go_into_the_segmentation_of_the_one_before(
     played.node.inputVolume = played.volume
     played.panel.refresh()
     assert played.node.outputSegmentation is (first if made else None)
+
+
+def test_the_views_show_another_volume_without_what_was_found_in_the_one_before(
+    played: Played,
+) -> None:
+    first = prepareSegmentation(played.volume, []).node
+    loaded = played.mrml.AddNewNodeByClass("vtkMRMLSegmentationNode", "of no volume")
+    loaded.CreateDefaultDisplayNodes()
+    played.panel.refresh()
+    other, its = played.another()
+    assert played.shown == [] and first.GetDisplayNode().GetVisibility()
+    nodes = (first, its, loaded)
+    for volume, visible in ((other, [0, 1, 1]), (played.volume, [1, 0, 1])):
+        played.node.inputVolume = volume
+        played.panel.refresh()
+        assert played.shown[-1] is volume
+        assert [node.GetDisplayNode().GetVisibility() for node in nodes] == visible
+    view = played.mrml.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+    view.SetBackgroundVolumeID(other.GetID())
+    played.node.inputVolume = other
+    played.panel.refresh()
+    assert played.shown == [other, played.volume]  # it is seen already, as the user has it
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_segmentation_that_was_deleted_is_not_followed_by_that_of_another_volume(
+    played: Played, more: bool
+) -> None:
+    mine = [prepareSegmentation(played.volume, []).node for _ in range(1 + more)]
+    _other, its = played.another()
+    played.node.outputSegmentation = mine[0]
+    played.panel.refresh()
+    played.mrml.RemoveNode(mine[0])
+    played.node.outputSegmentation = its  # as Slicer's selector does
+    played.panel.refresh()
+    assert played.node.outputSegmentation is (mine[1] if more else None)
 
 
 def test_a_segmentation_that_is_chosen_after_the_volume_is_meant(played: Played) -> None:

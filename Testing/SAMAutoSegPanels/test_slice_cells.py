@@ -44,7 +44,8 @@ def test_the_next_slice_to_check_is_the_most_doubtful_that_nobody_has_seen() -> 
     doubts = {0: 0.1, 1: 0.9, 2: 0.5, 4: 0.3}
     assert nextToCheck(states, doubts) == 2
     assert nextToCheck(states, doubts, current=2) == 4
-    assert nextToCheck([SliceState.REVIEWED, SliceState.UNCHECKED, SliceState.CORRECTED], {}) == 1
+    last = [SliceState.REVIEWED, SliceState.UNCHECKED, SliceState.CORRECTED]
+    assert nextToCheck(last, {}) == nextToCheck(last, {}, current=1) == 1
 
 
 def test_without_doubts_the_middle_of_the_longest_unseen_run_comes_next() -> None:

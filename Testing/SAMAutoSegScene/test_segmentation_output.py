@@ -156,6 +156,19 @@ def test_a_segment_of_the_same_name_is_taken_and_no_other(scene, plain_grid, str
     assert node.GetSegmentation().GetNumberOfSegments() == 3
 
 
+def test_a_renamed_segment_takes_the_structure_that_was_learned_by_its_new_name(
+    scene, plain_grid, structures
+):
+    volume_node = scene.volume(plain_grid)
+    first = prepareSegmentation(volume_node, structures)
+    ids = list(first.segmentIds.values())
+    first.node.GetSegmentation().GetSegment(ids[0]).SetName("splenic tissue")
+    learned = [replace(structures[0], name="splenic tissue"), structures[1]]
+    assert list(prepareSegmentation(volume_node, learned, first.node).segmentIds.values()) == ids
+    # The model before still finds the segment that was made for it.
+    assert list(prepareSegmentation(volume_node, structures, first.node).segmentIds.values()) == ids
+
+
 def test_a_segmentation_on_another_grid_is_not_written_silently(
     scene, plain_grid, structures, paint
 ):
