@@ -79,6 +79,7 @@ class CurrentLedger:
 def placeOf(segmentationNode, volumeNode, plane):
     """What a ledger is of; differs when slices have other numbers or places."""
     import vtk
+    from SAMAutoSegScene.Frames import frameProblem
 
     nodes = (segmentationNode, volumeNode)
     matrix = vtk.vtkMatrix4x4()
@@ -88,14 +89,21 @@ def placeOf(segmentationNode, volumeNode, plane):
         *((node.GetID(), node.GetTransformNodeID()) for node in nodes),
         tuple(matrix.GetData()),
         volumeNode.GetImageData().GetExtent(),
+        frameProblem(segmentationNode, volumeNode),
     )
 
 
 def ledgerOf(segmentationNode, volumeNode, plane):
     """The ledger and ''; None, and why, where the segmentation does not fit the volume."""
+    from SAMAutoSegScene.Frames import frameProblem
     from SAMAutoSegScene.SegmentationOutput import misfit
     from SAMAutoSegScene.SliceLedger import SliceLedger
 
+    if otherFrame := frameProblem(segmentationNode, volumeNode):
+        return None, _(
+            "The output segmentation does not fit the volume: {reason}. Go to that frame, or choose"
+            " another one."
+        ).format(reason=otherFrame)
     difference = misfit(segmentationNode, volumeNode)
     if not difference:
         return SliceLedger(segmentationNode, volumeNode, plane), ""

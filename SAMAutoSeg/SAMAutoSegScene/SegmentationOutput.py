@@ -14,6 +14,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid
+from SAMAutoSegScene.Frames import frameProblem, noteFrame
 from SAMAutoSegScene.SceneNodes import nodesOfClass
 from SAMAutoSegScene.SegmentLayers import BINARY, SegmentLayers, isEmpty, viewOf
 from SAMAutoSegScene.SliceLedger import forgetLedgers, hasLedgerOfOtherSize
@@ -84,8 +85,9 @@ def prepareSegmentation(
             of the volume. Each voxel then takes the nearest one's value.
 
     Raises:
-        SAMAutoSegError: the volume cannot be read; the segmentation is on another grid and
-            `resample` is not set, or part of it lies outside of the volume.
+        SAMAutoSegError: the volume cannot be read; the segmentation is of another frame of a
+            sequence, or on another grid and `resample` is not set, or part of it lies outside of
+            the volume.
     """
     requireReadable(volumeNode)
     scene = volumeNode.GetScene()
@@ -96,6 +98,13 @@ def prepareSegmentation(
             _("{volume} segmentation").format(volume=volumeNode.GetName()),
         )
     named = {"segmentation": segmentationNode.GetName(), "volume": volumeNode.GetName()}
+    if otherFrame := frameProblem(segmentationNode, volumeNode):
+        raise SAMAutoSegError(
+            _(
+                "the segmentation '{segmentation}' does not fit the volume '{volume}': {reason}; go"
+                " to that frame, or choose another output segmentation"
+            ).format(reason=otherFrame, **named)
+        )
     difference = misfit(segmentationNode, volumeNode)
     if not difference and differenceFromVolume(segmentationNode, volumeNode):
         # The same voxels in another order: nothing is lost, and nobody needs to know.
@@ -129,7 +138,8 @@ def segmentationOf(volumeNode):
     requireReadable(volumeNode)
     for node in nodesOfClass(volumeNode.GetScene(), "vtkMRMLSegmentationNode"):
         madeFor = node.GetNodeReference(_MADE_FOR)
-        if madeFor in (None, volumeNode) and not misfit(node, volumeNode):
+        fits = madeFor in (None, volumeNode) and not frameProblem(node, volumeNode)
+        if fits and not misfit(node, volumeNode):
             return node
     return None
 
@@ -274,7 +284,8 @@ def _addSegment(segmentation, structure: Structure) -> str:
 
 
 def placeWith(segmentationNode, volumeNode) -> None:
-    """Under the transform and the study of the volume, on its grid, and visible."""
+    """Under the transform and the study of the volume, on its grid and its frame, and visible."""
+    noteFrame(segmentationNode, volumeNode)
     segmentationNode.SetAndObserveTransformNodeID(volumeNode.GetTransformNodeID())
     segmentationNode.SetReferenceImageGeometryParameterFromVolumeNode(volumeNode)
     segmentationNode.CreateDefaultDisplayNodes()
