@@ -30,6 +30,7 @@ class ClickPanel:
         self._editor = editor
         self.confirm = slicer.util.confirmOkCancelDisplay
         self._clicks = ClickSession()
+        self._volume = None
         self._tools = ClickTools(self._onPoint, self._onBox, self.letGo)
         self._buttons = {
             ui.addPointButton: POINT,
@@ -43,6 +44,11 @@ class ClickPanel:
     def refresh(self):
         node = self._session.parameterNode
         hasVolume = node is not None and node.inputVolume is not None
+        if hasVolume and node.inputVolume is not self._volume:
+            if self._volume is not None:
+                self._clicks.clear()
+                self._say("")
+            self._volume = node.inputVolume
         usable = self._session.ready and hasVolume
         if not usable and any(button.checked for button in self._buttons):
             self.letGo()  # nobody could: the buttons are gray
@@ -166,7 +172,7 @@ class ClickPanel:
                 "click",
                 params,
                 on_result=onResult,
-                on_error=lambda message, details: self._say(asSentence(message)),
+                on_error=lambda message, details: onError(message),
                 on_cancelled=lambda result: self._say(""),
             )
 
@@ -176,7 +182,11 @@ class ClickPanel:
             except SAMAutoSegError as error:
                 self._say(asSentence(error))
 
-        session.volumes.open(volume, onVolume, lambda message: self._say(asSentence(message)))
+        def onError(message):
+            if volume.GetScene() is not None:  # else nobody waits for it any more
+                self._say(asSentence(message))
+
+        session.volumes.open(volume, onVolume, onError)
 
     def _write(self, segmentation, volume, place, prompt, answer):
         from SAMAutoSegScene.SegmentWriter import SegmentWriter

@@ -31,6 +31,7 @@ class CurvePlot:
             self._make()
         self._draw("loss", curve.steps, curve.losses)
         self._draw("dice", curve.scoreSteps, curve.scores)
+        self._legend.text = _legend(bool(curve.scoreSteps))
         self._widget.plotView().fitToContent()
 
     def forget(self):
@@ -97,7 +98,7 @@ class CurvePlot:
             self._widget = slicer.qMRMLPlotWidget()
             self._widget.setMRMLScene(slicer.mrmlScene)
             self._widget.plotController().visible = False
-            self._legend = qt.QLabel(_legend())
+            self._legend = qt.QLabel()
             self._legend.textFormat = qt.Qt.RichText
             self._layout.addWidget(self._legend)
             self._layout.addWidget(self._widget)
@@ -119,9 +120,11 @@ class CurvePlot:
         return self._nodes[key]
 
 
-def _legend():
+def _legend(withDice):
     """What the colors mean, as rich text."""
-    meanings = ((_LOSS, _("Loss")), (_DICE, _("Held-out Dice")))
+    meanings = [(_LOSS, _("Loss"))]
+    if withDice:
+        meanings.append((_DICE, _("Held-out Dice")))
     return " &nbsp; ".join(
         f'<span style="color:{color.name()}">&#9644;</span> {title}' for color, title in meanings
     )

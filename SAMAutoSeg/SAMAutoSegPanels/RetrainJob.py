@@ -90,6 +90,8 @@ class WatchedJob:
             return
         self.state = FINISHED
         self.rows = scoreRows(result.get("before") or {}, result.get("after") or {})
+        if result["event"] == "stopped":
+            notes.insert(0, _("stopped after {count} steps").format(count=result["steps"]))
         roughly = any(volume.get("rough") for volume in self.job.spec.get("volumes", []))
         self.message = verdict(self.rows, notes, roughly)
 

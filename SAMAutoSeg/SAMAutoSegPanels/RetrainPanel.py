@@ -27,7 +27,7 @@ from SAMAutoSegPanels.StatusLabel import showStatus
 from SAMAutoSegPanels.StructureList import StructureList
 from SAMAutoSegPanels.TrainingSlices import TrainingSlices
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import asSentence, durationWords, listWords
+from SAMAutoSegPanels.Wording import asSentence, durationWords, shortened
 
 _POLL_MILLISECONDS = 500
 _SECONDS_BETWEEN_PLOTS = 2.0
@@ -143,6 +143,8 @@ class RetrainPanel:
             structures=tuple(name for _id, name in self.structures()),
             roughly=node is not None and node.method == Method.WE_SAM,
             known=tuple(getattr(session.model, "structures", ())),
+            knownBy=getattr(session.model, "method", ""),
+            method="" if node is None else node.method.value,
             backboneProblem=session.backboneProblem,
             holdOut=node is not None and node.holdOut,
             nameProblem=self._nameProblem(),
@@ -172,10 +174,12 @@ class RetrainPanel:
         ui.scoresTable.visible = view.showResult and bool(self.watched.rows)
         ui.retrainSettings.visible = view.canChange
         ui.budgetSelector.enabled = ui.holdOutCheckBox.enabled = not facts.roughly
-        names = [other.name for other in self._slices.others]
+        names = [shortened(other.name) for other in self._slices.others]
         ui.otherVolumesCheckBox.visible = bool(names) and not facts.roughly
         ui.otherVolumesCheckBox.text = _("Learn from {volumes} too").format(
-            volumes=listWords(names, 2)
+            volumes=names[0]
+            if len(names) == 1
+            else _("{count} other volumes").format(count=len(names))
         )
         told = view.canChange and not facts.roughly
         ui.retrainEstimateLabel.text = self._estimate(facts) if told else ""
@@ -184,8 +188,9 @@ class RetrainPanel:
         if view.showResult:
             name = self.watched.name
             version = self._session.library.nextVersion(name)
-            words = _("Keep as {name}").format(name=name if version == 1 else f"{name} v{version}")
-            ui.keepButton.text = words
+            full = name if version == 1 else f"{name} v{version}"
+            ui.keepButton.text = _("Keep as {name}").format(name=shortened(full))
+            ui.keepButton.toolTip = _("Keep as {name}").format(name=full)
 
     def structures(self):
         """Segment id and name of the structures to learn."""

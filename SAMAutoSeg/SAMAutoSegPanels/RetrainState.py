@@ -6,7 +6,10 @@ from SAMAutoSegLib.methods.settings import MOST_TEACHING_SLICES, settings_for
 from SAMAutoSegPanels.Options import Method
 from SAMAutoSegPanels.SlicesToLearn import FEWEST_FOR_HELD_OUT, splitSlices
 from SAMAutoSegPanels.Translation import _
-from SAMAutoSegPanels.Wording import durationWords, listWords, sliceWords, withNotes
+from SAMAutoSegPanels.Wording import durationWords, listWords, shortened, sliceWords, withNotes
+
+# They adapt the same parts of a SAM, so one goes on from a model of the other.
+_ALIKE = {Method.BLO_SAM.value, Method.JOINT.value}
 
 IDLE = "idle"
 STARTING = "starting"
@@ -33,6 +36,7 @@ class RetrainFacts:
     held out. ``others``, `OtherSlices`, are those of further volumes that are learned from.
     ``structures`` are the checked names. ``roughly`` stands for a method that adapts a
     model by rough paint; it learns ``known``, the structures of that model, and nothing else.
+    ``knownBy`` is the method that model was trained by, ``method`` the chosen one.
     """
 
     ready: bool
@@ -45,6 +49,8 @@ class RetrainFacts:
     structures: tuple = ()
     roughly: bool = False
     known: tuple = ()
+    knownBy: str = ""
+    method: str = ""
     backboneProblem: str = ""
     holdOut: bool = True
     nameProblem: str = ""
@@ -94,8 +100,12 @@ def retrainView(facts):
         )
     reason = whyNot(facts)
     tip = reason or _("Trains in the background; Slicer stays usable meanwhile.")
-    status = facts.lastMessage
-    return RetrainView(summary, _("Retrain"), not reason, tip, status, None, facts.failed)
+    # What is still to be done stands in the summary; what does not fit stands here.
+    usable = facts.ready and not facts.problem and (facts.corrected or facts.reviewed)
+    if usable and reason:
+        return RetrainView(summary, _("Retrain"), False, tip, reason, None, True)
+    status, failed = facts.lastMessage, facts.failed
+    return RetrainView(summary, _("Retrain"), not reason, tip, status, None, failed)
 
 
 def whyNot(facts):
@@ -153,7 +163,19 @@ def summaryText(facts):
         text = _("{text}. Too few for a score: hold back needs {count}").format(
             text=text, count=FEWEST_FOR_HELD_OUT
         )
-    return text + "."
+    return " ".join(filter(None, [f"{text}.", _whyAnew(facts)]))
+
+
+def _whyAnew(facts):
+    """Why the training does not go on from the chosen model, where that can be foreseen."""
+    if not facts.known or facts.roughly or not facts.structures:
+        return ""
+    if facts.method != facts.knownBy and not {facts.method, facts.knownBy} <= _ALIKE:
+        return _("The chosen model was trained by another method, so this begins anew.")
+    names, known = ({name.casefold() for name in one} for one in (facts.structures, facts.known))
+    if names.isdisjoint(known):
+        return _("The chosen model knows none of these structures, so this begins anew.")
+    return ""
 
 
 def _heldOutWords(facts, usable):
@@ -172,7 +194,7 @@ def _heldOutWords(facts, usable):
 
 
 def _countOf(name, count):
-    return _("{count} of {volume}").format(count=count, volume=name)
+    return _("{count} of {volume}").format(count=count, volume=shortened(name))
 
 
 def trainingSeconds(budget, method, slices, secondsPerSlice, onGpu=False, others=None):

@@ -114,6 +114,9 @@ class SegmentPanel:
         before, self._shown = self._shown, (node, volume, segmentation)
         if before is None or before[0] is not node or volume is None:
             return
+        refused = self.run is not None and self.run.failed
+        if volume is not before[1] or refused and segmentation is not before[2]:
+            self.run = None  # what it ended with was said of another choice
         removed = before[2] is not None and before[2].GetScene() is None
         if volume is before[1] and not removed:
             return

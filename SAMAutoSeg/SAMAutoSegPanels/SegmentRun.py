@@ -246,11 +246,11 @@ class SegmentRun:
 def _writtenNotes(written):
     notes = []
     if written.protected:
-        notes.append(
-            _("slices {numbers} were left as they are: yours, or not checked yet").format(
-                numbers=sliceWords(written.protected)
-            )
-        )
+        one = len(written.protected) == 1
+        text = _("slices {numbers} were left as they are: yours, or not checked yet")
+        if one:
+            text = _("slice {numbers} was left as it is: yours, or not checked yet")
+        notes.append(text.format(numbers=sliceWords(written.protected)))
     if written.locked:
         notes.append(
             _("{names} is marked as completed and was left as it is").format(

@@ -94,4 +94,6 @@ def doneMessage(slicesDone, slicesAsked, cancelled, notes):
         )
     else:
         text = _("Done: {count} slices.").format(count=slicesDone)
+        if slicesDone == 1:
+            text = _("Done: one slice.")
     return withNotes(text, notes)

@@ -11,7 +11,7 @@ COLORS = {
     SliceState.UNCHECKED: (150, 185, 215),
     SliceState.CORRECTED: (240, 170, 50),
     SliceState.REVIEWED: (90, 190, 120),
-    SliceState.EXCLUDED: (70, 70, 70),
+    SliceState.EXCLUDED: (105, 90, 90),
 }
 
 # Where several slices share a pixel, the one that asks for attention is seen.

@@ -50,6 +50,14 @@ def listWords(names, most=4):
     )
 
 
+def shortened(name, most=28):
+    """A name that fits a button: of a long one the beginning and the end."""
+    if len(name) <= most:
+        return name
+    end = most // 3
+    return f"{name[: most - end - 1].rstrip()}…{name[-end:].lstrip()}"
+
+
 def sliceWords(numbers):
     """Slice numbers with runs drawn together, as in '3, 7-9'."""
     runs = []

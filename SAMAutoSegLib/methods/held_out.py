@@ -86,9 +86,12 @@ def unseen(
         seen = {n for image in same for n in _slices_of(image)}
         known = sorted(seen & set(volume.slices))
         if known:
+            numbers = ", ".join(map(str, known))
+            which, it = ("slice", "it") if len(known) == 1 else ("slices", "them")
+            verb = "is" if len(known) == 1 else "are"
             notes.append(
-                f"slice {', '.join(map(str, known))} of {volume.image.name} is not scored, because "
-                "the former model learned from it"
+                f"{which} {numbers} of {volume.image.name} {verb} not scored, because the former "
+                f"model learned from {it}"
             )
         if left := tuple(n for n in volume.slices if n not in seen):
             kept.append(replace(volume, slices=left))

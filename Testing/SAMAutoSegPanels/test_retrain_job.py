@@ -79,9 +79,9 @@ def test_a_stop_is_asked_for_and_keeps_the_best(job: Job) -> None:
     watched = WatchedJob(job)
     watched.stop()
     assert job.stopped and watched.state == STOPPING
-    job.end("stopped", model="m", before=None, after={"liver": 0.7}, notes=[])
+    job.end("stopped", model="m", before=None, after={"liver": 0.7}, notes=[], steps=40)
     watched.poll()
-    assert watched.state == FINISHED
+    assert watched.state == FINISHED and "Stopped after 40 steps." in watched.message
 
 
 def test_a_stop_before_the_first_step_has_nothing_to_keep(job: Job) -> None:

@@ -43,8 +43,28 @@ def test_with_corrected_slices_the_button_trains() -> None:
     ],
 )
 def test_what_is_missing_is_said_and_the_button_waits(change: dict, words: str) -> None:
-    view = retrainView(replace(FINE, **change))
+    view = retrainView(replace(FINE, **change, lastMessage="liver v2 is the chosen model."))
     assert not view.enabled and words in view.toolTip
+    # Where there are slices to learn from, it is not left to be found in the tip.
+    seen = FINE.ready and change.get("ready", True) and change.get("corrected", FINE.corrected)
+    assert (words in view.status) == view.failed == bool(seen)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ""),
+        ({"method": "joint"}, ""),
+        ({"method": "sam-sp"}, "trained by another method, so this begins anew"),
+        ({"known": ("spleen",)}, "knows none of these structures, so this begins anew"),
+        ({"known": ("spleen", "Liver")}, ""),
+        ({"known": (), "knownBy": ""}, ""),
+    ],
+)
+def test_that_the_chosen_model_is_not_gone_on_from_is_said_before(change: dict, words: str) -> None:
+    fine = replace(FINE, known=("liver",), knownBy="blo-sam", method="blo-sam")
+    assert ("anew" in summaryText(replace(fine, **change))) == bool(words)
+    assert words in summaryText(replace(fine, **change))
 
 
 def test_while_it_runs_the_button_stops_and_nothing_can_be_changed() -> None:

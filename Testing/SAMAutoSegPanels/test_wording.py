@@ -1,5 +1,5 @@
 import pytest
-from SAMAutoSegPanels.Wording import durationWords, listWords, sizeWords, sliceWords
+from SAMAutoSegPanels.Wording import durationWords, listWords, shortened, sizeWords, sliceWords
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,11 @@ from SAMAutoSegPanels.Wording import durationWords, listWords, sizeWords, sliceW
 )
 def test_a_duration_is_told_as_a_person_would(seconds: float, words: str) -> None:
     assert durationWords(seconds) == words
+
+
+def test_a_long_name_is_shown_by_its_ends() -> None:
+    assert shortened("liver") == "liver"
+    assert shortened("1.2.840.113619.2 CT ABDOMEN C+ 5.0 B30f") == "1.2.840.113619.2 C…5.0 B30f"
 
 
 def test_sizes_lists_and_slices_are_short() -> None:

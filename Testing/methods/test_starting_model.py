@@ -154,7 +154,7 @@ def test_a_slice_that_a_former_model_learned_from_is_not_scored(
     held_out = [labeled((2, 5, 7)), labeled((2,), seed=1)]
     third = learn(named("disc"), slices=(4,), start=second, held_out=held_out)
     assert [one["slices"] for one in third.card.provenance["held_out"]] == [[7], [2]]
-    note = "slice 2, 5 of scan0 is not scored, because the former model learned from it"
+    note = "slices 2, 5 of scan0 are not scored, because the former model learned from them"
     assert note in third.result.notes
     held_out = [labeled((12,)), labeled((14,), seed=1)]
     further = {"slices": (14,), "plane": "sagittal", "volumes": [labeled((14,), seed=2)]}
