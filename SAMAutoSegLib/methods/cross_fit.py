@@ -11,9 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import log2
 from typing import Any
 
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
@@ -173,21 +175,11 @@ def fit_temperature(logits: list[Tensor], targets: list[Tensor]) -> float:
         chosen = scaled.gather(0, classes[None])[0]
         return float((scaled.logsumexp(0) - chosen).double().mean())
 
-    # Convex in 1 / temperature, so with one minimum: golden section.
-    low, high = torch.log2(torch.tensor([0.2, 20.0])).tolist()
-    share = (5**0.5 - 1) / 2
-    inner = [high - share * (high - low), low + share * (high - low)]
-    costs = [cost(inner[0]), cost(inner[1])]
-    while high - low > 0.01:
-        if costs[0] < costs[1]:
-            high, inner[1], costs[1] = inner[1], inner[0], costs[0]
-            inner[0] = high - share * (high - low)
-            costs[0] = cost(inner[0])
-        else:
-            low, inner[0], costs[0] = inner[0], inner[1], costs[1]
-            inner[1] = low + share * (high - low)
-            costs[1] = cost(inner[1])
-    return float(2.0 ** ((low + high) / 2))
+    # Convex in 1 / temperature, so with one minimum.
+    found = minimize_scalar(
+        cost, bounds=(log2(0.2), log2(20)), method="bounded", options={"xatol": 0.005}
+    )
+    return float(2.0**found.x)
 
 
 def _some_pixels(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
