@@ -151,6 +151,7 @@ def load_backbone(
     device: torch.device | str = "auto",
     precision: torch.dtype | None = None,
     attention: Attention = "fast",
+    sha256: str | None = None,
 ) -> Backbone:
     """Load a SAM from a file or by its name in the catalogue.
 
@@ -163,6 +164,7 @@ def load_backbone(
         device: a device or its name, see `choose_device`.
         precision: of the encoder; by default `choose_precision(device)`.
         attention: 'reference' computes upstream's operations bit for bit, in float32.
+        sha256: of the file, where it is known: computed for a large one it takes seconds.
 
     Raises:
         SAMAutoSegError: unreadable file, not a whole SAM, or a side it cannot have.
@@ -197,7 +199,7 @@ def load_backbone(
         module.load_state_dict(
             {name: _single(tensors[part + name]) for name in module.state_dict()}, assign=True
         )
-    digest = sha256_of_file(path)
+    digest = sha256 or sha256_of_file(path)
     entry = catalog.find_by_sha256(digest)
     usual = _input_told(checkpoint) or InputSpec(
         normalization=entry.normalization if entry else found.normalization

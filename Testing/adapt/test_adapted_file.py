@@ -8,12 +8,15 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from SAMAutoSegLib.adapt import adapted_file
 from SAMAutoSegLib.adapt.adapted_file import ModelCard, load_adapted, read_card, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.heads import HeadName
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.files import sha256_of_file
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import standard_structures
+from SAMAutoSegLib.sam import checkpoint
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.input_spec import InputSpec
@@ -141,6 +144,21 @@ def test_another_backbone_is_named_even_if_it_cannot_have_the_side(
     save_adapted(path, model, card)
     with pytest.raises(SAMAutoSegError, match="was trained on the backbone"):
         load_adapted(path, base=tiny_file, device="cpu")
+
+
+def test_the_file_of_the_backbone_is_hashed_once(
+    file: Path, tiny_file: Path, backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = []
+
+    def noted(path: Path) -> str:
+        hashed.append(path)
+        return sha256_of_file(path)
+
+    for module in (adapted_file, checkpoint):
+        monkeypatch.setattr(module, "sha256_of_file", noted)
+    _, _, its_backbone = load_adapted(file, base=tiny_file, device="cpu")
+    assert hashed == [tiny_file] and its_backbone.sha256 == backbone.sha256
 
 
 def test_a_backbone_the_catalogue_does_not_have_must_be_named(file: Path) -> None:
