@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from SAMAutoSegLib.adapt.heatmap_head import HeatmapHead, Proposals, propose
 from SAMAutoSegLib.sam.two_way import decode
 
-PromptKind = Literal["box", "point"]
+InstancePrompt = Literal["box", "point"]
 
 # Prompts per pass of the decoder: each takes as much memory as an image.
 _PASS = 16
@@ -65,7 +65,7 @@ class HeatmapDecoder(nn.Module):
         prompt_encoder: Any,
         mask_decoder: Any,
         classes: int,
-        prompt: PromptKind = "box",
+        prompt: InstancePrompt = "box",
         least: float = 0.5,
         most: int = 64,
         overlap: float = 0.6,

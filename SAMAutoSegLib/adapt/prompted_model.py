@@ -88,7 +88,7 @@ def save_merged(path: str | Path, model: PromptedModel, backbone: Backbone) -> N
 
 
 @torch.no_grad()
-def take_over(model: PromptedModel, state: dict[str, Tensor]) -> None:
+def restore_learned(model: PromptedModel, state: dict[str, Tensor]) -> None:
     """Give the learned parameters these values, by name."""
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

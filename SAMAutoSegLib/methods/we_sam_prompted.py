@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from SAMAutoSegLib.adapt.prompted_model import PromptedModel, take_over
+from SAMAutoSegLib.adapt.prompted_model import PromptedModel, restore_learned
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
@@ -196,7 +196,7 @@ def adapt_prompted(
         if not (math.isfinite(losses["adaptation_loss"]) and is_finite(model)):
             stopped = "the loss is no number any more"
         if stopped:
-            take_over(model, source)
+            restore_learned(model, source)
             found.notes.append(f"the SAM is kept as it was, because of this: {stopped}")
             break
         held = losses[AGREEMENT]

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from SAMAutoSegLib.adapt.heatmap_decoder import HeatmapDecoder, PromptKind
+from SAMAutoSegLib.adapt.heatmap_decoder import HeatmapDecoder, InstancePrompt
 from SAMAutoSegLib.adapt.heatmap_head import HeatmapOutput
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.predictor import ClickPredictor
@@ -105,7 +105,7 @@ def test_an_empty_mask_is_no_instance(finder: Callable[..., HeatmapDecoder]) -> 
 
 @pytest.mark.parametrize("prompt", ["box", "point"])
 def test_prompts_get_the_masks_that_clicks_and_boxes_get(
-    backbone: Backbone, picture: Callable[..., np.ndarray], prompt: PromptKind
+    backbone: Backbone, picture: Callable[..., np.ndarray], prompt: InstancePrompt
 ) -> None:
     predictor = ClickPredictor(backbone)
     embedding = predictor.set_image(picture(128, 128))
