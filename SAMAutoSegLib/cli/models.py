@@ -107,7 +107,7 @@ def _models() -> list[dict[str, Any]]:
 
 
 def _words(path: Path) -> str:
-    from SAMAutoSegLib.sam.checkpoint import describe
+    from SAMAutoSegLib.adapt.inspection import describe
 
     if path.is_symlink() and not path.exists():
         return f"unusable: a link to {path.readlink()}, which does not exist"
@@ -122,8 +122,8 @@ def _words(path: Path) -> str:
 
 def _inspect(arguments: argparse.Namespace) -> None:
     from SAMAutoSegLib.adapt.adapted_file import located
+    from SAMAutoSegLib.adapt.inspection import describe
     from SAMAutoSegLib.files import user_data_dir
-    from SAMAutoSegLib.sam.checkpoint import describe
 
     path = located(arguments.model)
     in_folder = user_data_dir() / "models" / arguments.model
@@ -168,9 +168,9 @@ def _fetch(arguments: argparse.Namespace) -> None:
 
 
 def _add(arguments: argparse.Namespace) -> None:
+    from SAMAutoSegLib.adapt.inspection import describe
     from SAMAutoSegLib.files import replace_when_complete, sha256_of_file, user_data_dir
     from SAMAutoSegLib.sam import catalog
-    from SAMAutoSegLib.sam.checkpoint import describe
 
     about = describe(arguments.file)
     if not about["family"] and not about["structures"]:

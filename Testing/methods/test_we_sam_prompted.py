@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from SAMAutoSegLib.adapt.inspection import describe
 from SAMAutoSegLib.adapt.prompted_model import merged, save_merged
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
@@ -17,7 +18,7 @@ from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 from SAMAutoSegLib.methods.we_sam_prompted import AdaptedSAM, adapt_prompted
 from SAMAutoSegLib.sam.backbone import Backbone
-from SAMAutoSegLib.sam.checkpoint import describe, load_backbone
+from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.predictor import ClickPredictor
 
 WEAK = WeakLabels(

@@ -1,4 +1,3 @@
-import json
 import os
 import pickle
 from collections.abc import Callable
@@ -9,10 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.sam import catalog
 from SAMAutoSegLib.sam.architecture import Parts, resize_positions, state_shapes
-from SAMAutoSegLib.sam.checkpoint import describe, load_backbone, read_checkpoint, recognize
-from SAMAutoSegLib.sam.input_spec import InputSpec
+from SAMAutoSegLib.sam.checkpoint import load_backbone, read_checkpoint, recognize
 from SAMAutoSegLib.sam.vit_fast import relative_table
 
 FAMILIES = ["vit_b", "vit_l", "vit_h"]
@@ -255,33 +252,6 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path) -> None:
         with pytest.raises(SAMAutoSegError, match=words) as caught:
             read_checkpoint(path)
         assert str(path) in str(caught.value) and "\n" not in str(caught.value)
-
-
-def test_a_description_says_what_a_file_is(tiny_file: Path) -> None:
-    facts = describe(tiny_file)
-    assert (facts["family"], facts["side"], facts["adapted"]) == ("vit_b", 128, False)
-    assert facts["license"] is None and len(facts["sha256"]) == 64
-    assert facts["missing"] == facts["unexpected"] == []
-    assert "This is SAM ViT-B, side 128." in facts["summary"]
-    assert "license are not known" in facts["summary"]
-
-
-def test_a_description_lists_the_structures_of_an_adapted_file(tmp_path: Path) -> None:
-    path = tmp_path / "adapted.safetensors"
-    card = {
-        "method": "blo-sam",
-        "backbone": "lite-medsam",
-        "backbone_sha256": catalog.get("lite-medsam").sha256,
-        "input": InputSpec(256, "unit").to_json(),
-        "structures": [{"name": "liver", "label": 1}, {"name": "spleen", "label": 2}],
-    }
-    header = {"format": "SAMAutoSeg adapted model", "card": json.dumps(card)}
-    save_file({"prompt": torch.zeros(256)}, path, header)
-    facts = describe(path)
-    assert facts["adapted"] and facts["structures"] == ["liver", "spleen"]
-    assert (facts["family"], facts["side"]) == ("vit_t", 256)
-    assert "an adapted model (blo-sam on lite-medsam)" in facts["summary"]
-    assert "liver, spleen" in facts["summary"]
 
 
 def test_a_catalogue_name_says_how_to_fetch_it(
