@@ -115,7 +115,8 @@ class SegmentPanel:
         if before is None or before[0] is not node or volume is None:
             return
         refused = self.run is not None and self.run.failed
-        if volume is not before[1] or refused and segmentation is not before[2]:
+        other = volume is not before[1] and before[1] is not None and before[1].GetScene()
+        if other or refused and segmentation is not before[2]:
             self.run = None  # what it ended with was said of another choice
         removed = before[2] is not None and before[2].GetScene() is None
         if volume is before[1] and not removed:

@@ -87,7 +87,7 @@ def adapt_source(
     model = with_encoder_blocks(source, backbone, blocks_to_adapt(chosen, backbone))
     before = model.learned_state()
     tested = sum(len(volume.slices) for volume in held_out)
-    first = _ENCODING_SHARE * count / (count + tested)
+    first = _ENCODING_SHARE * count / max(count + tested, 1)
     samples = build_unlabeled_set(
         volumes,
         card.structures,
