@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import zlib
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from SAMAutoSegLib.images.dicom_geometry import require_even_stack
 from SAMAutoSegLib.images.dicom_series import MODALITY, read_series, slice_tags
 from SAMAutoSegLib.images.file_name import require_utf8
 from SAMAutoSegLib.images.itk_error import reason_of
+from SAMAutoSegLib.images.itk_path import plain_folder, plain_name, readable_by_itk
 from SAMAutoSegLib.images.label_layers import LabelLayers
 from SAMAutoSegLib.images.packed import GZIP, require_whole, unpack
 from SAMAutoSegLib.images.segment_header import Segment
@@ -93,7 +93,7 @@ def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
     try:
         if not path.exists():
             raise SAMAutoSegError(f"{path} does not exist: check the path of the image")
-        image, modality = read_series(path) if path.is_dir() else _read_file(path)
+        image, modality = _read_folder(path) if path.is_dir() else _read_file(path)
     except EOFError as error:
         raise SAMAutoSegError(
             f"{path} is cut off: it ends before its last voxel; get it anew"
@@ -115,6 +115,15 @@ def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
     return _three_dimensional(image, path), known
 
 
+def _read_folder(path: Path) -> tuple[sitk.Image, str]:
+    """An image and the modality of the DICOM series in a folder."""
+    with readable_by_itk(path) as plain:
+        try:
+            return read_series(plain)
+        except SAMAutoSegError as error:
+            raise SAMAutoSegError(str(error).replace(str(plain), str(path))) from error
+
+
 def _read_file(path: Path) -> tuple[sitk.Image, str]:
     """An image and the modality that its file tells."""
     if nifti.is_cut_off(path):
@@ -132,9 +141,10 @@ def _read_file(path: Path) -> tuple[sitk.Image, str]:
 def _read_image(path: Path) -> sitk.Image:
     sibling = nifti.read_instead(path)
     if sibling is None:
-        return sitk.ReadImage(str(path))
-    with tempfile.TemporaryDirectory() as folder:
-        alone = Path(folder) / sibling.name
+        with readable_by_itk(path) as plain:
+            return sitk.ReadImage(str(plain))
+    with plain_folder() as folder:
+        alone = folder / plain_name(sibling, 0)
         with path.open("rb") as stream, alone.open("wb") as unpacked:
             start = stream.read(len(GZIP))
             stream.seek(0)

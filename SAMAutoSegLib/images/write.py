@@ -13,6 +13,7 @@ from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegLib.images import nifti, segment_header
 from SAMAutoSegLib.images.file_name import require_utf8
 from SAMAutoSegLib.images.itk_error import reason_of
+from SAMAutoSegLib.images.itk_path import writable_by_itk
 from SAMAutoSegLib.images.structure import Structure
 from SAMAutoSegLib.images.volume import Grid, Volume
 
@@ -93,10 +94,10 @@ def _write(path: Path, array: np.ndarray, grid: Grid, fields: Mapping[str, str])
     for key, value in fields.items():
         image.SetMetaData(key, value)
     try:
-        with replace_when_complete(path) as temporary:
-            sitk.WriteImage(image, str(temporary), useCompression=True)
+        with replace_when_complete(path) as temporary, writable_by_itk(temporary) as plain:
+            sitk.WriteImage(image, str(plain), useCompression=True)
             # ITK writes to a full disk without an error.
-            if not _holds(temporary, array):
+            if not _holds(plain, array):
                 raise SAMAutoSegError(
                     f"cannot write {path}: the disk took only a part of it; free some space or "
                     "choose another folder"

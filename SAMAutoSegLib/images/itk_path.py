@@ -1,0 +1,88 @@
+"""Paths in a form in which ITK can open them: on Windows it takes no letters but those of ASCII."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from SAMAutoSegLib.errors import SAMAutoSegError
+
+_ASCII_ONLY = sys.platform == "win32"
+
+# Their voxels lie in a file of another name.
+_HEADERS = (".nhdr", ".mhd", ".hdr", ".img")
+
+
+@contextmanager
+def readable_by_itk(path: Path) -> Iterator[Path]:
+    """`path`, or where ITK could not open it a copy of the file or of the folder's files.
+
+    Raises:
+        SAMAutoSegError: it cannot be copied, because its voxels lie in another file.
+        OSError: it cannot be read.
+    """
+    if _is_plain(path):
+        yield path
+        return
+    if path.name.lower().endswith(_HEADERS):
+        raise SAMAutoSegError(
+            f"{path}: on Windows ITK cannot open a header with a voxel file where a name on the "
+            "way has letters beyond a to z; move both to a folder with plain names"
+        )
+    with plain_folder() as folder:
+        if path.is_dir():
+            for number, file in enumerate(sorted(path.iterdir())):
+                if file.is_file():
+                    shutil.copyfile(file, folder / plain_name(file, number))
+            yield folder
+        else:
+            copy = folder / plain_name(path, 0)
+            shutil.copyfile(path, copy)
+            yield copy
+
+
+@contextmanager
+def writable_by_itk(path: Path) -> Iterator[Path]:
+    """`path`, or where ITK could not write it a place from which the file is moved there."""
+    if _is_plain(path):
+        yield path
+        return
+    with plain_folder() as folder:
+        plain = folder / plain_name(path, 0)
+        yield plain
+        shutil.copyfile(plain, path)
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether ITK can open a path, and the files in it if it is a folder."""
+    if not _ASCII_ONLY:
+        return True
+    names = os.listdir(path) if path.is_dir() else []
+    return str(path.absolute()).isascii() and all(map(str.isascii, names))
+
+
+def plain_name(path: Path, number: int) -> str:
+    """Another name with the same suffixes, by which formats are known."""
+    name = path.name
+    start = name.find(".", 1)
+    suffixes = name[start:] if start > 0 else ""
+    return name if name.isascii() else f"image-{number}{suffixes if suffixes.isascii() else ''}"
+
+
+@contextmanager
+def plain_folder() -> Iterator[Path]:
+    """A temporary folder that ITK can open, in the user's one or that of all users."""
+    roots = [tempfile.gettempdir(), os.environ.get("PROGRAMDATA", "")]
+    root = next((root for root in roots if root and root.isascii()), None)
+    if root is None:
+        raise SAMAutoSegError(
+            f"ITK cannot open files below {roots[0]} on Windows: let TEMP name a folder whose path "
+            "has no letters beyond a to z"
+        )
+    with tempfile.TemporaryDirectory(prefix="SAMAutoSeg-", dir=root) as folder:
+        yield Path(folder)
