@@ -131,14 +131,15 @@ class RetrainPanel:
             job = STARTING
         elif self.watched is not None:
             job = self.watched.state
-        known = self._ledgers.ledger is not None
+        ledger = self._ledgers.ledger
+        known = ledger is not None and ledger is self._slices.lookedAt
         return RetrainFacts(
             ready=session.ready,
             corrected=self._slices.corrected if known else (),
             reviewed=self._slices.reviewed if known else (),
             problem=self._ledgers.problem,
-            learned=tuple(getattr(self._ledgers.ledger, "learned", ())),
-            heldOut=tuple(getattr(self._ledgers.ledger, "heldOut", ())),
+            learned=tuple(getattr(ledger, "learned", ())),
+            heldOut=tuple(getattr(ledger, "heldOut", ())),
             others=self._slices.others if self._learnsFromOthers else (),
             structures=tuple(name for _id, name in self.structures()),
             roughly=node is not None and node.method == Method.WE_SAM,

@@ -22,6 +22,7 @@ class TrainingSlices:
 
     Attributes:
         corrected, reviewed: numbers of the slices of the chosen volume to learn from.
+        lookedAt: the ledger that these are of.
         others: an `OtherSlices` for each other volume where there is something to learn.
         othersChanged: emitted when `lookAtOthers` is to be called again.
     """
@@ -30,6 +31,7 @@ class TrainingSlices:
         self._ledgers = ledgers
         self._others = OtherLedgers()
         self._found = []
+        self.lookedAt = None
         self.corrected = self.reviewed = self.others = ()
         self.othersChanged = self._others.changed
 
@@ -37,7 +39,7 @@ class TrainingSlices:
 
     def look(self, segmentIds):
         """Ask the chosen volume's ledger, which knows all of its slices already."""
-        ledger = self._ledgers.ledger
+        ledger = self.lookedAt = self._ledgers.ledger
         right = [] if ledger is None else ledger.toLearnFrom(segmentIds)
         states = {number: ledger.stateOf(number) for number in right}
         self.corrected, self.reviewed = (
