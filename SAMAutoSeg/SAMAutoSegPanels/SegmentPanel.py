@@ -34,6 +34,7 @@ class SegmentPanel:
         self._region = None
         self._regionTag = None
         self._shown = None
+        self._removing = None
         self.run = None
         ui.segmentButton.connect("clicked()", self.onSegmentButton)
         ui.roiSelector.connect("nodeAddedByUser(vtkMRMLNode*)", self._onNewRoi)
@@ -115,16 +116,17 @@ class SegmentPanel:
         if before is None or before[0] is not node or volume is None:
             return
         refused = self.run is not None and self.run.failed
-        other = volume is not before[1] and before[1] is not None and before[1].GetScene()
+        other = volume is not before[1] and self._removing is None
         if other or refused and segmentation is not before[2]:
             self.run = None  # what it ended with was said of another choice
-        removed = before[2] is not None and before[2].GetScene() is None
-        if volume is before[1] and not removed:
+        if volume is before[1] and self._removing is None:
             return
         from SAMAutoSegScene.SegmentationOutput import segmentationOf, volumeOf
 
         if segmentation is not None and volumeOf(segmentation) not in (None, volume):
-            segmentation = None if volumeProblem(volume) else segmentationOf(volume)
+            segmentation = None
+            if not volumeProblem(volume):
+                segmentation = segmentationOf(volume, besides=self._removing)
             self._shown = node, volume, segmentation
             node.outputSegmentation = segmentation
         if before[1] not in (None, volume) and not volumeProblem(volume):
@@ -237,7 +239,10 @@ class SegmentPanel:
         self._estimateFor = None
 
     def onNodeRemoved(self, node):
-        """A node was deleted; a run that needs it ends, what it wrote elsewhere stays."""
+        """A node is being deleted; a run that needs it ends, what it wrote elsewhere stays."""
+        # The selectors go on to other nodes by themselves, until all has been told.
+        self._removing = node
+        self._session.later(self._onRemoved)
         if self.running and self.run.uses(node):
             name = node.GetName()
             run = self.run
@@ -247,6 +252,9 @@ class SegmentPanel:
                 name=name
             )
             self._session.changed.emit()
+
+    def _onRemoved(self):
+        self._removing = None
 
     def _onSegmentation(self, segmentationNode):
         self._session.parameterNode.outputSegmentation = segmentationNode

@@ -129,8 +129,11 @@ def prepareSegmentation(
     return SegmentationOutput(segmentationNode, segmentIds, notes)
 
 
-def segmentationOf(volumeNode):
+def segmentationOf(volumeNode, besides=None):
     """The first segmentation in the scene that is made for a volume, or that fits it; else None.
+
+    Args:
+        besides: a node that is about to be removed.
 
     Raises:
         SAMAutoSegError: the volume cannot be read.
@@ -138,8 +141,9 @@ def segmentationOf(volumeNode):
     requireReadable(volumeNode)
     for node in nodesOfClass(volumeNode.GetScene(), "vtkMRMLSegmentationNode"):
         madeFor = node.GetNodeReference(_MADE_FOR)
-        fits = madeFor in (None, volumeNode) and not frameProblem(node, volumeNode)
-        if fits and not misfit(node, volumeNode):
+        if node is besides or madeFor not in (None, volumeNode):
+            continue
+        if not (frameProblem(node, volumeNode) or misfit(node, volumeNode)):
             return node
     return None
 

@@ -55,6 +55,7 @@ class Played:
         )
         self.sent: list[tuple[str, dict]] = []
         self.shown: list[Any] = []
+        self.waiting: list[Any] = []
         self.session = SimpleNamespace(
             changed=Signal(),
             parameterNode=self.node,
@@ -67,6 +68,7 @@ class Played:
             secondsForVolume=None,
             shareOfSlices=1.0,
             client=SimpleNamespace(state="ready", send=self.send),
+            later=self.waiting.append,
             volumes=SimpleNamespace(open=lambda node, onReady, onError: onReady("key")),
         )
         ui = MagicMock()
@@ -76,6 +78,11 @@ class Played:
     def send(self, do: str, params: dict, on_result: Any) -> None:
         self.sent.append((do, params))
         on_result({"seconds": 80.0})
+
+    def turn(self) -> None:
+        """What waits for the event loop has its turn."""
+        while self.waiting:
+            self.waiting.pop(0)()
 
     def another(self, made: bool = True) -> tuple[Any, Any]:
         """A volume with the same voxels, and the segmentation that was made for it."""
@@ -243,10 +250,16 @@ def test_a_segmentation_that_was_deleted_is_not_followed_by_that_of_another_volu
     _other, its = played.another()
     played.node.outputSegmentation = mine[0]
     played.panel.refresh()
+    played.panel.onNodeRemoved(mine[0])
+    for selected in (None, its):  # as Slicer's selector does by itself
+        played.node.outputSegmentation = selected
+        played.panel.refresh()
     played.mrml.RemoveNode(mine[0])
-    played.node.outputSegmentation = its  # as Slicer's selector does
-    played.panel.refresh()
     assert played.node.outputSegmentation is (mine[1] if more else None)
+    played.turn()
+    played.node.outputSegmentation = its  # and now the user
+    played.panel.refresh()
+    assert played.node.outputSegmentation is its
 
 
 def test_a_segmentation_that_is_chosen_after_the_volume_is_meant(played: Played) -> None:
