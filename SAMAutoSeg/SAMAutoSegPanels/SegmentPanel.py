@@ -83,7 +83,9 @@ class SegmentPanel:
         )
 
     def refresh(self):
-        if not self.running:
+        if self.running:
+            self._shown = self._chosen()
+        else:
             self._followVolume()
             self._lookAtOptions()
         ui, facts = self._ui, self.facts
@@ -102,6 +104,12 @@ class SegmentPanel:
             widget.enabled = not self.running
         self._askEstimate(facts)
 
+    def _chosen(self):
+        node = self._session.parameterNode
+        if node is None:
+            return None, None, None
+        return node, node.inputVolume, node.outputSegmentation
+
     def _followVolume(self):
         """Who chooses another volume does not mean to overwrite what was made for the one before.
 
@@ -109,17 +117,15 @@ class SegmentPanel:
         Neither does who deletes the segmentation: the selector goes on to another one by itself. A
         segmentation that is chosen after the volume is meant.
         """
-        node = self._session.parameterNode
-        volume = None if node is None else node.inputVolume
-        segmentation = None if node is None else node.outputSegmentation
-        before, self._shown = self._shown, (node, volume, segmentation)
+        before, self._shown = self._shown, self._chosen()
+        node, volume, segmentation = self._shown
         if before is None or before[0] is not node or volume is None:
             return
         refused = self.run is not None and self.run.failed
-        other = volume is not before[1] and self._removing is None
+        other = volume is not before[1] and not self._isGoing(before[1])
         if other or refused and segmentation is not before[2]:
             self.run = None  # what it ended with was said of another choice
-        if volume is before[1] and self._removing is None:
+        if volume is before[1] and self._removing is None and not self._isGoing(before[2]):
             return
         from SAMAutoSegScene.SegmentationOutput import segmentationOf, volumeOf
 
@@ -131,6 +137,10 @@ class SegmentPanel:
             node.outputSegmentation = segmentation
         if before[1] not in (None, volume) and not volumeProblem(volume):
             self._showInstead(volume)
+
+    def _isGoing(self, node):
+        """Whether it was just removed, or is being so."""
+        return node is not None and (node is self._removing or node.GetScene() is None)
 
     def _showInstead(self, volume):
         """Have the views show another volume, without what was found in the one before."""
