@@ -122,7 +122,7 @@ class SegmentPanel:
         if before is None or before[0] is not node or volume is None:
             return
         refused = self.run is not None and self.run.failed
-        other = volume is not before[1] and not self._isGoing(before[1])
+        other = before[1] not in (None, volume) and not self._isGoing(before[1])
         if other or refused and segmentation is not before[2]:
             self.run = None  # what it ended with was said of another choice
         if volume is before[1] and self._removing is None and not self._isGoing(before[2]):
