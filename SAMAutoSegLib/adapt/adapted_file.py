@@ -163,8 +163,8 @@ def load_adapted(
 
     Args:
         path: the model file, or its name in the user's folder or among the starter models.
-        base: the backbone's file or catalogue name; by default the catalogue's file with the
-            SHA-256 that the model names.
+        base: the backbone's file or name, see `catalog.file_of`; by default the file with the
+            SHA-256 that the model names, of the catalogue or in the model folder.
         device, precision: see `load_backbone`.
 
     Raises:
@@ -178,13 +178,12 @@ def load_adapted(
             )
     source = base
     if source is None:
-        entry = catalog.find_by_sha256(card.backbone_sha256)
-        if entry is None:
+        source = _backbone_of(card)
+        if source is None:
             raise SAMAutoSegError(
-                f"{path} was trained on the backbone {card.backbone}, which is not in the "
-                "catalogue: name its file with --base"
+                f"{path} was trained on the backbone {card.backbone}, which is neither in the "
+                "catalogue nor in the model folder: name its file with --base"
             )
-        source = entry.name
     _require_backbone(source, card, path)
     backbone = load_backbone(
         source,
@@ -201,9 +200,18 @@ def load_adapted(
     return model.eval(), card, backbone
 
 
+def _backbone_of(card: ModelCard) -> str | Path | None:
+    """The catalogue's name or the user's file of the backbone that a model was learned on."""
+    entry = catalog.find_by_sha256(card.backbone_sha256)
+    if entry is not None:
+        return entry.name
+    # They are large: the one with the right name first.
+    own = sorted(catalog.own_files(), key=lambda file: file.name != card.backbone)
+    return next((file for file in own if sha256_of_file(file) == card.backbone_sha256), None)
+
+
 def _require_backbone(source: str | Path, card: ModelCard, path: str | Path) -> None:
-    entry = None if Path(source).is_file() else catalog.find(str(source))
-    file = entry.local_path if entry else Path(source)
+    file, entry = catalog.file_of(source)
     # One that is missing is reported where it is loaded. Another one is not even loaded: it may
     # not have the input side of this model, which would be told instead.
     if not file.is_file() or (digest := sha256_of_file(file)) == card.backbone_sha256:

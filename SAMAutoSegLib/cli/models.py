@@ -10,7 +10,6 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.progress import Progress, console_or_json_progress
 
 _BLOCK_BYTES = 1 << 20
-_SUFFIXES = (".safetensors", ".pth", ".pt")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +72,6 @@ def _list(arguments: argparse.Namespace) -> None:
 def _models() -> list[dict[str, Any]]:
     """The catalogue, then the other files of the model folder."""
     from SAMAutoSegLib.adapt.adapted_file import shipped_models
-    from SAMAutoSegLib.files import user_data_dir
     from SAMAutoSegLib.sam import catalog
 
     models = [
@@ -87,22 +85,18 @@ def _models() -> list[dict[str, Any]]:
         }
         for entry in catalog.entries()
     ]
-    known = {model["path"] for model in models}
-    folder = user_data_dir() / "models"
-    own = sorted(folder.iterdir()) if folder.is_dir() else []
     shipped = shipped_models()
-    for path in (*shipped, *own):
-        if path.suffix in _SUFFIXES and str(path) not in known:
-            models.append(
-                {
-                    "name": path.stem if path in shipped else path.name,
-                    "title": _words(path),
-                    "here": True,
-                    "bytes": path.stat().st_size if path.exists() else 0,
-                    "license": None,
-                    "path": str(path),
-                }
-            )
+    models += [
+        {
+            "name": path.stem if path in shipped else path.name,
+            "title": _words(path),
+            "here": True,
+            "bytes": path.stat().st_size if path.exists() else 0,
+            "license": None,
+            "path": str(path),
+        }
+        for path in (*shipped, *catalog.own_files())
+    ]
     return models
 
 
@@ -199,8 +193,9 @@ def _name_in_folder(file: Path, about: dict[str, Any]) -> str:
     """With a suffix by which it is found; `SAMAutoSegError` for the name of another model."""
     from SAMAutoSegLib.adapt.adapted_file import SUFFIX, shipped_models
     from SAMAutoSegLib.files import sha256_of_file
+    from SAMAutoSegLib.sam.catalog import SUFFIXES
 
-    suffix = file.suffix if file.suffix in _SUFFIXES else ".pth"
+    suffix = file.suffix if file.suffix in SUFFIXES else ".pth"
     name = f"{file.stem}{SUFFIX if about['adapted'] and about['header'] else suffix}"
     for other in shipped_models():
         if name == other.name and sha256_of_file(other) != about["sha256"]:

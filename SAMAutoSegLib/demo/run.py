@@ -30,7 +30,9 @@ from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.structure import Structure, as_classes, structure_named
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.images.write import write_segmentation, write_volume
+from SAMAutoSegLib.methods.blo_sam import BLOSAMSettings
 from SAMAutoSegLib.methods.finetune import finetune
+from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.progress import Progress
@@ -160,14 +162,15 @@ def run_demo(
     Raises:
         SAMAutoSegError: sample or weights cannot be fetched, or the folder cannot be written.
     """
+    settings: dict[str, Any] = {"budget": budget}
+    if seed is not None:
+        settings["seed"] = seed
+    make_settings(BLOSAMSettings, settings, LABELED_SLICES)  # what cannot be is told before
     base = fetched(BASE, progress)
     demo = Demo(load_case(progress))
     output.mkdir(parents=True, exist_ok=True)
     with demo.timed("loading the backbone"):
         backbone = load_backbone(base, device=device)
-    settings: dict[str, Any] = {"budget": budget}
-    if seed is not None:
-        settings["seed"] = seed
     with TemporaryDirectory() as folder:
         cache = EmbeddingCache(Path(folder))
         if baselines:

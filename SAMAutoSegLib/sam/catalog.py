@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import user_data_dir
 from SAMAutoSegLib.resources import resource
 from SAMAutoSegLib.sam.input_spec import Normalization
+
+SUFFIXES = (".pth", ".pt", ".safetensors")
+"""Of weights files."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,30 @@ def get(name: str) -> CatalogEntry:
 def find_by_sha256(digest: str) -> CatalogEntry | None:
     """The entry whose file has this SHA-256, None where there is none."""
     return next((entry for entry in entries() if entry.sha256 == digest), None)
+
+
+def file_of(source: str | os.PathLike[str]) -> tuple[Path, CatalogEntry | None]:
+    """What a path, the name of an entry, or that of a file in the model folder stands for.
+
+    Returns:
+        The file, which need not be there, and the entry if it is one's.
+    """
+    path = Path(source)
+    if path.is_file():
+        return path, None
+    entry = find(str(source))
+    if entry is not None:
+        return entry.local_path, entry
+    own = [file for file in own_files() if str(source) in (file.name, file.stem)]
+    return (own[0] if own else path), None
+
+
+def own_files() -> list[Path]:
+    """The weights files in the model folder that are of no entry."""
+    folder = user_data_dir() / "models"
+    listed = {entry.file_name for entry in entries()}
+    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [path for path in found if path.suffix in SUFFIXES and path.name not in listed]
 
 
 def _entry(values: dict[str, Any]) -> CatalogEntry:

@@ -346,20 +346,17 @@ def _ignored(name: str) -> bool:
 
 
 def locate(source: str | os.PathLike[str]) -> Path:
-    """The file of a path or of a catalogue name.
+    """The file that `catalog.file_of` gives.
 
     Raises:
         SAMAutoSegError: a catalogue name whose file is not on this machine yet.
     """
-    path = Path(source)
-    entry = None if path.is_file() else catalog.find(str(source))
-    if entry is None:
-        return path
-    if not entry.local_path.exists():
+    path, entry = catalog.file_of(source)
+    if entry is not None and not path.exists():
         raise SAMAutoSegError(
             f"model {entry.name} is not on this machine yet: samautoseg models fetch {entry.name}"
         )
-    return entry.local_path
+    return path
 
 
 def _choose_side(found: Recognition, side: int | None) -> int:

@@ -40,10 +40,10 @@ def fetch_model(
 
 
 def fetched(source: str, progress: Progress = silent) -> Path:
-    """The file of a path or of a catalogue name, fetched first if it is not here yet.
+    """The file that `catalog.file_of` gives, fetched first if it is an entry's and not here yet.
 
     Raises:
         SAMAutoSegError: see `fetch_model`.
     """
-    entry = None if Path(source).is_file() else catalog.find(source)
-    return Path(source) if entry is None else fetch_model(entry, progress=progress)
+    path, entry = catalog.file_of(source)
+    return path if entry is None else fetch_model(entry, progress=progress)

@@ -162,8 +162,21 @@ def test_the_file_of_the_backbone_is_hashed_once(
 
 
 def test_a_backbone_the_catalogue_does_not_have_must_be_named(file: Path) -> None:
-    with pytest.raises(SAMAutoSegError, match="not in the catalogue: name its file with --base"):
+    with pytest.raises(SAMAutoSegError, match="nor in the model folder: name its file with --base"):
         load_adapted(file, device="cpu")
+
+
+def test_a_backbone_of_ones_own_is_found_in_the_model_folder(
+    file: Path, tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SAMAUTOSEG_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "data" / "models"
+    folder.mkdir(parents=True)
+    (folder / "another.pth").write_bytes(b"another")
+    tiny_file.rename(folder / "my sam.pth")
+    for base in (None, "my sam", "my sam.pth"):
+        assert load_adapted(file, base=base, precision=torch.float32)[2].sha256
+        assert base is None or load_backbone(base, device="cpu").family == "vit_b"
 
 
 def test_a_backbone_that_is_not_fetched_yet_is_named(
