@@ -247,7 +247,7 @@ def verdict(rows, notes=(), roughly=False):
     if roughly and not known:
         text = _("Adapted. Rough paint is no reference, so there is no score: segment and look.")
     elif not known:
-        text = _("Trained. There were too few slices for an honest score: segment and look.")
+        text = _("Trained. There is no honest score: segment and look.")
     elif known[-1].before is None:
         text = _("Trained. Dice {after} on slices that trained nothing.").format(
             after=f"{known[-1].after:.2f}"
