@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-from SAMAutoSegLib.adapt.adapted_file import save_adapted
+from SAMAutoSegLib.adapt.adapted_file import Adapted, save_adapted
 from SAMAutoSegLib.evaluate.metrics import score_volume
 from SAMAutoSegLib.images.read import read_image, read_layers
 from SAMAutoSegLib.images.slices import Plane, SliceStack
@@ -30,9 +30,7 @@ from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume
-from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.progress import console_progress
-from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.sam.fetch import fetched
@@ -162,7 +160,7 @@ def main() -> None:
     with console_progress() as progress:
         backbone = load_backbone(fetched(BASE, progress))
         learned = [_labeled(starter, read()) for read in starter.train]
-        tuned = finetune(
+        adapted = finetune(
             learned,
             starter.structures,
             backbone,
@@ -177,8 +175,8 @@ def main() -> None:
             },
             cache=cache,
             progress=progress,
-        )
-    scores = _scores(starter, tuned, backbone, cache)
+        ).adapted
+    scores = _scores(starter, adapted, cache)
     facts: dict[str, Any] = {
         **starter.facts,
         "training": f"{sum(len(volume.slices) for volume in learned)} slices of "
@@ -199,8 +197,8 @@ def main() -> None:
         f"--steps {options.steps} --seed {options.seed}"
     )
     score = {"held_out_dice": float(np.mean(list(facts["test_dice"].values())).round(4))}
-    card = replace(tuned.card, provenance={**tuned.card.provenance, **facts, **score})
-    save_adapted(options.output / f"{starter.name}.safetensors", tuned.model, card)
+    card = replace(adapted.card, provenance={**adapted.card.provenance, **facts, **score})
+    save_adapted(options.output / f"{starter.name}.safetensors", replace(adapted, card=card))
     about = {"structures": [s.name for s in starter.structures], **facts}
     text = json.dumps(about, indent=2) + "\n"
     (options.output / f"{starter.name}.json").write_text(text, encoding="utf-8")
@@ -208,13 +206,13 @@ def main() -> None:
 
 
 def _scores(
-    starter: Starter, tuned: FineTuned, backbone: Backbone, cache: EmbeddingCache
+    starter: Starter, adapted: Adapted, cache: EmbeddingCache
 ) -> dict[str, dict[str, float]]:
     """For each structure the Dice of the test volumes that show it, by their names."""
     scores: dict[str, dict[str, float]] = {structure.name: {} for structure in starter.structures}
     for read in starter.test:
         image, labels = read()
-        found = segment_volume(image, tuned.model, tuned.card, backbone, cache=cache).labels
+        found = segment_volume(image, adapted, cache=cache).labels
         for score in score_volume(found, labels.array, image.grid, starter.structures):
             if score.reference_voxels:
                 scores[score.name][image.name] = score.dice

@@ -120,10 +120,15 @@ class ModelCard:
 
 @dataclass(frozen=True)
 class Adapted:
-    """A model with its card."""
+    """A model with all that is needed to use it.
+
+    Attributes:
+        backbone: the one that the model was learned on; the two are on one device.
+    """
 
     model: AdaptedModel
     card: ModelCard
+    backbone: Backbone
 
 
 def _slices_of(provenance: dict[str, Any]) -> int | None:
@@ -131,16 +136,19 @@ def _slices_of(provenance: dict[str, Any]) -> int | None:
     return sum(len(image["slices"]) for image in images) if images else None
 
 
-def save_adapted(path: str | Path, model: AdaptedModel, card: ModelCard) -> None:
-    """Write a model whole or not at all; `SAMAutoSegError` if it cannot be written."""
+def save_adapted(path: str | Path, adapted: Adapted) -> None:
+    """Write a model whole or not at all; `SAMAutoSegError` if it cannot be written.
+
+    Its backbone is not written: the card names the file, which stays where it is.
+    """
     header = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
-        "card": json.dumps(card.to_json()),
+        "card": json.dumps(adapted.card.to_json()),
     }
     with replace_when_complete(path) as temporary:
         # Not `save_file`, which makes files that no other user of a shared folder may read.
-        temporary.write_bytes(save(model.learned_state(), header))
+        temporary.write_bytes(save(adapted.model.learned_state(), header))
 
 
 def read_card(path: str | Path) -> ModelCard:
@@ -158,7 +166,7 @@ def load_adapted(
     base: str | Path | None = None,
     device: torch.device | str = "auto",
     precision: torch.dtype | None = None,
-) -> tuple[AdaptedModel, ModelCard, Backbone]:
+) -> Adapted:
     """Load a model file together with the backbone it was learned on.
 
     Args:
@@ -197,7 +205,7 @@ def load_adapted(
     model = AdaptedModel(backbone, len(card.structures) + 1, card.adaptation)
     with _named(path):
         model.load_learned_state(tensors)
-    return model.eval(), card, backbone
+    return Adapted(model.eval(), card, backbone)
 
 
 def _backbone_of(card: ModelCard) -> str | Path | None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from SAMAutoSegLib import __version__
-from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
 from SAMAutoSegLib.adapt.adapted_model import PROMPT, Adaptation, AdaptedModel
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import sha256_of_file
@@ -57,7 +57,7 @@ def import_adapted(
     structures: Sequence[str] = (),
     side: int | None = None,
     device: torch.device | str = "auto",
-) -> tuple[AdaptedModel, ModelCard, list[str]]:
+) -> tuple[Adapted, list[str]]:
     """Read a file of BLO-SAM, MetaTune or SAMed.
 
     Args:
@@ -68,7 +68,7 @@ def import_adapted(
         side: of the input it was learned with; by default that of the program's own default.
 
     Returns:
-        The model, its card, and a report, one sentence each.
+        The model, and a report, one sentence each.
 
     Raises:
         SAMAutoSegError: a file of another kind or one that lacks its mask decoder, copies within
@@ -127,7 +127,7 @@ def import_adapted(
             "report": report,
         },
     )
-    return model.eval(), card, report
+    return Adapted(model.eval(), card, backbone), report
 
 
 def _learned(

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_apart([arguments.output], [arguments.file, Path(arguments.base)])
     require_writable(arguments.output)
     names = [name.strip() for name in (arguments.structures or "").split(",") if name.strip()]
-    model, card, report = import_adapted(
+    adapted, report = import_adapted(
         arguments.file,
         arguments.base,
         intensity=Intensity.parse(arguments.intensity),
@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         side=arguments.side,
         device="cpu",
     )
-    save_adapted(arguments.output, model, card)
+    save_adapted(arguments.output, adapted)
     if arguments.json:
         print(json.dumps({"path": str(arguments.output), "report": report}))
     else:

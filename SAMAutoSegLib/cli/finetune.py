@@ -155,7 +155,7 @@ def run(arguments: argparse.Namespace) -> int:
             return adapt_sam(arguments, settings)
         return _finish(*adapted_by(arguments, settings), arguments)
 
-    from SAMAutoSegLib.adapt.adapted_file import Adapted, read_card
+    from SAMAutoSegLib.adapt.adapted_file import read_card
     from SAMAutoSegLib.cli.given_labels import labeled
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.slices import plane_along
@@ -180,8 +180,8 @@ def run(arguments: argparse.Namespace) -> int:
     with console_progress() as progress:
         start = None
         if arguments.start:
-            model, card, backbone = started_from(arguments)
-            start = Adapted(model, card)
+            start = started_from(arguments)
+            backbone = start.backbone
         else:
             base = fetched(arguments.base, progress)
             backbone = load_backbone(base, side=arguments.side, device=arguments.device)
@@ -211,7 +211,7 @@ def _finish(tuned: "FineTuned", checkpoint: Path, arguments: argparse.Namespace)
     from SAMAutoSegLib.evaluate.figures import training_curve_png
 
     try:
-        save_adapted(arguments.output, tuned.model, tuned.card)
+        save_adapted(arguments.output, tuned.adapted)
     except SAMAutoSegError as error:
         if not checkpoint.exists():
             raise
@@ -297,7 +297,7 @@ def _chosen(text: str | None, found: "list[Structure]") -> "list[Structure]":
 
 
 def _report(tuned: "FineTuned", arguments: argparse.Namespace) -> None:
-    result, card = tuned.result, tuned.card
+    result, card = tuned.result, tuned.adapted.card
     score = card.provenance["held_out_dice"]
     by_structure = card.provenance["held_out_dice_by_structure"]
     if arguments.json:

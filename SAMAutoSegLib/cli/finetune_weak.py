@@ -45,12 +45,9 @@ def adapted_by(arguments: argparse.Namespace, settings: dict[str, Any]) -> "tupl
     if arguments.encoder_blocks is not None:
         settings = {"encoder_blocks": arguments.encoder_blocks} | settings
     with console_progress() as progress:
-        source, card, backbone = started_from(arguments)
         tuned = adapt_source(
             volumes,
-            source,
-            card,
-            backbone,
+            started_from(arguments),
             settings=settings,
             intensity=Intensity.parse(arguments.intensity) if arguments.intensity else None,
             held_out=held_out,

@@ -8,9 +8,7 @@ from typing import TYPE_CHECKING, Any
 from SAMAutoSegLib.errors import SAMAutoSegError
 
 if TYPE_CHECKING:
-    from SAMAutoSegLib.adapt.adapted_file import ModelCard
-    from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
-    from SAMAutoSegLib.sam.backbone import Backbone
+    from SAMAutoSegLib.adapt.adapted_file import Adapted
 
 DEFAULT_BASE = "lite-medsam"
 
@@ -35,8 +33,8 @@ def settings_of(arguments: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def started_from(arguments: argparse.Namespace) -> "tuple[AdaptedModel, ModelCard, Backbone]":
-    """The model of --start with its card and backbone.
+def started_from(arguments: argparse.Namespace) -> "Adapted":
+    """The model of --start.
 
     Raises:
         SAMAutoSegError: as `load_adapted`, or --side is given.

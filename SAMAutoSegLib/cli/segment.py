@@ -153,7 +153,8 @@ def run(arguments: argparse.Namespace) -> int:
     device = choose_device(arguments.device)
     volume = read_image(arguments.image)
     roi = None if arguments.roi is None else Roi.parse(arguments.roi, volume.grid.size)
-    model, card, backbone = load_adapted(model_file, base=arguments.base, device=device)
+    adapted = load_adapted(model_file, base=arguments.base, device=device)
+    card, backbone = adapted.card, adapted.backbone
     plane = plane_for(volume.grid, card.plane, arguments.axis)
     stack = SliceStack(volume.array, volume.grid, plane)
     length = len(stack) * stack.slice_spacing
@@ -168,9 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
     with console_progress() as progress:
         result = segment_volume(
             volume,
-            model,
-            card,
-            backbone,
+            adapted,
             axis=plane,
             slices=slices,
             roi=roi,

@@ -194,14 +194,13 @@ def _run_blo_sam(
     demo.tuned = tuned
     demo.seconds["BLO-SAM: encoding the 5 slices"] = tuned.seconds["encoding"]
     demo.seconds["BLO-SAM: training"] = tuned.seconds["training"]
-    save_adapted(model_file, tuned.model, tuned.card)
+    save_adapted(model_file, tuned.adapted)
     # Through the file, as a user would: what is scored is what can be loaded again.
-    model, card, backbone = load_adapted(model_file, device=backbone.device)
+    adapted = load_adapted(model_file, device=backbone.device)
+    model = adapted.model
 
     def segmented(cache: EmbeddingCache | None, **options: Any) -> np.ndarray:
-        found = segment_volume(
-            case.image, model, card, backbone, cache=cache, progress=progress, **options
-        )
+        found = segment_volume(case.image, adapted, cache=cache, progress=progress, **options)
         return found.labels
 
     known = CorrectedSlices(case.labels.array, case.labeled)
@@ -266,26 +265,25 @@ def _run_baselines(
     demo.score(UNET, values[found])
     with demo.timed("baseline: joint fine-tuning"):
         joint = _tune(case, backbone, "joint", settings, None, progress)
-    segmented = segment_volume(
-        case.image, joint.model, joint.card, backbone, cache=cache, progress=progress
-    )
+    segmented = segment_volume(case.image, joint.adapted, cache=cache, progress=progress)
     demo.score(JOINT, segmented.labels)
 
 
 def _write(demo: Demo, output: Path) -> None:
     case, tuned = demo.case, demo.tuned
     assert tuned is not None
+    card = tuned.adapted.card
     provenance = {
         "model": MODEL_FILE,
-        "backbone": tuned.card.backbone,
-        "method": tuned.card.method,
+        "backbone": card.backbone,
+        "method": card.method,
         "version": __version__,
     }
     labels = demo.predictions[CORRECTED]
     for name in ("segmentation.seg.nrrd", "segmentation.nii.gz"):
         write_segmentation(output / name, labels, case.image.grid, case.structures, provenance)
     write_volume(output / "image.nrrd", case.image)
-    gray = tuned.card.intensity.apply(case.image.array)
+    gray = card.intensity.apply(case.image.array)
     stacks = [SliceStack(a, case.image.grid) for a in (gray, case.labels.array, labels)]
     shown = sorted({*case.labeled[::2], *case.tested[1::4]})[:10]
     images, references, predictions = ([s.slice_at(n) for n in shown] for s in stacks)
@@ -327,7 +325,7 @@ def report(demo: Demo) -> dict[str, Any]:
             for method, scores in demo.scores.items()
         },
         "seconds": {step: round(value, 2) for step, value in demo.seconds.items()},
-        "settings": tuned.card.settings,
+        "settings": tuned.adapted.card.settings,
         "notes": tuned.result.notes,
         "machine": machine(),
         "version": __version__,

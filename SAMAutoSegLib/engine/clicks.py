@@ -141,8 +141,8 @@ class Clicks:
         volume, axis = params["volume"], cast(Axis, params["axis"])
         if params.get("intensity"):
             intensity = Intensity.parse(params["intensity"])
-        elif loaded.card is not None:
-            intensity = loaded.card.intensity
+        elif loaded.adapted is not None:
+            intensity = loaded.adapted.card.intensity
         else:
             intensity = default_intensity(self._volumes[volume])
         stack = self._volumes.stack(volume, axis, intensity)

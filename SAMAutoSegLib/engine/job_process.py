@@ -158,16 +158,16 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
     }
     tuned = learn(task, spec, method, options)
     notes = [*task.notes, *tuned.result.notes]
-    if task.former is not None and tuned.model is task.former.model:
+    if task.former is not None and tuned.adapted.model is task.former.model:
         # Nothing to keep: a version that is the same as the one before would only puzzle.
         (folder / CHECKPOINT).unlink(missing_ok=True)
         told = {**_NOTHING, "unchanged": True, "notes": notes, "steps": tuned.result.steps}
         return "finished", {**told, "seconds": round(time.monotonic() - started, 1)}
-    save_adapted(folder / MODEL, tuned.model, tuned.card)
+    save_adapted(folder / MODEL, tuned.adapted)
     if tuned.result.stopped != "cancelled":
         (folder / CHECKPOINT).unlink(missing_ok=True)
     if task.held_out:
-        dice = tuned.card.provenance["held_out_dice_by_structure"]
+        dice = tuned.adapted.card.provenance["held_out_dice_by_structure"]
         after = {structure.name: dice.get(structure.name) for structure in task.structures}
     scored = task.held_out or method != _WITHOUT_LABELS  # rough paint could not give a score
     if scored and sum(len(volume.slices) for volume in task.held_out) < 2:
@@ -186,7 +186,7 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
 
 
 def _task(folder: Path, spec: dict[str, Any]) -> _Task:
-    from SAMAutoSegLib.adapt.adapted_file import Adapted, load_adapted
+    from SAMAutoSegLib.adapt.adapted_file import load_adapted
     from SAMAutoSegLib.device import choose_device
     from SAMAutoSegLib.images.intensity import Intensity
     from SAMAutoSegLib.images.slices import plane_along
@@ -199,11 +199,9 @@ def _task(folder: Path, spec: dict[str, Any]) -> _Task:
     device = choose_device(spec.get("device") or "auto")
     former: Adapted | None = None
     if spec.get("base_model"):
-        model, card, backbone = load_adapted(
-            spec["base_model"], base=spec["backbone"], device=device
-        )
-        former = Adapted(model, card)
-        structures = _in_order_of(card, structures)
+        former = load_adapted(spec["base_model"], base=spec["backbone"], device=device)
+        backbone = former.backbone
+        structures = _in_order_of(former.card, structures)
     else:
         backbone = load_backbone(spec["backbone"], side=spec.get("side"), device=device)
     volumes = _volumes(folder, spec, "slices")
@@ -291,10 +289,8 @@ def _learned_without_labels(
         volumes.append(UnlabeledVolume(volume.image, volume.slices, weak))
     tuned = adapt_source(
         volumes,
-        former.model,
         # With the label values that this job's arrays have.
-        replace(former.card, structures=tuple(task.structures)),
-        task.backbone,
+        replace(former, card=replace(former.card, structures=tuple(task.structures))),
         settings=spec.get("settings"),
         **options,
     )
@@ -393,9 +389,7 @@ def _dice(task: _Task, former: Adapted) -> dict[str, float | None]:
     for volume in task.held_out:
         result = segment_volume(
             volume.image,
-            former.model,
-            former.card,
-            task.backbone,
+            former,
             axis=task.plane,
             slices=volume.slices,
             cache=task.cache,

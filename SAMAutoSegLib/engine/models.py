@@ -9,8 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from SAMAutoSegLib.adapt.adapted_file import FORMAT, ModelCard, load_adapted
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_file import FORMAT, Adapted, load_adapted
 from SAMAutoSegLib.device import choose_device
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.sam import catalog
@@ -31,8 +30,7 @@ class Loaded:
 
     key: str
     backbone: Backbone
-    model: AdaptedModel | None = None
-    card: ModelCard | None = None
+    adapted: Adapted | None = None
 
 
 class LoadedModels:
@@ -70,10 +68,8 @@ class LoadedModels:
             while len(self._loaded) >= _MOST_LOADED:
                 self._loaded.popitem(last=False)
             if is_adapted_file(source):
-                model, card, backbone = load_adapted(
-                    source, base=base, device=target, precision=number_type
-                )
-                self._loaded[key] = Loaded(key, backbone, model, card)
+                adapted = load_adapted(source, base=base, device=target, precision=number_type)
+                self._loaded[key] = Loaded(key, adapted.backbone, adapted)
             else:
                 backbone = load_backbone(source, device=target, precision=number_type)
                 self._loaded[key] = Loaded(key, backbone)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from SAMAutoSegLib.adapt.adapted_file import Adapted
 from SAMAutoSegLib.engine.models import Loaded
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import replace_when_complete, user_cache_dir
@@ -40,16 +41,16 @@ class Paces:
         Raises:
             SAMAutoSegError: the model is a plain SAM.
         """
-        if loaded.card is None:
+        if loaded.adapted is None:
             raise SAMAutoSegError(
                 f"{loaded.backbone.name} knows no structures yet: train it, or choose a trained "
                 "model"
             )
-        stack = SliceStack(volume.array, volume.grid, axis or loaded.card.plane)
+        stack = SliceStack(volume.array, volume.grid, axis or loaded.adapted.card.plane)
         name = _name(loaded)
         known = self._read()
         if name not in known:
-            known[name] = _measured(volume, loaded, stack)
+            known[name] = _measured(volume, loaded.adapted, stack)
             self._write(known)
         return known[name] * len(stack)
 
@@ -71,8 +72,7 @@ class Paces:
         return known if isinstance(known, dict) else {}
 
 
-def _measured(volume: Volume, loaded: Loaded, stack: SliceStack) -> float:
-    assert loaded.model is not None and loaded.card is not None
+def _measured(volume: Volume, adapted: Adapted, stack: SliceStack) -> float:
     middle = len(stack) // 2
     ranges = [(0, length) for length in volume.grid.size]
     ranges[stack.axis_index] = (middle, middle + 1)
@@ -80,7 +80,7 @@ def _measured(volume: Volume, loaded: Loaded, stack: SliceStack) -> float:
     seconds = 0.0
     for _ in range(2):
         started = time.monotonic()
-        segment_volume(one, loaded.model, loaded.card, loaded.backbone, axis=stack.plane)
+        segment_volume(one, adapted, axis=stack.plane)
         seconds = time.monotonic() - started
         if seconds > _SLOW_SECONDS:
             break

@@ -177,16 +177,17 @@ class Service:
         roi = Roi.within(volume.grid.size, params["roi"]) if params.get("roi") else None
         self._tell(request, 0.0, "loading the model", None)
         loaded = self._loaded(params)
-        if loaded.model is None or loaded.card is None:
+        adapted = loaded.adapted
+        if adapted is None:
             raise SAMAutoSegError(
                 f"{loaded.backbone.name} is a plain SAM, which knows no structures: click, draw "
                 "boxes, or train it first"
             )
-        plane = plane_for(volume.grid, loaded.card.plane, params.get("axis"))
+        plane = plane_for(volume.grid, adapted.card.plane, params.get("axis"))
         corrected = _corrected(params, volume, plane)
         shape, reserved = volume.array.shape, {}
         reserved["labels"] = reserve_array(
-            self._folder(), label_type(loaded.card.structures), shape
+            self._folder(), label_type(adapted.card.structures), shape
         )
         if params.get("uncertainty"):
             reserved["doubts"] = reserve_array(self._folder(), np.dtype(np.uint8), shape)
@@ -221,9 +222,7 @@ class Service:
             with between_layers(look_up):
                 result = segment_volume(
                     volume,
-                    loaded.model,
-                    loaded.card,
-                    loaded.backbone,
+                    adapted,
                     axis=plane,
                     slices=params.get("slices"),
                     roi=roi,

@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, ModelCard
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, Adapted
 from SAMAutoSegLib.adapt.heatmap_decoder import HeatmapDecoder
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -29,7 +28,6 @@ from SAMAutoSegLib.methods.tuned_model import FineTuned, provenance_of, require_
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume, build_unlabeled_set
 from SAMAutoSegLib.methods.we_sam import WeSAM, WeSAMSettings, blocks_to_adapt
 from SAMAutoSegLib.progress import Progress, part_of, silent
-from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 
 # For the progress bar only: a slice is encoded in several views, all of it before the first step.
@@ -38,9 +36,7 @@ _ENCODING_SHARE = 0.4
 
 def adapt_source(
     volumes: Sequence[UnlabeledVolume],
-    source: AdaptedModel,
-    card: ModelCard,
-    backbone: Backbone,
+    source: Adapted,
     *,
     settings: dict[str, Any] | None = None,
     intensity: Intensity | None = None,
@@ -55,7 +51,7 @@ def adapt_source(
 
     Args:
         volumes: slices with weak labels, or without any.
-        source, card, backbone: as `load_adapted` gives them; the source is not changed.
+        source: the model to adapt; it is not changed.
         settings: where they differ from the defaults of `WeSAMSettings`.
         intensity: by default that of the source.
         held_out: labeled slices that train nothing and choose nothing, only give the score; without
@@ -71,7 +67,8 @@ def adapt_source(
             nothing to learn from, see `WeSAM`.
         Cancelled: while encoding, when there is nothing to keep yet.
     """
-    if isinstance(source.decoder, HeatmapDecoder):
+    card, backbone = source.card, source.backbone
+    if isinstance(source.model.decoder, HeatmapDecoder):
         raise SAMAutoSegError(
             "we-sam cannot adapt a model that proposes instances (method heatmap), because its "
             "losses do not reach what proposes them: start from a model of another method"
@@ -84,7 +81,7 @@ def adapt_source(
     intensity = intensity or card.intensity
     started = time.monotonic()
     torch.manual_seed(chosen.seed)
-    model = with_encoder_blocks(source, backbone, blocks_to_adapt(chosen, backbone))
+    model = with_encoder_blocks(source.model, backbone, blocks_to_adapt(chosen, backbone))
     before = model.learned_state()
     tested = sum(len(volume.slices) for volume in held_out)
     first = _ENCODING_SHARE * count / max(count + tested, 1)
@@ -131,7 +128,7 @@ def adapt_source(
     provenance["images"] = [_without_labels(image) for image in provenance["images"]]
     provenance["weak_labels"] = _kinds(volumes)
     if all(torch.equal(value, before[name]) for name, value in model.learned_state().items()):
-        model = source  # by its own path through the encoder: not even rounding differs
+        model = source.model  # by its own path through the encoder: not even rounding differs
         provenance[CALIBRATION] = card.provenance.get(CALIBRATION)
     result.notes += [*seen, *held_out_neighbors(volumes, held_out, card, card.plane)]
     adapted_card = replace(
@@ -142,7 +139,8 @@ def adapt_source(
         settings=chosen.to_json(),
         provenance=provenance,
     )
-    return FineTuned(model, adapted_card, result, seconds_of(result, encoded - started, scoring))
+    seconds = seconds_of(result, encoded - started, scoring)
+    return FineTuned(Adapted(model, adapted_card, backbone), result, seconds)
 
 
 def _without_labels(image: dict[str, Any]) -> dict[str, Any]:

@@ -81,8 +81,8 @@ def finetune(
         adaptation: entries of `Adaptation`, where they differ from what the method adapts, or from
             what a `start` of the same method has.
         intensity: by default that of `start`, or that of the first image, for all.
-        start: a model to go on from, see `starting_model`; of what `load_adapted` gives, model and
-            card make an `Adapted`.
+        start: a model to go on from, see `starting_model`; with another backbone than its own the
+            training starts anew.
         held_out: labeled slices that train nothing and choose nothing, only give the score; without
             those that `start` learned from.
         cache: where embeddings are looked up and kept; None keeps nothing.
@@ -95,8 +95,8 @@ def finetune(
             after it the model without what they would have told.
 
     Returns:
-        The model, its card, the course of the training (with `notes` for the user, and the score
-        on the held-out slices) and the seconds it took.
+        The model with its card, the course of the training (with `notes` for the user, and the
+        score on the held-out slices) and the seconds it took.
 
     Raises:
         SAMAutoSegError: unknown method or setting, slices or labels that cannot be learned from.
@@ -203,7 +203,8 @@ def finetune(
             CALIBRATION: done.calibration,
         },
     )
-    return FineTuned(model, card, result, seconds_of(result, encoded - started, scoring))
+    seconds = seconds_of(result, encoded - started, scoring)
+    return FineTuned(Adapted(model, card, backbone), result, seconds)
 
 
 def _require(
@@ -218,7 +219,8 @@ def _require(
         raise SAMAutoSegError("no structure to learn: name at least one")
     if start is not None and not isinstance(start, Adapted):
         raise SAMAutoSegError(
-            f"start is a {type(start).__name__}: expected Adapted(model, card) of a former model"
+            f"start is a {type(start).__name__}: expected Adapted, as load_adapted gives it, or "
+            "the 'adapted' of a former training"
         )
 
 

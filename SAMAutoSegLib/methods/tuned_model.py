@@ -21,13 +21,14 @@ from SAMAutoSegLib.provenance import origins
 
 
 @dataclass(frozen=True)
-class FineTuned(Adapted):
-    """An adapted model, its card and the course of its training.
+class FineTuned:
+    """An adapted model and the course of its training.
 
     `seconds` were spent on: 'encoding' the labeled slices, 'training', and 'scoring' the held-out
     ones with their encoding.
     """
 
+    adapted: Adapted
     result: TrainingResult
     seconds: dict[str, float]
 

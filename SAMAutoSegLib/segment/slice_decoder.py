@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_file import Adapted
 from SAMAutoSegLib.device import as_precision, choose_precision, is_out_of_memory
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.progress import Progress
-from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache, embed_slices
 from SAMAutoSegLib.segment.refinement import Refinement, Step, prompter_of, refine
 
@@ -30,8 +29,7 @@ class SliceDecoder:
         trace: what a refinement did, for every slice.
     """
 
-    model: AdaptedModel
-    backbone: Backbone
+    adapted: Adapted
     images: SliceStack
     refinement: Refinement | None
     cache: EmbeddingCache | None
@@ -47,7 +45,7 @@ class SliceDecoder:
         Raises:
             SAMAutoSegError: not enough memory for a single slice on the CPU.
         """
-        model, backbone, images = self.model, self.backbone, self.images
+        model, backbone, images = self.adapted.model, self.adapted.backbone, self.images
         device, precision = backbone.device, backbone.precision
         left = list(numbers)
 
@@ -102,7 +100,7 @@ class SliceDecoder:
 
     def _logits(self, number: int, features: Tensor) -> Tensor:
         """Logits [K, rows, columns] of a slice; what a refinement did to it goes into `trace`."""
-        model, backbone = self.model, self.backbone
+        model, backbone = self.adapted.model, self.adapted.backbone
         with torch.inference_mode(), as_precision(backbone.precision, backbone.device):
             entering = features[None].to(backbone.precision)
             if self.refinement is None:
@@ -124,4 +122,4 @@ class SliceDecoder:
     def _inside(self, side: int) -> Tensor:
         """Where low-res logits [side, side] have the slice, not the padding around it."""
         ones = torch.ones(1, *self.images.slice_shape)
-        return self.backbone.spec.slice_to_low_res(ones, side)[0] > 0
+        return self.adapted.backbone.spec.slice_to_low_res(ones, side)[0] > 0

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from torch import Tensor
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.selection import Roi
@@ -17,7 +16,6 @@ from SAMAutoSegLib.images.slices import Axis, Plane, SliceStack, plane_for
 from SAMAutoSegLib.images.structure import as_classes, label_type
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.progress import Progress, silent
-from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.segment.cleanup import CleanUp, remove_parts
 from SAMAutoSegLib.segment.corrected import CorrectedShapes, CorrectedSlices, with_corrected
@@ -61,9 +59,7 @@ class SegmentationResult:
 
 def segment_volume(
     volume: Volume,
-    model: AdaptedModel,
-    card: ModelCard,
-    backbone: Backbone,
+    adapted: Adapted,
     *,
     axis: Axis | None = None,
     slices: Sequence[int] | None = None,
@@ -86,7 +82,7 @@ def segment_volume(
     `notes` says so. Model and backbone are on their device again afterwards.
 
     Args:
-        model, card, backbone: as `load_adapted` gives them.
+        adapted: as `load_adapted` and `finetune` give it.
         axis: of the slices, by default the plane that the model was trained on.
         slices: numbers along that axis, by default all. The others stay 0.
         roi: where labels are written, by default everywhere; the model is shown whole slices.
@@ -109,6 +105,7 @@ def segment_volume(
             slice on the CPU.
     """
     cleanup = cleanup or CleanUp()
+    card = adapted.card
     plane = plane_for(volume.grid, card.plane, axis)
     gray = (intensity or card.intensity).apply(volume.array)
     whole = SliceStack(gray, volume.grid, plane)
@@ -133,7 +130,7 @@ def segment_volume(
         doubts = SliceStack(result.uncertainty[slab.kji], shown.grid, plane)
     shapes = None if corrected is None else _shapes(corrected, volume, images, slab, card)
     left = [number for number in numbers if shapes is None or number not in shapes.classes]
-    decoder = SliceDecoder(model, backbone, whole, refinement, cache)
+    decoder = SliceDecoder(adapted, whole, refinement, cache)
     inside = _part_of_slices(slab, volume, plane)
     found = decoder.decode(left, batch, progress)
     maps: Maps = ((number, logits[:, *inside]) for number, logits in found)

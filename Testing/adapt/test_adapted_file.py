@@ -9,7 +9,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from SAMAutoSegLib.adapt import adapted_file
-from SAMAutoSegLib.adapt.adapted_file import ModelCard, load_adapted, read_card, save_adapted
+from SAMAutoSegLib.adapt.adapted_file import (
+    Adapted,
+    ModelCard,
+    load_adapted,
+    read_card,
+    save_adapted,
+)
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.heads import HeadName
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -28,7 +34,7 @@ def backbone(tiny_file: Path) -> Backbone:
 
 
 @pytest.fixture
-def adapted(backbone: Backbone) -> tuple[AdaptedModel, ModelCard]:
+def adapted(backbone: Backbone) -> Adapted:
     adaptation = Adaptation(lora_rank=2, encoder_blocks=1)
     model = AdaptedModel(backbone, 3, adaptation).eval()
     with torch.no_grad():
@@ -46,13 +52,13 @@ def adapted(backbone: Backbone) -> tuple[AdaptedModel, ModelCard]:
         settings={"steps": 150, "split": "rotate"},
         provenance={"date": "2026-01-02", "images": [{"name": "a", "slices": [3, 9]}]},
     )
-    return model, card
+    return Adapted(model, card, backbone)
 
 
 @pytest.fixture
-def file(adapted: tuple[AdaptedModel, ModelCard], tmp_path: Path) -> Path:
+def file(adapted: Adapted, tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_adapted(path, *adapted)
+    save_adapted(path, adapted)
     return path
 
 
@@ -64,29 +70,27 @@ def rewritten(path: Path, **header: str | None) -> None:
 
 
 def test_reading_back_gives_the_logits_bit_for_bit(
-    adapted: tuple[AdaptedModel, ModelCard], backbone: Backbone, file: Path, tiny_file: Path
+    adapted: Adapted, backbone: Backbone, file: Path, tiny_file: Path
 ) -> None:
-    model, card = adapted
-    again, its_card, its_backbone = load_adapted(
-        file, base=tiny_file, device="cpu", precision=torch.float32
-    )
+    card = adapted.card
+    again = load_adapted(file, base=tiny_file, device="cpu", precision=torch.float32)
     images = torch.randn(2, 3, 128, 128)
     with torch.inference_mode():
-        wanted = model(backbone.encode(images, 1))
-        assert torch.equal(again(its_backbone.encode(images, 1)), wanted)
-    assert its_card == card == read_card(file)
-    assert its_backbone.spec == card.input
-    assert not again.training
+        wanted = adapted.model(backbone.encode(images, 1))
+        assert torch.equal(again.model(again.backbone.encode(images, 1)), wanted)
+    assert again.card == card == read_card(file)
+    assert again.backbone.spec == card.input
+    assert not again.model.training
 
 
 def test_the_pixel_branch_is_read_back_with_its_input(
-    adapted: tuple[AdaptedModel, ModelCard], backbone: Backbone, file: Path, tiny_file: Path
+    adapted: Adapted, backbone: Backbone, file: Path, tiny_file: Path
 ) -> None:
-    card = replace(adapted[1], adaptation=Adaptation(pixel_side=64))
+    card = replace(adapted.card, adaptation=Adaptation(pixel_side=64))
     backbone.spec = card.input
     model = AdaptedModel(backbone, 3, card.adaptation).eval()
-    save_adapted(file, model, card)
-    again, _, _ = load_adapted(file, base=tiny_file, device="cpu", precision=torch.float32)
+    save_adapted(file, Adapted(model, card, backbone))
+    again = load_adapted(file, base=tiny_file, device="cpu", precision=torch.float32).model
     image = np.random.default_rng(0).integers(0, 256, (50, 40), dtype=np.uint8)
     low_res = torch.randn(3, 32, 32)
     with torch.inference_mode():
@@ -99,33 +103,31 @@ def test_the_pixel_branch_is_read_back_with_its_input(
 
 @pytest.mark.parametrize("head", ["auto-vit", "auto-vit-tokens", "auto-cnn-small", "auto-linear"])
 def test_every_head_is_read_back_bit_for_bit(
-    adapted: tuple[AdaptedModel, ModelCard],
+    adapted: Adapted,
     backbone: Backbone,
     tmp_path: Path,
     tiny_file: Path,
     head: HeadName,
 ) -> None:
-    card = replace(adapted[1], adaptation=Adaptation(lora_rank=0, head=head))
+    card = replace(adapted.card, adaptation=Adaptation(lora_rank=0, head=head))
     model = AdaptedModel(backbone, 3, card.adaptation).eval()
     path = tmp_path / "head.safetensors"
-    save_adapted(path, model, card)
-    again, its_card, _ = load_adapted(path, base=tiny_file, device="cpu", precision=torch.float32)
+    save_adapted(path, Adapted(model, card, backbone))
+    again = load_adapted(path, base=tiny_file, device="cpu", precision=torch.float32)
     features = backbone.encode(torch.randn(2, 3, 128, 128))
     with torch.inference_mode():
-        assert torch.equal(again(features), model(features))
-    assert its_card == card
+        assert torch.equal(again.model(features), model(features))
+    assert again.card == card
 
 
-def test_the_file_holds_what_was_learned_and_no_backbone(
-    adapted: tuple[AdaptedModel, ModelCard], file: Path
-) -> None:
-    tensors, learned = load_file(file), adapted[0].learned_state()
+def test_the_file_holds_what_was_learned_and_no_backbone(adapted: Adapted, file: Path) -> None:
+    tensors, learned = load_file(file), adapted.model.learned_state()
     assert tensors.keys() == learned.keys()
     assert all(torch.equal(tensors[name], learned[name]) for name in learned)
 
 
 def test_another_backbone_is_refused(
-    file: Path, tiny_file: Path, tmp_path: Path, adapted: tuple[AdaptedModel, ModelCard]
+    file: Path, tiny_file: Path, tmp_path: Path, adapted: Adapted
 ) -> None:
     tensors = torch.load(tiny_file, weights_only=True)
     tensors["prompt_encoder.no_mask_embed.weight"] += 1
@@ -136,12 +138,11 @@ def test_another_backbone_is_refused(
 
 
 def test_another_backbone_is_named_even_if_it_cannot_have_the_side(
-    adapted: tuple[AdaptedModel, ModelCard], tiny_file: Path, tmp_path: Path
+    adapted: Adapted, tiny_file: Path, tmp_path: Path
 ) -> None:
-    model, card = adapted
     path = tmp_path / "small.safetensors"
-    card = replace(card, backbone_sha256="0" * 64, input=InputSpec(side=256))
-    save_adapted(path, model, card)
+    card = replace(adapted.card, backbone_sha256="0" * 64, input=InputSpec(side=256))
+    save_adapted(path, replace(adapted, card=card))
     with pytest.raises(SAMAutoSegError, match="was trained on the backbone"):
         load_adapted(path, base=tiny_file, device="cpu")
 
@@ -157,8 +158,8 @@ def test_the_file_of_the_backbone_is_hashed_once(
 
     for module in (adapted_file, checkpoint):
         monkeypatch.setattr(module, "sha256_of_file", noted)
-    _, _, its_backbone = load_adapted(file, base=tiny_file, device="cpu")
-    assert hashed == [tiny_file] and its_backbone.sha256 == backbone.sha256
+    again = load_adapted(file, base=tiny_file, device="cpu")
+    assert hashed == [tiny_file] and again.backbone.sha256 == backbone.sha256
 
 
 def test_a_backbone_the_catalogue_does_not_have_must_be_named(file: Path) -> None:
@@ -180,14 +181,14 @@ def test_a_backbone_of_ones_own_is_found_in_the_model_folder(
 
 
 def test_a_backbone_that_is_not_fetched_yet_is_named(
-    adapted: tuple[AdaptedModel, ModelCard], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    adapted: Adapted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SAMAUTOSEG_DATA", str(tmp_path / "data"))
     from SAMAutoSegLib.sam.catalog import get
 
-    model, card = adapted
     path = tmp_path / "model.safetensors"
-    save_adapted(path, model, replace(card, backbone_sha256=get("lite-medsam").sha256))
+    card = replace(adapted.card, backbone_sha256=get("lite-medsam").sha256)
+    save_adapted(path, replace(adapted, card=card))
     with pytest.raises(SAMAutoSegError, match="samautoseg models fetch lite-medsam"):
         load_adapted(path, device="cpu")
 
@@ -294,7 +295,7 @@ def test_tensors_that_do_not_belong_to_the_card_are_refused(file: Path, tiny_fil
 
 
 def test_a_file_that_was_there_survives_a_failed_save(
-    adapted: tuple[AdaptedModel, ModelCard], file: Path, monkeypatch: pytest.MonkeyPatch
+    adapted: Adapted, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(path: Path, content: bytes) -> None:
         path.touch()
@@ -303,11 +304,11 @@ def test_a_file_that_was_there_survives_a_failed_save(
     before = file.read_bytes()
     monkeypatch.setattr(Path, "write_bytes", fail)
     with pytest.raises(SAMAutoSegError, match="cannot write .*model.safetensors: No space left"):
-        save_adapted(file, *adapted)
+        save_adapted(file, adapted)
     assert file.read_bytes() == before
     assert [path.name for path in file.parent.glob("*.safetensors")] == [file.name]
 
 
-def test_a_card_comes_back_from_json(adapted: tuple[AdaptedModel, ModelCard]) -> None:
-    card = adapted[1]
+def test_a_card_comes_back_from_json(adapted: Adapted) -> None:
+    card = adapted.card
     assert ModelCard.from_json(json.loads(json.dumps(card.to_json()))) == card

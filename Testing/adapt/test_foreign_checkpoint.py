@@ -90,17 +90,18 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 def test_logits_are_those_of_the_program_that_wrote_the_file(
     layout: str, base: Path, write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    model, card, report = import_adapted(
+    imported, report = import_adapted(
         write(layout), base, intensity=INTENSITY, side=128, device="cpu", structures=("a", "b")
     )
-    save_adapted(tmp_path / "model.safetensors", model, card)
-    model, card, backbone = load_adapted(
+    save_adapted(tmp_path / "model.safetensors", imported)
+    again = load_adapted(
         tmp_path / "model.safetensors", base=base, device="cpu", precision=torch.float32
     )
+    model, card = again.model, again.card
     image = torch.sigmoid(filled("image", (1, 3, 128, 128)) * 30)
 
     with torch.inference_mode():
-        logits = model(backbone.encode(image, model.adaptation.encoder_blocks))
+        logits = model(again.backbone.encode(image, model.adaptation.encoder_blocks))
 
     expected = torch.tensor(REFERENCE[layout]["logits"]).view(3, 8, 8)
     assert (logits[0, :, ::4, ::4] - expected).abs().max() < 1e-5
@@ -114,8 +115,8 @@ def test_the_side_is_the_programs_default_unless_told(
     base: Path, write: Callable[..., Path]
 ) -> None:
     for layout, side in (("blo-sam decoder", 256), ("samed", 512)):
-        _, card, report = import_adapted(write(layout), base, intensity=INTENSITY, device="cpu")
-        assert card.input.side == side
+        imported, report = import_adapted(write(layout), base, intensity=INTENSITY, device="cpu")
+        assert imported.card.input.side == side
         assert "the file does not tell" in report[1]
 
 

@@ -95,9 +95,7 @@ def main() -> None:
                     " cleaned up": {"cleanup": run.CLEAN_UP},
                     " + corrected": {"corrected": known},
                 }.items():
-                    result = segment_volume(
-                        case.image, tuned.model, tuned.card, backbone, cache=cache, **ways
-                    )
+                    result = segment_volume(case.image, tuned.adapted, cache=cache, **ways)
                     found.setdefault(name, []).append(dice(result.labels))
             for name, values_found in found.items():
                 tell(f"{method}, {budget}{name}", values_found, spent)

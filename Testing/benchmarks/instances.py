@@ -56,7 +56,7 @@ def main() -> None:
                 settings=settings,
                 cache=cache,
             )
-            found = segment_volume(case.image, tuned.model, tuned.card, backbone, cache=cache)
+            found = segment_volume(case.image, tuned.adapted, cache=cache)
             (score,) = score_volume(
                 found.labels, ribs.array, ribs.grid, structures, slices=case.tested
             )

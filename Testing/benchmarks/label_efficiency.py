@@ -233,7 +233,7 @@ def _train_and_test(
         if run.method == UNET:
             found = values[unet_classes(net, _gray(image, options.axis))]
         else:
-            found = segment_volume(image, tuned.model, tuned.card, backbone, cache=cache).labels
+            found = segment_volume(image, tuned.adapted, cache=cache).labels
         for score in score_volume(found, labels.array, labels.grid, structures):
             run.dice.setdefault(score.name, []).append(score.dice)
 

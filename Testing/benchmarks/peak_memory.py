@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.device import choose_device, choose_precision
 from SAMAutoSegLib.images.intensity import Intensity
@@ -67,9 +67,7 @@ def main() -> None:
         first = (SIZE[2] - count) // 2
         result = segment_volume(
             image,
-            model,
-            card,
-            backbone,
+            Adapted(model, card, backbone),
             slices=range(first, first + count),
             cache=EmbeddingCache(folder / "cache"),
             progress=tell,

@@ -32,8 +32,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_file import Adapted
 from SAMAutoSegLib.images.bounding_box import bounding_box
 from SAMAutoSegLib.images.read import read_image, read_labels
 from SAMAutoSegLib.images.slices import Plane, SliceStack
@@ -155,17 +154,11 @@ def weak_hint(mask: np.ndarray, kind: str, rng: np.random.Generator) -> Hint | N
 
 
 def dice_of_patients(
-    model: AdaptedModel,
-    card: ModelCard,
-    backbone: Backbone,
-    tests: Sequence[LabeledVolume],
-    cache: EmbeddingCache,
+    adapted: Adapted, tests: Sequence[LabeledVolume], cache: EmbeddingCache
 ) -> list[float]:
-    scores = []
+    card, scores = adapted.card, []
     for test in tests:
-        found = segment_volume(
-            test.image, model, card, backbone, slices=test.slices, cache=cache
-        ).labels
+        found = segment_volume(test.image, adapted, slices=test.slices, cache=cache).labels
         shown, true = (
             SliceStack(array, test.image.grid, card.plane) for array in (found, test.labels.array)
         )
@@ -198,7 +191,7 @@ def run_seed(
     how = {"plane": task.plane, "method": "joint", "settings": settings, "cache": cache}
 
     def told(name: str, tuned, started: float) -> list[float]:  # type: ignore[no-untyped-def]
-        scores = dice_of_patients(tuned.model, tuned.card, backbone, tests, cache)
+        scores = dice_of_patients(tuned.adapted, tests, cache)
         kept = [note for note in tuned.result.notes if "adapted:" in note or "is kept" in note]
         print(
             f"{task.name}, seed {seed}, {name}: Dice {np.mean(scores):.4f} "
@@ -217,9 +210,7 @@ def run_seed(
         draw = np.random.default_rng([seed, 2])
         adapted = adapt_source(
             [weakened(volume, task, kind, draw) for volume in targets],
-            source.model,
-            source.card,
-            backbone,
+            source.adapted,
             settings={"steps": options.weak_steps, "seed": seed, **json.loads(options.set)},
             cache=cache,
         )

@@ -109,16 +109,14 @@ def scored(
     cache: EmbeddingCache,
 ) -> tuple[dict[str, list[float]], float]:
     """Dice of every structure in every test volume that holds it, and CPU seconds of a slice."""
-    model, card, backbone = load_adapted(model_file, base=base, device="cpu")
+    adapted = load_adapted(model_file, base=base, device="cpu")
     found: dict[str, list[float]] = {structure.name: [] for structure in case.structures}
     times: list[float] = []
     for test in case.tests:
         stamps: list[float] = []
         result = segment_volume(
             test.image,
-            model,
-            card,
-            backbone,
+            adapted,
             slices=test.slices,
             cache=cache,
             refinement=refinement,
@@ -200,7 +198,7 @@ def train(
         settings=settings | {"pixel_steps": 0},
         cache=cache,
     )
-    save_adapted(path, tuned.model, tuned.card)
+    save_adapted(path, tuned.adapted)
 
 
 def tell(

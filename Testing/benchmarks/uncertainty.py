@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
+from SAMAutoSegLib.adapt.adapted_file import Adapted
 from SAMAutoSegLib.adapt.prompted_decoder import FrozenPrompter
 from SAMAutoSegLib.demo import run
 from SAMAutoSegLib.device import as_precision
@@ -150,7 +150,7 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Of one training: for every measure the shares of error, and the calibration."""
     settings = {"budget": budget, "seed": seed}
-    tuned = finetune(
+    adapted = finetune(
         problem.train,
         problem.structures,
         backbone,
@@ -158,10 +158,9 @@ def measure(
         method="joint",
         settings=settings,
         cache=cache,
-    )
+    ).adapted
     fit, test = (
-        list(segment(part, problem, tuned.model, backbone, cache))
-        for part in (problem.fit, problem.test)
+        list(segment(part, problem, adapted, cache)) for part in (problem.fit, problem.test)
     )
     temperature = fit_temperature(
         [s.logits for s in fit], [torch.from_numpy(s.reference) for s in fit]
@@ -206,10 +205,10 @@ def measure(
 def segment(
     volumes: list[LabeledVolume],
     problem: Problem,
-    model: AdaptedModel,
-    backbone: Backbone,
+    adapted: Adapted,
     cache: EmbeddingCache,
 ) -> Iterator[Slice]:
+    model, backbone = adapted.model, adapted.backbone
     intensity = default_intensity(problem.train[0].image)
     prompter = FrozenPrompter(backbone)
     generator = torch.Generator().manual_seed(0)

@@ -99,7 +99,7 @@ def error(arguments: list[str], capsys: Capture) -> str:
 
 
 def learned(case: Case) -> dict[str, torch.Tensor]:
-    return load_adapted(case.output, base=case.base, device="cpu")[0].learned_state()
+    return load_adapted(case.output, base=case.base, device="cpu").model.learned_state()
 
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard, read_card, save_adapted
+from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard, read_card, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.cli import finetune_weak
 from SAMAutoSegLib.cli.finetune import add_arguments
@@ -77,7 +77,7 @@ def case(tiny_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ca
         structures=tuple(STRUCTURES),
         method="joint",
     )
-    save_adapted(tmp_path / "source.safetensors", model, card)
+    save_adapted(tmp_path / "source.safetensors", Adapted(model, card, backbone))
     return Case(tmp_path, tiny_file)
 
 

@@ -11,7 +11,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard, save_adapted
+from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.cli.main import main
 from SAMAutoSegLib.images.intensity import Intensity
@@ -74,10 +74,11 @@ def case(
         structures=tuple(standard_structures(["liver", "spleen"])),
         method="joint",
     )
-    save_adapted(tmp_path / "organs.safetensors", model, card)
+    adapted = Adapted(model, card, backbone)
+    save_adapted(tmp_path / "organs.safetensors", adapted)
 
     def expected(**options: Any) -> np.ndarray:
-        return segment_volume(read_image(image), model, card, backbone, **options).labels
+        return segment_volume(read_image(image), adapted, **options).labels
 
     output = tmp_path / "out" / "organs.seg.nrrd"
     return Case(image, tmp_path / "organs.safetensors", tiny_file, output, expected)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard, save_adapted
+from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.engine.client import EngineClient, PendingRequest
 from SAMAutoSegLib.engine.volumes import facts_of
@@ -91,17 +91,17 @@ def files(folder: Path) -> Files:
         base = folder / "tiny.pth"
         torch.save(tensors, base)
         backbone = load_backbone(base, device="cpu")
-        model, card = _adapted(backbone)
-        save_adapted(folder / "organs.safetensors", model, card)
+        adapted = _adapted(backbone)
+        save_adapted(folder / "organs.safetensors", adapted)
         rng = np.random.default_rng(0)
         array = rng.normal(100, 40, GRID.size[::-1]).astype(np.int16)
         volume = Volume(array, GRID, "scan")
-        labels = segment_volume(volume, model, card, backbone).labels
+        labels = segment_volume(volume, adapted).labels
         assert 0.05 < (labels == 2).mean() < 0.95  # something to compare
         return Files(folder, base, folder / "organs.safetensors", volume, labels)
 
 
-def _adapted(backbone: Backbone) -> tuple[AdaptedModel, ModelCard]:
+def _adapted(backbone: Backbone) -> Adapted:
     model = AdaptedModel(backbone, 3, Adaptation()).eval()
     card = ModelCard(
         backbone=backbone.name,
@@ -113,7 +113,7 @@ def _adapted(backbone: Backbone) -> tuple[AdaptedModel, ModelCard]:
         structures=tuple(standard_structures(["liver", "spleen"])),
         method="joint",
     )
-    return model, card
+    return Adapted(model, card, backbone)
 
 
 @dataclass

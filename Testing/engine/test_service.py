@@ -82,8 +82,8 @@ def test_how_uncertain_the_labels_are_is_told_on_request(
 def test_a_prediction_is_refined_on_request_as_by_the_library(
     engine: Driver, files: Files, volume: str, tiny_vit_b: ViTShape
 ) -> None:
-    model, card, backbone = load_adapted(files.model, base=files.base, device="cpu")
-    expected = segment_volume(files.volume, model, card, backbone, refinement=Refinement(2)).labels
+    adapted = load_adapted(files.model, base=files.base, device="cpu")
+    expected = segment_volume(files.volume, adapted, refinement=Refinement(2)).labels
     told = engine.result("segment", **files.segmenting(volume, refine=2))
     assert np.array_equal(told["labels"], expected)
     assert not np.array_equal(expected, files.labels)
@@ -92,15 +92,15 @@ def test_a_prediction_is_refined_on_request_as_by_the_library(
 def test_corrected_slices_stay_and_the_others_follow_as_by_the_library(
     engine: Driver, files: Files, volume: str, tiny_vit_b: ViTShape
 ) -> None:
-    model, card, backbone = load_adapted(files.model, base=files.base, device="cpu")
+    adapted = load_adapted(files.model, base=files.base, device="cpu")
     labels = np.zeros(files.volume.array.shape, np.uint8)
     stack = SliceStack(labels, files.volume.grid, "axial")
     for number in (3, 7):
-        stack.slice_at(number)[5:15, 5:20] = card.structures[0].label
+        stack.slice_at(number)[5:15, 5:20] = adapted.card.structures[0].label
     given = {"corrected_slices": [7, 3], "corrected": np.stack([stack.slice_at(7)] * 2)}
     told = engine.result("segment", **files.segmenting(volume, axis="axial", **given))
     expected = segment_volume(
-        files.volume, model, card, backbone, axis="axial", corrected=CorrectedSlices(labels, (3, 7))
+        files.volume, adapted, axis="axial", corrected=CorrectedSlices(labels, (3, 7))
     ).labels
     assert np.array_equal(told["labels"], expected)
     found = SliceStack(told["labels"], files.volume.grid, "axial")

@@ -177,12 +177,10 @@ def test_a_model_is_trained_and_segments_there(
 ) -> None:
     backbone, known = on_gpu(), labeled((2, 5))
     tuned = tune(known, backbone=backbone, method=method, settings={**SMALL, **settings})
-    assert {p.device.type for p in tuned.model.parameters()} == {GPU}
+    assert {p.device.type for p in tuned.adapted.model.parameters()} == {GPU}
     found = segment_volume(
         known.image,
-        tuned.model,
-        tuned.card,
-        backbone,
+        tuned.adapted,
         slices=(3, 4),
         uncertainty=True,
         corrected=CorrectedSlices(known.labels.array, (2, 5)),
@@ -200,7 +198,7 @@ def test_a_score_and_a_temperature_are_found_there(
     held_out = labeled((8,))
     options = {"method": "joint", "settings": SMALL, "with_calibration": True}
     tuned = tune(labeled(), backbone=on_gpu(), held_out=[held_out], **options)
-    assert tuned.card.provenance["calibration"]["slices"] == 4
+    assert tuned.adapted.card.provenance["calibration"]["slices"] == 4
     assert "dice" in " ".join(tuned.result.history[-1])
 
 
@@ -211,9 +209,9 @@ def test_the_weight_of_the_pixel_branch_is_found_there(
 ) -> None:
     volumes = [labeled((0, 2, 4, 6), seed) for seed in (0, 1)]
     tuned = tune(*volumes, backbone=on_gpu(), method="blo-sam", settings=SMALL)
-    found = tuned.card.provenance["calibration"]
+    found = tuned.adapted.card.provenance["calibration"]
     taught = min(2 * found["pixel_weight"], 2.0)
-    assert found["slices"] == 8 and taught == tuned.card.adaptation.pixel_weight
+    assert found["slices"] == 8 and taught == tuned.adapted.card.adaptation.pixel_weight
 
 
 def test_boxes_prompt_the_plain_backbone_there(
@@ -253,7 +251,7 @@ def test_a_model_is_adapted_to_weak_labels_there(
     source = tune(volume, backbone=backbone, method="joint", settings=SMALL)
     slices = [UnlabeledVolume(volume.image, (0, 4), WEAK)]
     settings = {"steps": 2, "encoder_blocks": 1}
-    adapt_source(slices, source.model, source.card, backbone, settings=settings)
+    adapt_source(slices, source.adapted, settings=settings)
     adapt_prompted(slices, backbone, plane="axial", settings=settings)
 
 

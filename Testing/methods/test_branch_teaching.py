@@ -37,7 +37,7 @@ def with_slice(volume: LabeledVolume, number: int, value: int) -> LabeledVolume:
 
 def states(tuned) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """What the SAM and what the branch learned."""
-    learned = tuned.model.learned_state()
+    learned = tuned.adapted.model.learned_state()
     branch = {name for name in learned if name.startswith("pixels.")}
     sam = {name: value for name, value in learned.items() if name not in branch}
     return sam, {name: learned[name] for name in branch}
@@ -65,8 +65,8 @@ def test_spared_slices_may_be_held_out_of_a_later_training(
     former = tune(*two, settings=settings)
     later = [replace(two[0], slices=(0, 3, 4)), two[1]]
     held_out = [replace(two[0], slices=(2, 7))]
-    tuned = tune(*later, start=former, held_out=held_out, settings=settings)
-    assert tuned.card.provenance["held_out"][0]["slices"] == [2]
+    tuned = tune(*later, start=former.adapted, held_out=held_out, settings=settings)
+    assert tuned.adapted.card.provenance["held_out"][0]["slices"] == [2]
     told = "slice 7 of scan0 is not scored, because the former model learned from it"
     assert told in tuned.result.notes
 
@@ -87,9 +87,9 @@ def test_the_branch_learns_from_them_and_the_sam_does_not(
     )
     assert same(states(taught)[0], states(plain)[0])
     assert not same(states(taught)[1], states(plain)[1])
-    images = taught.card.provenance["images"]
+    images = taught.adapted.card.provenance["images"]
     assert images[0]["unlabeled"] == [1, 2, 3, 5, 6, 7, 8] and images[1]["slices"] == [2, 6]
-    assert "unlabeled" not in plain.card.provenance["images"][0]
+    assert "unlabeled" not in plain.adapted.card.provenance["images"][0]
     # What it shows there matters: with other voxels in one of these slices it learns otherwise.
     other = tune(with_slice(two[0], 5, 110), two[1], settings=STEPS)
     assert not same(states(other)[1], states(taught)[1])
@@ -112,7 +112,7 @@ def test_a_held_out_slice_teaches_nothing(
 def test_what_sam_and_branch_are_not_sure_of_is_left_out(
     tune: Tune, two: list[LabeledVolume]
 ) -> None:
-    branch = tune(*two, settings=STEPS).model.pixels
+    branch = tune(*two, settings=STEPS).adapted.model.pixels
     assert branch is not None
     branch.weight = 1e-6  # so that only the SAM counts
     shares = torch.tensor([0.9, 0.05, 0.05]), torch.tensor([0.5, 0.4, 0.1])
@@ -127,7 +127,8 @@ def test_it_has_more_to_say_then_unless_that_was_asked_for(
     tune: Tune, two: list[LabeledVolume]
 ) -> None:
     def weight(**settings: object) -> float:
-        return tune(*two, settings={**STEPS, "steps": 1, **settings}).card.adaptation.pixel_weight
+        tuned = tune(*two, settings={**STEPS, "steps": 1, **settings})
+        return tuned.adapted.card.adaptation.pixel_weight
 
     assert (weight(), weight(teach_branch=False), weight(pixel_weight=0.3)) == (2.0, 0.5, 0.3)
 
@@ -151,10 +152,10 @@ def test_cancelled_in_the_middle_leaves_the_branch_as_it_was(
     stopped = tune(*two, settings=STEPS, progress=stop_in_round_two)
     plain = tune(*two, settings={**STEPS, "teach_branch": False})
     assert same(states(stopped)[1], states(plain)[1])
-    assert stopped.card.adaptation.pixel_weight == 0.5
+    assert stopped.adapted.card.adaptation.pixel_weight == 0.5
     assert "cancelled before the pixel branch learned from other slices" in stopped.result.notes
     assert stopped.result.stopped == "cancelled"
-    assert "unlabeled" not in stopped.card.provenance["images"][0]
+    assert "unlabeled" not in stopped.adapted.card.provenance["images"][0]
 
 
 def test_cancelled_there_it_can_be_gone_on_with(
@@ -200,6 +201,6 @@ def test_the_score_is_of_the_branch_that_is_left(
 
     monkeypatch.setattr("SAMAutoSegLib.methods.finetune.held_out_scorer", scorer)
     tuned = tune(*two, held_out=[labeled((1,), 3)], settings=STEPS)
-    assert tuned.model.pixels is not None
-    left = float(tuned.model.pixels.output.bias.detach().sum())
+    assert tuned.adapted.model.pixels is not None
+    left = float(tuned.adapted.model.pixels.output.bias.detach().sum())
     assert tuned.result.score["held_out_dice"] == left

@@ -102,8 +102,8 @@ def test_the_temperature_is_that_of_the_weight_in_the_end(
 
 def test_a_model_that_goes_on_from_another_is_not_calibrated(tune, labeled) -> None:
     first = tune(labeled())
-    second = tune(labeled((1, 7)), start=first, with_calibration=True)
-    assert second.card.provenance[CALIBRATION] is None
+    second = tune(labeled((1, 7)), start=first.adapted, with_calibration=True)
+    assert second.adapted.card.provenance[CALIBRATION] is None
     assert any(note.startswith("no calibration") for note in second.result.notes)
 
 
@@ -113,8 +113,8 @@ def test_one_group_of_neighbors_cannot_be_split(samples, new_model, tiny_backbon
 
 
 def test_a_card_holds_the_temperature_only_if_it_was_asked_for(tune, labeled) -> None:
-    assert tune(labeled(), **SHORT).card.temperature == 1.0
-    asked = tune(labeled(), with_calibration=True, **SHORT).card
+    assert tune(labeled(), **SHORT).adapted.card.temperature == 1.0
+    asked = tune(labeled(), with_calibration=True, **SHORT).adapted.card
     assert asked.temperature == asked.provenance[CALIBRATION]["temperature"] != 1.0
 
 
@@ -134,10 +134,10 @@ def test_calibrating_is_told_and_can_be_cancelled_without_losing_the_model(tune,
     assert told[-1][0] == 1.0
     cancelled = True
     kept = tune(labeled(), **options)
-    assert kept.card.provenance[CALIBRATION] is None and kept.result.stopped == "cancelled"
+    assert kept.adapted.card.provenance[CALIBRATION] is None and kept.result.stopped == "cancelled"
     assert any("no calibration: cancelled" in note for note in kept.result.notes)
-    state = whole.model.learned_state()
-    assert all(torch.equal(v, state[n]) for n, v in kept.model.learned_state().items())
+    state = whole.adapted.model.learned_state()
+    assert all(torch.equal(v, state[n]) for n, v in kept.adapted.model.learned_state().items())
 
 
 def test_a_pixel_branch_that_no_step_trains_has_no_say_in_it(

@@ -23,7 +23,7 @@ Build = Callable[..., LabeledVolume]
 
 
 def same(one: FineTuned, other: FineTuned) -> bool:
-    states = one.model.learned_state(), other.model.learned_state()
+    states = one.adapted.model.learned_state(), other.adapted.model.learned_state()
     return all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
@@ -48,16 +48,18 @@ def test_the_backbone_is_not_changed(
     before = fingerprint(backbone)
     tuned = tune(backbone=backbone, method=method, adaptation={"encoder_blocks": encoder_blocks})
     assert fingerprint(backbone) == before
-    assert any(n.startswith("tail.") for n in tuned.model.learned_state()) == bool(encoder_blocks)
+    learned = tuned.adapted.model.learned_state()
+    assert any(n.startswith("tail.") for n in learned) == bool(encoder_blocks)
 
 
 def test_slices_of_several_volumes_are_encoded_in_more_views(tune: Tune, labeled: Build) -> None:
     settings = {"budget": "quick", "steps": 1}
-    one = tune(labeled((2, 5)), settings=settings).card.settings
-    several = tune(labeled((2,)), labeled((5,), seed=1), settings=settings).card.settings
+    one = tune(labeled((2, 5)), settings=settings).adapted.card.settings
+    several = tune(labeled((2,)), labeled((5,), seed=1), settings=settings).adapted.card.settings
     assert several["views"] == 4 * one["views"]
     # one that only lies beside, without a labeled slice, is nothing that is learned from
-    assert tune(labeled((2, 5)), labeled((), seed=1), settings=settings).card.settings == one
+    unlabeled = tune(labeled((2, 5)), labeled((), seed=1), settings=settings)
+    assert unlabeled.adapted.card.settings == one
 
 
 def test_the_same_seed_gives_the_same_model_whatever_was_drawn_before(tune: Tune) -> None:
@@ -73,10 +75,11 @@ def test_held_out_slices_are_scored_and_train_nothing(tune: Tune, labeled: Build
     turned = Volume(held_out.labels.array[:, ::-1], held_out.labels.grid, "turned")
     found = tune(held_out=[held_out])
     assert same(found, wanted) and len(scores(found)) == 1
-    assert found.card.provenance["held_out_dice"] == round(found.result.score["held_out_dice"], 4)
-    assert found.card.provenance["held_out"][0]["slices"] == [7]
+    provenance = found.adapted.card.provenance
+    assert provenance["held_out_dice"] == round(found.result.score["held_out_dice"], 4)
+    assert provenance["held_out"][0]["slices"] == [7]
     assert same(tune(held_out=[replace(held_out, labels=turned)]), wanted)
-    assert wanted.card.provenance["held_out_dice"] is None and scores(wanted) == []
+    assert wanted.adapted.card.provenance["held_out_dice"] is None and scores(wanted) == []
 
 
 def test_held_out_slices_without_any_structure_give_no_score_and_stop_nothing(
@@ -85,8 +88,9 @@ def test_held_out_slices_without_any_structure_give_no_score_and_stop_nothing(
     test = labeled((7,))
     nothing = Volume(np.zeros_like(test.labels.array), test.labels.grid, "nothing")
     tuned = tune(held_out=[replace(test, labels=nothing)])
-    assert tuned.card.provenance["held_out"][0]["slices"] == [7]
-    assert tuned.card.provenance["held_out_dice"] in (None, 0.0)  # 0: it found what is not there
+    provenance = tuned.adapted.card.provenance
+    assert provenance["held_out"][0]["slices"] == [7]
+    assert provenance["held_out_dice"] in (None, 0.0)  # 0: it found what is not there
 
 
 def test_the_held_out_score_is_that_of_the_final_model(
@@ -99,15 +103,15 @@ def test_the_held_out_score_is_that_of_the_final_model(
     backbone = tiny_backbone()
     gray = intensity.apply(held_out.image.array)[7]
     with torch.no_grad():
-        low_res = tuned.model(backbone.encode(backbone.spec.prepare(gray)[None]))[0]
-        logits = tuned.model.slice_logits(low_res, gray, backbone.spec)
+        low_res = tuned.adapted.model(backbone.encode(backbone.spec.prepare(gray)[None]))[0]
+        logits = tuned.adapted.model.slice_logits(low_res, gray, backbone.spec)
     predicted = logits.argmax(0).numpy()
     dice = []
     for number, label in ((1, 3), (2, 7)):
         a, b = predicted == number, held_out.labels.array[7] == label
         dice.append(2 * (a & b).sum() / (a.sum() + b.sum()))
     assert tuned.result.best_step == 30 and np.mean(dice) > 0.2
-    provenance = tuned.card.provenance
+    provenance = tuned.adapted.card.provenance
     assert provenance["held_out_dice"] == pytest.approx(np.mean(dice), abs=1e-3)
     by_structure = list(provenance["held_out_dice_by_structure"].values())
     assert by_structure == pytest.approx(dice, abs=1e-3)
@@ -164,7 +168,8 @@ def test_the_card_holds_what_is_needed_to_use_the_model(
     tune: Tune, tiny_backbone: Callable[..., Backbone], labeled: Build
 ) -> None:
     backbone = tiny_backbone(name="tiny", sha256="0" * 64)
-    card = tune(labeled((2, 5)), labeled((1,), seed=1), backbone=backbone, method="joint").card
+    tuned = tune(labeled((2, 5)), labeled((1,), seed=1), backbone=backbone, method="joint")
+    card = tuned.adapted.card
     assert (card.backbone, card.backbone_sha256, card.method) == ("tiny", "0" * 64, "joint")
     assert card.input == backbone.spec and card.plane == "axial"
     assert [s.label for s in card.structures] == [3, 7]
@@ -175,8 +180,8 @@ def test_the_card_holds_what_is_needed_to_use_the_model(
 def test_the_intensity_of_the_first_image_holds_for_all(tune: Tune, labeled: Build) -> None:
     brighter = labeled((3,), seed=1)
     brighter.image.array[...] += 500
-    found = tune(labeled((2,)), brighter, intensity=None).card.intensity
-    assert found == tune(labeled((2,)), intensity=None).card.intensity
+    found = tune(labeled((2,)), brighter, intensity=None).adapted.card.intensity
+    assert found == tune(labeled((2,)), intensity=None).adapted.card.intensity
 
 
 def stop_at(message: str) -> Progress:
@@ -190,7 +195,7 @@ def stop_at(message: str) -> Progress:
 def test_cancelling_keeps_what_was_trained_but_nothing_before(tune: Tune) -> None:
     tuned = tune(progress=stop_at("training: step 2"))
     assert tuned.result.stopped == "cancelled" and tuned.result.steps == 2
-    assert tuned.card.provenance["steps"] == 2
+    assert tuned.adapted.card.provenance["steps"] == 2
     with pytest.raises(Cancelled):
         tune(progress=stop_at("encoding"))
 
@@ -199,17 +204,17 @@ def test_a_training_starts_from_a_former_model(tune: Tune) -> None:
     former = tune(settings={**QUICK, "steps": 8})
     still = {"steps": 1, "learning_rate": 1e-9, "weight_decay": 0.0, "average": 0.0}
     still["pixel_steps"] = 0  # which would learn at a rate of its own
-    tuned = tune(start=former, settings=still)
-    former_state = former.model.learned_state()
-    for name, tensor in tuned.model.learned_state().items():
+    tuned = tune(start=former.adapted, settings=still)
+    former_state = former.adapted.model.learned_state()
+    for name, tensor in tuned.adapted.model.learned_state().items():
         assert torch.allclose(tensor, former_state[name], atol=1e-6)
     assert not same(tune(settings=still), tuned) and tuned.result.notes == []
 
 
 def test_a_former_model_that_adapts_other_parts_is_left_aside_and_said_so(tune: Tune) -> None:
     former = tune(adaptation={"lora_rank": 2})
-    assert tune(start=former).card.adaptation.lora_rank == 2  # unless asked for
-    tuned = tune(start=former, adaptation={"lora_rank": 4})
+    assert tune(start=former.adapted).adapted.card.adaptation.lora_rank == 2  # unless asked for
+    tuned = tune(start=former.adapted, adaptation={"lora_rank": 4})
     assert same(tuned, tune())
     assert "started anew" in tuned.result.notes[-1]
 
@@ -251,7 +256,7 @@ def test_a_training_that_fails_after_its_last_step_is_not_lost(tune: Tune, tmp_p
         resume=True,
         progress=lambda fraction, message: told.append(message),
     )
-    assert same(found, wanted) and found.card.temperature == wanted.card.temperature
+    assert same(found, wanted) and found.adapted.card.temperature == wanted.adapted.card.temperature
     assert not [message for message in told if message.startswith("training")]
 
 

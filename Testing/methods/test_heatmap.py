@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard, load_adapted, save_adapted
+from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard, load_adapted, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.heatmap_head import propose
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -197,10 +197,9 @@ def test_a_model_comes_back_from_its_file(tiny_file: Path, tmp_path: Path) -> No
         structures=(NODULE,),
         method="heatmap",
     )
-    save_adapted(tmp_path / "nodules.safetensors", model, card)
-    loaded, _, _ = load_adapted(
-        tmp_path / "nodules.safetensors", base=tiny_file, precision=torch.float32
-    )
+    file = tmp_path / "nodules.safetensors"
+    save_adapted(file, Adapted(model, card, backbone))
+    loaded = load_adapted(file, base=tiny_file, precision=torch.float32).model
     features = samples(backbone, 1, seed=0).features
     with torch.inference_mode():
         logits = model(features)

@@ -34,13 +34,18 @@ def learn(tune: Tune, labeled: Callable[..., LabeledVolume]) -> Tune:
         slices: tuple[int, ...] = (0, 2, 4, 6), start: FineTuned | None = None, **settings: object
     ) -> FineTuned:
         given = {name: settings.pop(name) for name in ("adaptation",) if name in settings}
-        return tune(labeled(slices), start=start, settings={**STEPS, **settings}, **given)
+        return tune(
+            labeled(slices),
+            start=start.adapted if start else None,
+            settings={**STEPS, **settings},
+            **given,
+        )
 
     return run
 
 
 def sam_state(tuned: FineTuned) -> dict[str, torch.Tensor]:
-    state = tuned.model.learned_state()
+    state = tuned.adapted.model.learned_state()
     return {name: value for name, value in state.items() if not name.startswith("pixels.")}
 
 
@@ -79,7 +84,7 @@ def test_with_several_volumes_it_has_as_much_to_say_as_suits_held_out_halves(
         volumes = [labeled(slices, seed) for seed in range(count)]
         return tune(*volumes, settings={**STEPS, "steps": 3, "teach_branch": False, **settings})
 
-    found = learned(2).card
+    found = learned(2).adapted.card
     tried = found.provenance[CALIBRATION]
     assert found.adaptation.pixel_weight == tried["pixel_weight"] in PIXEL_WEIGHTS
     assert tried["slices"] == 8 and found.temperature == tried["temperature"]
@@ -89,8 +94,8 @@ def test_with_several_volumes_it_has_as_much_to_say_as_suits_held_out_halves(
         (learned(2, (0, 2, 4)), 0.5),
         (learned(2, pixel_weight=0.25), 0.25),
     ):
-        assert untried.card.adaptation.pixel_weight == weight
-        assert untried.card.provenance[CALIBRATION] is None
+        assert untried.adapted.card.adaptation.pixel_weight == weight
+        assert untried.adapted.card.provenance[CALIBRATION] is None
 
 
 def test_across_patients_a_branch_that_sees_less_than_all_pixels_has_less_to_say(
@@ -120,24 +125,24 @@ def test_the_score_is_of_the_model_with_the_weight_that_was_found(
     settings = {**STEPS, "steps": 2, "teach_branch": False}
     tuned = tune(*volumes, held_out=held_out, settings=settings)
     assert scored[0] == 0.5 and scored[-1] == 2.0
-    assert tuned.card.provenance["held_out_dice"] == 2.0
+    assert tuned.adapted.card.provenance["held_out_dice"] == 2.0
 
 
 def test_how_much_it_has_to_say_can_be_set(learn: Tune) -> None:
     tuned = learn(pixel_weight=2.0, steps=1)
-    assert tuned.card.adaptation.pixel_weight == 2.0 == tuned.model.pixels.weight
+    assert tuned.adapted.card.adaptation.pixel_weight == 2.0 == tuned.adapted.model.pixels.weight
 
 
 def test_the_published_recipe_has_none(learn: Tune) -> None:
     tuned = learn(recipe="published", steps=2)
-    assert tuned.model.pixels is None and tuned.card.adaptation.pixel_side == 0
+    assert tuned.adapted.model.pixels is None and tuned.adapted.card.adaptation.pixel_side == 0
 
 
 def test_it_learns_discs_and_bars_that_it_has_not_seen(
     learn: Tune, samples: Callable[..., TrainingSet]
 ) -> None:
     tuned = learn(steps=60)
-    model = tuned.model
+    model = tuned.adapted.model
     assert model.pixels is not None and model.pixels.spec.side == 64
     assert tuned.result.history[-1]["pixel_loss"] < 0.3 * tuned.result.history[0]["pixel_loss"]
     assert branch_dice(model, samples((1, 5, 7), first_seed=9)) > 0.8
@@ -163,21 +168,21 @@ def test_a_segmentation_and_a_held_out_score_hear_it_alike(
     samples: Callable[..., TrainingSet],
 ) -> None:
     tuned, backbone, volume = learn(steps=20), tiny_backbone(), labeled((0, 3))
-    result = segment_volume(volume.image, tuned.model, tuned.card, backbone)
+    result = segment_volume(volume.image, tuned.adapted)
     encoded = samples(volume.slices)
     values = np.array([0, 3, 7])
     for n, number in enumerate(volume.slices):
         with torch.inference_mode():
-            logits = sample_logits(tuned.model, encoded, n, backbone.spec)
+            logits = sample_logits(tuned.adapted.model, encoded, n, backbone.spec)
         shown = result.labels[number]
         assert np.array_equal(values[logits.argmax(0).numpy()], shown)
-    tuned.model.pixels = None
-    alone = segment_volume(volume.image, tuned.model, tuned.card, backbone)
+    tuned.adapted.model.pixels = None
+    alone = segment_volume(volume.image, tuned.adapted)
     assert not np.array_equal(alone.labels, result.labels)
 
 
 def branch_of(tuned: FineTuned) -> dict[str, torch.Tensor]:
-    state = tuned.model.learned_state()
+    state = tuned.adapted.model.learned_state()
     return {name: value for name, value in state.items() if name.startswith("pixels.")}
 
 
@@ -187,7 +192,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def test_a_training_goes_on_with_the_branch_of_its_start(learn: Tune) -> None:
     former = learn()
-    assert former.model.pixels is not None
+    assert former.adapted.model.pixels is not None
     onward = learn(start=former, pixel_steps=0)
     assert same(branch_of(former), branch_of(onward))
     assert "pixel_loss" in learn(start=former).result.history[-1]
@@ -197,7 +202,7 @@ def test_a_branch_that_knows_more_slices_is_kept_as_it_is_unless_asked_for(learn
     former = learn((0, 1, 2, 3, 4, 6))
     onward = learn(start=former)
     assert same(branch_of(former), branch_of(onward))
-    assert onward.card.settings["pixel_steps"] == 0
+    assert onward.adapted.card.settings["pixel_steps"] == 0
     # It knows them still, though the last training had four.
     assert same(branch_of(former), branch_of(learn((1, 2, 3, 4, 5), start=onward)))
     asked = learn(start=former, pixel_steps=1)
@@ -208,7 +213,7 @@ def test_a_model_of_more_slices_without_it_gets_none_in_a_later_training(learn: 
     """A net that knows a few slices only would speak into a model that knows many."""
     former = learn((0, 1, 2, 3, 4, 6), pixel_steps=0)
     later = learn(start=former)
-    assert later.model.pixels is None and "pixel_loss" not in later.result.history[-1]
+    assert later.adapted.model.pixels is None and "pixel_loss" not in later.result.history[-1]
     assert later.result.notes == former.result.notes
 
 
@@ -216,19 +221,19 @@ def test_a_model_of_no_more_slices_gets_one_in_a_later_training(learn: Tune) -> 
     for slices in ((0, 2, 4), (0, 2, 4, 6)):
         former = learn(slices, pixel_steps=0)
         later = learn(start=former, learning_rate=1e-9)
-        assert later.model.pixels is not None
+        assert later.adapted.model.pixels is not None
         # The SAM goes on from where it was.
-        state, now = former.model.learned_state(), later.model.learned_state()
+        state, now = former.adapted.model.learned_state(), later.adapted.model.learned_state()
         assert all(torch.allclose(now[name], state[name], atol=1e-4) for name in state)
 
 
 def test_no_branch_stays_that_nothing_trained(learn: Tune) -> None:
     """Neither of an adaptation that was asked for nor of a start that cannot be gone on from."""
     asked = learn(pixel_steps=0, adaptation={"pixel_side": 64})
-    assert asked.model.pixels is None
+    assert asked.adapted.model.pixels is None
     former = learn(adaptation={"lora_rank": 2})
     anew = learn(start=former, pixel_steps=0, adaptation={"lora_rank": 4})
-    assert anew.model.pixels is None and "started anew" in anew.result.notes[-1]
+    assert anew.adapted.model.pixels is None and "started anew" in anew.result.notes[-1]
 
 
 @pytest.mark.parametrize("aspect", ["pixel", "stretch"])

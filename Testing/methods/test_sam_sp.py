@@ -126,9 +126,10 @@ def test_a_second_pass_of_each_kind_learns(
 
 def test_the_model_knows_what_its_second_pass_was_prompted_with(tune: Tune) -> None:
     tuned = tune(method="sam-sp", settings={**QUICK, "prompt": "box-mask"})
-    assert tuned.card.adaptation.prompted and tuned.card.adaptation.prompt == "box-mask"
-    names = {name for name in tuned.model.learned_state() if "mask_downscaling" in name}
-    assert names and tuned.card.settings["prompt"] == "box-mask"
+    model, card = tuned.adapted.model, tuned.adapted.card
+    assert card.adaptation.prompted and card.adaptation.prompt == "box-mask"
+    names = {name for name in model.learned_state() if "mask_downscaling" in name}
+    assert names and card.settings["prompt"] == "box-mask"
 
 
 def test_a_kind_of_prompt_that_does_not_exist_is_refused_by_name() -> None:

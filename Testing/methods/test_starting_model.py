@@ -54,7 +54,7 @@ def learn(labeled: Callable[..., LabeledVolume], tiny_backbone: Callable[..., Ba
             plane=plane,
             method=str(settings.pop("method", "blo-sam")),
             settings={"steps": 4, "batch": 2, "views": 1, "warmup": 1, **settings},
-            start=start,
+            start=start.adapted if start else None,
             held_out=held_out,
             checkpoint=checkpoint,
             resume=resume,
@@ -69,12 +69,12 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 
 
 def tokens(tuned: FineTuned) -> torch.Tensor:
-    return tuned.model.learned_state()["decoder.mask_tokens.weight"]
+    return tuned.adapted.model.learned_state()["decoder.mask_tokens.weight"]
 
 
 def hypernetwork(tuned: FineTuned, number: int) -> list[torch.Tensor]:
     start = f"decoder.output_hypernetworks_mlps.{number}."
-    state = tuned.model.learned_state()
+    state = tuned.adapted.model.learned_state()
     return [value for name, value in state.items() if name.startswith(start)]
 
 
@@ -87,10 +87,11 @@ def test_known_structures_keep_what_was_learned_of_them_wherever_they_stand(lear
         assert all(close(*pair) for pair in pairs)
     anew = learn(named("ring", "bar", "disc"), **STILL)
     assert close(tokens(onward)[1], tokens(anew)[1])
-    shared = [n for n in former.model.learned_state() if "lora" in n or n == "prompt_embedding"]
+    known = former.adapted.model.learned_state()
+    shared = [n for n in known if "lora" in n or n == "prompt_embedding"]
     assert shared
     for name in shared:
-        now, before = (tuned.model.learned_state()[name] for tuned in (onward, former))
+        now, before = (tuned.adapted.model.learned_state()[name] for tuned in (onward, former))
         assert close(now, before)
     assert onward.result.notes[0] == (
         "the training went on from the former model for bar, disc, and began anew for ring"
@@ -100,7 +101,7 @@ def test_known_structures_keep_what_was_learned_of_them_wherever_they_stand(lear
 def test_the_pixel_branch_takes_a_new_structure_for_background_at_first(learn: Learn) -> None:
     former = learn(named("disc"))
     onward = learn(named("disc", "bar"), start=former, **STILL)
-    before, now = (tuned.model.learned_state() for tuned in (former, onward))
+    before, now = (tuned.adapted.model.learned_state() for tuned in (former, onward))
     for name in ("pixels.output.weight", "pixels.output.bias"):
         assert torch.equal(now[name][[0, 1, 2]], before[name][[0, 1, 0]])
 
@@ -109,7 +110,7 @@ def test_a_pixel_branch_that_is_trained_is_new_where_the_structures_change(learn
     former = learn(named("disc"))
     onward = learn(named("disc", "bar"), start=former, steps=1)
     anew = learn(named("disc", "bar"), steps=1)
-    states = [tuned.model.learned_state() for tuned in (onward, anew)]
+    states = [tuned.adapted.model.learned_state() for tuned in (onward, anew)]
     branch = [name for name in states[0] if name.startswith("pixels.")]
     assert branch and all(torch.equal(states[0][name], states[1][name]) for name in branch)
     assert not close(tokens(onward), tokens(anew))
@@ -118,7 +119,7 @@ def test_a_pixel_branch_that_is_trained_is_new_where_the_structures_change(learn
 def test_fewer_structures_go_on_too(learn: Learn) -> None:
     former = learn(named("disc", "bar"))
     onward = learn(named("bar"), start=former, **STILL)
-    assert onward.model.classes == 2
+    assert onward.adapted.model.classes == 2
     assert close(tokens(onward), tokens(former)[[0, 2]])
     assert onward.result.notes[0] == "the training went on from the former model for bar"
 
@@ -140,10 +141,10 @@ def test_an_interrupted_training_goes_on_from_the_same_model_only(
 
 def test_the_card_tells_what_a_training_went_on_from(learn: Learn) -> None:
     former = learn(named("disc"))
-    assert former.card.provenance["source"] is None
+    assert former.adapted.card.provenance["source"] is None
     onward = learn(named("disc", "bar"), start=former)
-    source = onward.card.provenance["source"]
-    assert source == {"method": "blo-sam", "provenance": former.card.provenance}
+    source = onward.adapted.card.provenance["source"]
+    assert source == {"method": "blo-sam", "provenance": former.adapted.card.provenance}
 
 
 def test_a_slice_that_a_former_model_learned_from_is_not_scored(
@@ -153,13 +154,13 @@ def test_a_slice_that_a_former_model_learned_from_is_not_scored(
     second = learn(named("disc"), slices=(0,), start=first)
     held_out = [labeled((2, 5, 7)), labeled((2,), seed=1)]
     third = learn(named("disc"), slices=(4,), start=second, held_out=held_out)
-    assert [one["slices"] for one in third.card.provenance["held_out"]] == [[7], [2]]
+    assert [one["slices"] for one in third.adapted.card.provenance["held_out"]] == [[7], [2]]
     note = "slices 2, 5 of scan0 are not scored, because the former model learned from them"
     assert note in third.result.notes
     held_out = [labeled((12,)), labeled((14,), seed=1)]
     further = {"slices": (14,), "plane": "sagittal", "volumes": [labeled((14,), seed=2)]}
     across = learn(named("disc"), start=second, held_out=held_out, **further)
-    assert [one["slices"] for one in across.card.provenance["held_out"]] == [[14]]
+    assert [one["slices"] for one in across.adapted.card.provenance["held_out"]] == [[14]]
     note = "scan0 gives no score, because the former model learned from axial slices of it"
     assert note in across.result.notes
     beside = learn(
@@ -167,7 +168,7 @@ def test_a_slice_that_a_former_model_learned_from_is_not_scored(
     )
     assert any("slice 1 of scan0 is next to a learned one" in one for one in beside.result.notes)
     none_left = learn(named("disc"), slices=(4,), start=second, held_out=[labeled((5,))])
-    assert none_left.card.provenance["held_out_dice"] is None
+    assert none_left.adapted.card.provenance["held_out_dice"] is None
 
 
 def test_an_image_is_the_same_in_whatever_file_it_lies(
@@ -183,7 +184,7 @@ def test_an_image_is_the_same_in_whatever_file_it_lies(
     first = learn(named("disc"), held_out=[copy_of(labeled((4,)))])
     assert [note for note in first.result.notes if "slice 4 of copy is next to a learned" in note]
     second = learn(named("disc"), slices=(0,), start=first, held_out=[copy_of(labeled((5, 7)))])
-    assert [one["slices"] for one in second.card.provenance["held_out"]] == [[7]]
+    assert [one["slices"] for one in second.adapted.card.provenance["held_out"]] == [[7]]
 
 
 @pytest.mark.parametrize(
@@ -199,7 +200,7 @@ def test_a_model_that_cannot_be_gone_on_from_is_left_aside_and_said_so(
     former = learn(named("disc"))
     tuned = learn(**{"structures": named("disc"), "start": former, **change})
     note = f"the training started anew, because the former model {why}"
-    assert note in tuned.result.notes and tuned.card.provenance["source"] is None
+    assert note in tuned.result.notes and tuned.adapted.card.provenance["source"] is None
 
 
 def test_a_head_whose_classes_are_not_apart_starts_anew_for_other_structures(learn: Learn) -> None:
@@ -223,8 +224,8 @@ def test_other_parts_that_are_asked_for_start_anew(
 ) -> None:
     former = learn(named("disc"), method=method, **{setting: had})
     asked = learn(named("disc"), start=former, method=method, **{setting: wanted})
-    adaptation = asked.card.adaptation.to_json()
-    assert adaptation[setting] == asked.card.settings[setting] == wanted
+    adaptation = asked.adapted.card.adaptation.to_json()
+    assert adaptation[setting] == asked.adapted.card.settings[setting] == wanted
     assert [note for note in asked.result.notes if "adapts other parts" in note]
 
 
@@ -239,19 +240,20 @@ def test_other_parts_that_are_asked_for_start_anew(
 def test_a_method_goes_on_with_what_its_former_model_has(
     learn: Learn, method: str, setting: str, usual: str, other: str
 ) -> None:
-    assert learn(named("disc"), method=method).card.settings[setting] == usual
+    assert learn(named("disc"), method=method).adapted.card.settings[setting] == usual
     former = learn(named("disc"), method=method, **{setting: other})
-    onward = learn(named("disc"), method=method, start=former)
-    assert onward.card.provenance["source"] and onward.card.settings[setting] == other
-    assert onward.card.adaptation == former.card.adaptation
+    card = learn(named("disc"), method=method, start=former).adapted.card
+    assert card.provenance["source"] and card.settings[setting] == other
+    assert card.adaptation == former.adapted.card.adaptation
 
 
 def test_a_branch_that_the_former_model_has_not_is_not_claimed(learn: Learn) -> None:
     former = learn(named("disc"), pixel_steps=0)  # from two slices
     for asked in ({"pixel_steps": 2}, {"pixel_weight": 0.5}):
         onward = learn(named("disc"), slices=(5,), start=former, **asked)
-        assert onward.model.pixels is None
-        assert not onward.card.settings["pixel_steps"] and not onward.card.settings["pixel_weight"]
+        assert onward.adapted.model.pixels is None
+        settings = onward.adapted.card.settings
+        assert not settings["pixel_steps"] and not settings["pixel_weight"]
         assert [note for note in onward.result.notes if "no pixel branch is trained" in note]
     silent = learn(named("disc"), slices=(5,), start=former)
     assert not [note for note in silent.result.notes if "branch" in note]
@@ -261,22 +263,24 @@ def test_the_branch_keeps_its_weight_unless_another_is_asked_for(learn: Learn) -
     former = learn(named("disc"), pixel_weight=2.0)
     for asked, weight in (({}, 2.0), ({"pixel_weight": 3.0}, 3.0)):
         onward = learn(named("disc"), start=former, **asked)
-        assert onward.model.pixels is not None and onward.model.pixels.weight == weight
-        assert onward.card.adaptation.pixel_weight == weight
+        pixels = onward.adapted.model.pixels
+        assert pixels is not None and pixels.weight == weight
+        assert onward.adapted.card.adaptation.pixel_weight == weight
 
 
 def test_a_branch_that_learns_on_has_as_much_to_say_as_a_new_one(learn: Learn) -> None:
     quiet = learn(named("disc"), pixel_weight=0.25)  # from two slices
     onward = learn(named("disc"), slices=(1, 3, 5), start=quiet)
-    assert onward.card.adaptation.pixel_weight == learn(named("disc")).card.adaptation.pixel_weight
+    anew = learn(named("disc")).adapted.card.adaptation
+    assert onward.adapted.card.adaptation.pixel_weight == anew.pixel_weight
     kept = learn(named("disc"), slices=(5,), start=quiet)  # it knew more slices
-    assert kept.card.adaptation.pixel_weight == 0.25
+    assert kept.adapted.card.adaptation.pixel_weight == 0.25
 
 
 def test_a_branch_that_is_not_trained_keeps_its_weight(learn: Learn) -> None:
     quiet = learn(named("disc"), pixel_weight=0.25)
     onward = learn(named("disc"), slices=(1, 3, 5), start=quiet, pixel_steps=0)
-    assert onward.card.adaptation.pixel_weight == 0.25
+    assert onward.adapted.card.adaptation.pixel_weight == 0.25
 
 
 def test_what_a_branch_knows_of_one_patient_counts_less_with_a_second(
@@ -286,7 +290,7 @@ def test_what_a_branch_knows_of_one_patient_counts_less_with_a_second(
 
     def weight(**start: FineTuned) -> float:
         tuned = learn(named("disc"), volumes=several, teach_branch=False, **start)
-        return tuned.card.adaptation.pixel_weight
+        return tuned.adapted.card.adaptation.pixel_weight
 
     of_one = learn(named("disc"), pixel_weight=2.0)
     assert weight(start=of_one) == weight() == 0.5
@@ -311,8 +315,8 @@ def test_whether_a_model_knows_slices_that_are_not_there_any_more_is_told_by_its
     learn: Learn, labeled: Callable[..., LabeledVolume]
 ) -> None:
     first, second = labeled((2, 5)), labeled((3, 6), 1)
-    of_one = learn(named("disc"), volumes=[first]).card
-    of_both = learn(named("disc"), volumes=[first, second], teach_branch=False).card
+    of_one = learn(named("disc"), volumes=[first]).adapted.card
+    of_both = learn(named("disc"), volumes=[first, second], teach_branch=False).adapted.card
     assert not knows_other_slices(of_one, [second, first], "axial")
     assert not knows_other_slices(of_both, [second, labeled((1, 2, 5))], "axial")
     assert knows_other_slices(of_both, [first], "axial")
@@ -320,7 +324,7 @@ def test_whether_a_model_knows_slices_that_are_not_there_any_more_is_told_by_its
     assert knows_other_slices(of_one, [first, second], "coronal")
     # What it went on from counts, too; and who tells nothing may know anything.
     start = learn(named("disc"), volumes=[second])
-    onward = learn(named("disc"), volumes=[first], start=start).card
+    onward = learn(named("disc"), volumes=[first], start=start).adapted.card
     assert knows_other_slices(onward, [first], "axial")
     assert not knows_other_slices(onward, [first, second], "axial")
     assert knows_other_slices(replace(of_one, provenance={}), [first], "axial")
@@ -330,9 +334,9 @@ def test_a_model_that_goes_on_is_not_weighed_by_models_that_know_less(
     learn: Learn, labeled: Callable[..., LabeledVolume]
 ) -> None:
     several = [labeled((0, 2, 4, 6), seed) for seed in (0, 1)]
-    assert learn(named("disc"), volumes=several).card.provenance[CALIBRATION]
+    assert learn(named("disc"), volumes=several).adapted.card.provenance[CALIBRATION]
     onward = learn(named("disc"), volumes=several, start=learn(named("disc")))
-    assert onward.card.provenance[CALIBRATION] is None
+    assert onward.adapted.card.provenance[CALIBRATION] is None
 
 
 def test_a_model_of_another_backbone_is_left_aside(

@@ -3,14 +3,14 @@
 import copy
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, ModelCard
+from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, Adapted, ModelCard
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.heads import HeadName
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
@@ -51,22 +51,13 @@ BOXES = WeakLabels(
 Slices = Callable[..., UnlabeledSet]
 
 
-@dataclass(frozen=True)
-class Source:
-    """A model, its card and its backbone."""
-
-    model: AdaptedModel
-    card: ModelCard
-    backbone: Backbone
-
-
 @pytest.fixture
 def source(
     tiny_backbone: Callable[..., Backbone],
     new_model: Callable[..., AdaptedModel],
     structures: list[Structure],
     intensity: Intensity,
-) -> Source:
+) -> Adapted:
     """A model that finds background, disc and bar here and there."""
     model, backbone = new_model(seed=1).eval(), tiny_backbone()
     card = ModelCard(
@@ -79,7 +70,7 @@ def source(
         structures=tuple(structures),
         method="joint",
     )
-    return Source(model, card, backbone)
+    return Adapted(model, card, backbone)
 
 
 @pytest.fixture
@@ -103,7 +94,7 @@ def slices(
 
 
 @pytest.fixture
-def started(source: Source) -> AdaptedModel:
+def started(source: Adapted) -> AdaptedModel:
     return with_encoder_blocks(source.model, source.backbone, 1)
 
 
@@ -214,7 +205,7 @@ def test_only_what_is_meant_to_learns(started: AdaptedModel, slices: Slices, lea
     assert all(name.startswith("tail.") for name in changed) == (learned == "encoder")
 
 
-def test_the_same_seed_gives_the_same_training(source: Source, slices: Slices) -> None:
+def test_the_same_seed_gives_the_same_training(source: Adapted, slices: Slices) -> None:
     states = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -415,27 +406,25 @@ def test_the_published_recipe_is_all_that_a_prompted_sam_does() -> None:
 class TestAsAWhole:
     """From files to a model, as the commands do it."""
 
-    def adapt(self, source: Source, volume: LabeledVolume, **more):  # type: ignore[no-untyped-def]
+    def adapt(self, source: Adapted, volume: LabeledVolume, **more):  # type: ignore[no-untyped-def]
         weak = more.pop("weak", BOXES)
         slices = more.pop("slices", (0, 2, 4, 6))
         settings = {"steps": 4, "encoder_blocks": 1, "views": 1} | more.pop("settings", {})
         return adapt_source(
             [UnlabeledVolume(volume.image, slices, weak)],
-            source.model,
-            source.card,
-            source.backbone,
+            source,
             settings=settings,
             **more,
         )
 
     def test_the_card_names_the_source_and_the_weak_labels(
         self,
-        source: Source,
+        source: Adapted,
         labeled: Callable[..., LabeledVolume],
     ) -> None:
         before = source.model.learned_state()
         tuned = self.adapt(source, labeled(), held_out=[labeled((1, 3))])
-        card = tuned.card
+        card = tuned.adapted.card
         assert card.method == "we-sam" and card.structures == source.card.structures
         assert card.provenance["weak_labels"] == ["boxes"]
         assert card.provenance["source"]["method"] == "joint"
@@ -444,7 +433,7 @@ class TestAsAWhole:
         assert (image["slices"], image["unlabeled"]) == ([], [0, 2, 4, 6])
         kept, notes = unseen([labeled((1, 2))], card, "axial")
         assert [volume.slices for volume in kept] == [(1,)] and "slice 2 of scan0" in notes[0]
-        assert card.adaptation.encoder_blocks == 1 == tuned.model.adaptation.encoder_blocks
+        assert card.adaptation.encoder_blocks == 1 == tuned.adapted.model.adaptation.encoder_blocks
         assert card.provenance["held_out_dice"] is not None
         assert all(AGREEMENT in entry for entry in tuned.result.history)
         assert any("adapted:" in n or "is kept" in n for n in tuned.result.notes)
@@ -454,7 +443,7 @@ class TestAsAWhole:
     @pytest.mark.parametrize("head", [*get_args(HeadName), "class-tokens and prompted"])
     def test_a_model_of_every_head_takes_a_step_or_is_refused_in_words(
         self,
-        source: Source,
+        source: Adapted,
         labeled: Callable[..., LabeledVolume],
         head: str,
     ) -> None:
@@ -464,7 +453,7 @@ class TestAsAWhole:
         torch.manual_seed(1)
         model = AdaptedModel(source.backbone, 3, Adaptation(**adaptation)).eval()
         card = replace(source.card, adaptation=model.adaptation)
-        begun = Source(model, card, source.backbone)
+        begun = Adapted(model, card, source.backbone)
         if name.startswith("heatmap"):
             with pytest.raises(SAMAutoSegError, match="start from a model of another method"):
                 self.adapt(begun, labeled())
@@ -473,16 +462,16 @@ class TestAsAWhole:
 
     def test_without_weak_labels_a_sure_source_is_handed_back_after_one_step(
         self,
-        source: Source,
+        source: Adapted,
         labeled: Callable[..., LabeledVolume],
     ) -> None:
         tuned = self.adapt(source, labeled(), weak=WeakLabels("axial"), settings={"steps": 40})
         assert (tuned.result.steps, tuned.result.stopped) == (1, "the source is sure already")
-        assert tuned.model is source.model
+        assert tuned.adapted.model is source.model
         known = {"images": [origin_of(labeled((3,)), "axial")]}
         begun = replace(source, card=replace(source.card, provenance=known))
         scored = self.adapt(begun, labeled(), weak=WeakLabels("axial"), held_out=[labeled((1, 3))])
-        provenance = scored.card.provenance
+        provenance = scored.adapted.card.provenance
         assert provenance["held_out"][0]["slices"] == [1]  # the source learned from the other
         assert provenance["held_out_dice"] is not None
         assert any("slice 3 of scan0 is not scored" in note for note in scored.result.notes)
@@ -491,7 +480,7 @@ class TestAsAWhole:
     @pytest.mark.usefixtures("unsure")
     def test_without_weak_labels_it_never_ends_below_what_can_be_told(
         self,
-        source: Source,
+        source: Adapted,
         labeled: Callable[..., LabeledVolume],
     ) -> None:
         calibrated = replace(source.card, provenance={CALIBRATION: {"temperature": 3.0}})
@@ -501,13 +490,13 @@ class TestAsAWhole:
         assert tuned.result.stopped.startswith("drift") and tuned.result.steps < 40
         assert any("the source model is kept" in note for note in tuned.result.notes)
         # Without the blocks that were tried, whose path rounds otherwise.
-        assert tuned.model is source.model
-        assert tuned.card.adaptation == source.model.adaptation
-        assert tuned.card.provenance[CALIBRATION] == {"temperature": 3.0}
+        assert tuned.adapted.model is source.model
+        assert tuned.adapted.card.adaptation == source.model.adaptation
+        assert tuned.adapted.card.provenance[CALIBRATION] == {"temperature": 3.0}
 
     def test_an_interrupted_adaptation_goes_on_with_the_same_source_only(
         self,
-        source: Source,
+        source: Adapted,
         labeled: Callable[..., LabeledVolume],
         new_model: Callable[..., AdaptedModel],
         tmp_path: Path,
@@ -529,7 +518,7 @@ class TestAsAWhole:
 
     def test_slices_that_cannot_be_are_refused(
         self,
-        source: Source,
+        source: Adapted,
         labeled: Callable[..., LabeledVolume],
     ) -> None:
         for numbers, words in (((), "no slice to adapt to"), ((9,), "slice 9 is out of range")):

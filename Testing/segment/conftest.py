@@ -1,13 +1,12 @@
 """An adapted model of a tiny random SAM, and volumes for it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 import torch
 
-from SAMAutoSegLib.adapt.adapted_file import ModelCard
+from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import structure_named
@@ -15,20 +14,11 @@ from SAMAutoSegLib.images.volume import Grid, Volume
 from SAMAutoSegLib.sam.backbone import Backbone
 
 
-@dataclass
-class Segmenter:
-    """What `load_adapted` gives."""
-
-    model: AdaptedModel
-    card: ModelCard
-    backbone: Backbone
-
-
 @pytest.fixture
-def segmenter(tiny_backbone: Callable[..., Backbone]) -> Callable[..., Segmenter]:
+def segmenter(tiny_backbone: Callable[..., Backbone]) -> Callable[..., Adapted]:
     """Builds a model of two structures, labeled 3 and 7, that finds some of each in any noise."""
 
-    def build(labels: tuple[int, ...] = (3, 7), **changes: object) -> Segmenter:
+    def build(labels: tuple[int, ...] = (3, 7), **changes: object) -> Adapted:
         backbone = tiny_backbone(**changes)
         with torch.random.fork_rng():
             torch.manual_seed(1)
@@ -43,7 +33,7 @@ def segmenter(tiny_backbone: Callable[..., Backbone]) -> Callable[..., Segmenter
             structures=tuple(structure_named(f"part {n}", n) for n in labels),
             method="joint",
         )
-        return Segmenter(model, card, backbone)
+        return Adapted(model, card, backbone)
 
     return build
 

@@ -130,8 +130,7 @@ class TestInAVolume:
 
     @staticmethod
     def run(segmenter, volume, **options):
-        tiny = segmenter()
-        return segment_volume(volume, tiny.model, tiny.card, tiny.backbone, **options)
+        return segment_volume(volume, segmenter(), **options)
 
     @staticmethod
     def corrected(volume, slices=(1, 3)) -> CorrectedSlices:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from SAMAutoSegLib.adapt.adapted_file import FORMAT, load_adapted, save_adapted
+from SAMAutoSegLib.adapt.adapted_file import FORMAT, Adapted, load_adapted, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
 from SAMAutoSegLib.adapt.self_prompts import PromptKind, SelfPrompts, log_odds
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -255,10 +255,9 @@ def test_a_volume_is_encoded_once_whatever_the_iterations(segmenter, scan) -> No
         return encode(images, before_last)
 
     tiny.backbone.encode = count
-    parts = (tiny.model, tiny.card, tiny.backbone)
-    plain = segment_volume(volume, *parts)
-    first = segment_volume(volume, *parts, refinement=Refinement(0))
-    refined = segment_volume(volume, *parts, refinement=Refinement(3))
+    plain = segment_volume(volume, tiny)
+    first = segment_volume(volume, tiny, refinement=Refinement(0))
+    refined = segment_volume(volume, tiny, refinement=Refinement(3))
     assert calls == [1] * 15
     assert np.array_equal(first.labels, plain.labels) and plain.trace == {}
     assert list(refined.trace) == [0, 1, 2, 3, 4]
@@ -281,7 +280,7 @@ def test_no_iteration_gives_the_logits_of_the_pass_without_a_prompt_bit_for_bit(
 
         monkeypatch.setattr(type(tiny.backbone.spec), "logits_to_slice", record)
         how = Refinement(0) if refined else None
-        segment_volume(volume, tiny.model, tiny.card, tiny.backbone, refinement=how)
+        segment_volume(volume, tiny, refinement=how)
     assert len(seen[True]) == 5
     assert all(torch.equal(a, b) for a, b in zip(seen[False], seen[True], strict=True))
 
@@ -326,16 +325,16 @@ def test_a_model_read_back_is_refined_as_it_was_trained_bit_for_bit(
         input=base.spec,
         adaptation=adaptation,
     )
-    save_adapted(tmp_path / "model.safetensors", model, card)
+    save_adapted(tmp_path / "model.safetensors", Adapted(model, card, base))
     again = load_adapted(
         tmp_path / "model.safetensors", base=tiny_file, device="cpu", precision=torch.float32
     )
-    assert again[1].adaptation.prompt == kind
+    assert again.card.adaptation.prompt == kind
     embedding = torch.randn(1, 256, 8, 8)
     first = logits_of(disc(10, 10, 6), disc(22, 20, 5), sure=1.0)
     found = []
     with torch.no_grad():
-        for one, backbone in ((model, base), (again[0], again[2])):
+        for one, backbone in ((model, base), (again.model, again.backbone)):
             prompter = refinement.prompter_of(one, backbone)
             assert prompter.kind == kind
             found.append(refine(first, embedding, prompter, SIDE, Refinement(2, keep=2))[0])
@@ -355,9 +354,9 @@ def test_a_model_file_from_before_there_were_kinds_is_refined_with_boxes(
     header = {"format": FORMAT, "format_version": "1", "card": json.dumps(entries)}
     file = tmp_path / "former.safetensors"
     save_file(model.learned_state(), file, header)
-    again, its_card, its_base = load_adapted(file, base=tiny_file, device="cpu")
-    assert its_card == card
-    assert refinement.prompter_of(again, its_base).kind == "box"
+    again = load_adapted(file, base=tiny_file, device="cpu")
+    assert again.card == card
+    assert refinement.prompter_of(again.model, again.backbone).kind == "box"
 
 
 def test_a_model_with_a_prompted_pass_of_its_own_asks_that(segmenter, monkeypatch) -> None:

@@ -14,7 +14,7 @@ from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
 def run(segmenter, volume, **options) -> SegmentationResult:
     options = {"uncertainty": True, **options}
-    return segment_volume(volume, segmenter.model, segmenter.card, segmenter.backbone, **options)
+    return segment_volume(volume, segmenter, **options)
 
 
 def test_a_label_is_wrong_as_often_as_the_other_classes_are_right() -> None:
@@ -73,9 +73,9 @@ def test_a_slices_value_is_the_number_of_wrong_pixels_to_expect(segmenter, scan,
 def test_a_models_calibration_counts(segmenter, scan) -> None:
     volume, tiny = scan(), segmenter()
     plain = run(tiny, volume)
-    tiny.card = replace(tiny.card, provenance={CALIBRATION: {"temperature": 3.0}})
-    assert tiny.card.temperature == 3.0
-    soft = run(tiny, volume)
+    card = replace(tiny.card, provenance={CALIBRATION: {"temperature": 3.0}})
+    assert card.temperature == 3.0
+    soft = run(replace(tiny, card=card), volume)
     assert np.array_equal(soft.labels, plain.labels)
     assert (soft.uncertainty > plain.uncertainty).mean() > 0.99
 

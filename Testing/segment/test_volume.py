@@ -18,7 +18,7 @@ from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
 
 def run(segmenter, volume: Volume, **options) -> SegmentationResult:
-    return segment_volume(volume, segmenter.model, segmenter.card, segmenter.backbone, **options)
+    return segment_volume(volume, segmenter, **options)
 
 
 def logits_of(segmenter, gray: np.ndarray) -> torch.Tensor:
@@ -172,8 +172,8 @@ def test_another_plane_than_the_trained_one_is_remarked(segmenter, scan) -> None
 def test_the_intensity_of_the_training_is_the_default(segmenter, scan) -> None:
     volume, tiny = scan(), segmenter()
     window = Intensity("window", 60, 190)
-    other = replace(tiny.card, intensity=window)
-    found = segment_volume(volume, tiny.model, other, tiny.backbone).labels
+    other = replace(tiny, card=replace(tiny.card, intensity=window))
+    found = run(other, volume).labels
     assert np.array_equal(found, run(tiny, volume, intensity=window).labels)
     assert not np.array_equal(found, run(tiny, volume).labels)
 
@@ -249,14 +249,19 @@ def test_out_of_memory_halves_the_batch(segmenter, scan) -> None:
 
 
 @pytest.fixture
-def on_gpu(segmenter, monkeypatch):
-    """A segmenter on a GPU in name only, everything is computed on the CPU; notes its moves."""
+def moves() -> list:
+    """What `on_gpu` was moved to, in order."""
+    return []
+
+
+@pytest.fixture
+def on_gpu(segmenter, monkeypatch, moves):
+    """A segmenter on a GPU in name only, everything is computed on the CPU."""
     gpu, cpu = torch.device("cuda", 0), torch.device("cpu")
     tiny = segmenter()
-    tiny.moves = []
 
     def move(device: torch.device, precision: torch.dtype) -> None:
-        tiny.moves.append((str(device), precision))
+        moves.append((str(device), precision))
         tiny.backbone.device = device
 
     to = torch.Tensor.to
@@ -265,13 +270,13 @@ def on_gpu(segmenter, monkeypatch):
     )
     monkeypatch.setattr(tiny.backbone, "device", gpu)
     monkeypatch.setattr(tiny.backbone, "to", move)
-    monkeypatch.setattr(tiny.model, "to", lambda device: tiny.moves.append(f"model {device}"))
+    monkeypatch.setattr(tiny.model, "to", lambda device: moves.append(f"model {device}"))
     return tiny
 
 
 @pytest.mark.parametrize("part", ["encoder", "decoder"])
 def test_a_gpu_that_is_too_small_leaves_the_rest_to_the_cpu(
-    segmenter, on_gpu, scan, monkeypatch, part: str
+    segmenter, on_gpu, moves, scan, monkeypatch, part: str
 ) -> None:
     volume, done = scan(), []
     encode, forward = on_gpu.backbone.encode, on_gpu.model.forward
@@ -300,11 +305,11 @@ def test_a_gpu_that_is_too_small_leaves_the_rest_to_the_cpu(
     ]
     own = choose_precision(torch.device("cpu"))
     back = ("cuda:0", torch.float32)
-    assert on_gpu.moves == [("cpu", own), "model cpu", back, "model cuda:0"]
+    assert moves == [("cpu", own), "model cpu", back, "model cuda:0"]
 
 
 def test_a_decoder_without_memory_gets_that_of_the_batch_first(
-    segmenter, on_gpu, scan, monkeypatch
+    segmenter, on_gpu, moves, scan, monkeypatch
 ) -> None:
     volume, batches = scan(), []
     encode, forward = on_gpu.backbone.encode, on_gpu.model.forward
@@ -323,7 +328,7 @@ def test_a_decoder_without_memory_gets_that_of_the_batch_first(
     result = run(on_gpu, volume, batch=3)
     assert batches == [3, 1, 1, 1, 1, 1]
     assert np.array_equal(result.labels, run(segmenter(), volume).labels)
-    assert result.notes == [] and on_gpu.moves == []
+    assert result.notes == [] and moves == []
 
 
 def test_a_cpu_that_is_too_small_is_an_error(segmenter, scan) -> None:

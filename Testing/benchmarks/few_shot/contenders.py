@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from image_sets import Draw, ImageSet
 
+from SAMAutoSegLib.adapt.adapted_file import Adapted
 from SAMAutoSegLib.adapt.self_prompts import deepest, largest_part
 from SAMAutoSegLib.demo.unet import train_unet, unet_classes
 from SAMAutoSegLib.images.intensity import default_intensity
@@ -16,7 +17,6 @@ from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.structure import as_classes
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume
-from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
@@ -47,7 +47,7 @@ class Task:
     cache: EmbeddingCache
     evaluations: int
     seed: int
-    trained: dict[str, FineTuned] = field(default_factory=dict)
+    trained: dict[str, Adapted] = field(default_factory=dict)
 
 
 def boxes(task: Task) -> Segment:
@@ -282,8 +282,8 @@ def _trained(
             method=method,
             settings={**settings, **own, "seed": task.seed},
             cache=task.cache,
-        )
-    tuned = task.trained[key]
+        ).adapted
+    adapted = task.trained[key]
 
     # Within a volume all of it is segmented, as a user would: clean-up needs the neighbors.
     known = volumes[0]
@@ -292,9 +292,7 @@ def _trained(
     def segment(volume: LabeledVolume) -> SegmentationResult:
         return segment_volume(
             volume.image,
-            tuned.model,
-            tuned.card,
-            task.backbone,
+            adapted,
             slices=None if within else volume.slices,
             corrected=CorrectedSlices(known.labels.array, known.slices) if follow else None,
             cache=task.cache,

@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 from image_sets import ImageSet, load_set
 
+from SAMAutoSegLib.adapt.adapted_file import Adapted
 from SAMAutoSegLib.demo.run import BASE
 from SAMAutoSegLib.evaluate.metrics import score_volume
 from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume
-from SAMAutoSegLib.methods.tuned_model import FineTuned
-from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.sam.fetch import fetched
@@ -43,7 +42,7 @@ def main() -> None:
         plane=images.plane,
         settings={"budget": "standard"},
         cache=cache,
-    )
+    ).adapted
     rows: dict[tuple[str, str], list[list[float]]] = {}
     for patient in range(options.patients):
         own, other = labeled(images, patient, 5), labeled(images, patient + OTHER, 0)
@@ -59,8 +58,8 @@ def main() -> None:
                     cache=cache,
                 )
                 dice = [
-                    *scored(tuned, own, images, backbone, cache),
-                    *scored(tuned, other, images, backbone, cache),
+                    *scored(tuned.adapted, own, images, cache),
+                    *scored(tuned.adapted, other, images, cache),
                 ]
                 rows.setdefault((budget, name), []).append(dice)
                 print(f"patient {patient}, {budget}, {name}: {np.round(dice, 3)}", flush=True)
@@ -87,14 +86,13 @@ def labeled(images: ImageSet, patient: int, count: int) -> LabeledVolume:
 
 
 def scored(
-    tuned: FineTuned,
+    adapted: Adapted,
     volume: LabeledVolume,
     images: ImageSet,
-    backbone: Backbone,
     cache: EmbeddingCache,
 ) -> list[float]:
     """Dice of both structures on the slices that are not labeled."""
-    found = segment_volume(volume.image, tuned.model, tuned.card, backbone, cache=cache).labels
+    found = segment_volume(volume.image, adapted, cache=cache).labels
     stack = SliceStack(volume.labels.array, volume.labels.grid, images.plane)
     left = [n for n in range(len(stack)) if n not in volume.slices]
     scores = score_volume(

@@ -17,10 +17,10 @@ import numpy as np
 from image_sets import ImageSet, load_set
 from new_structure import labeled, scored
 
+from SAMAutoSegLib.adapt.adapted_file import Adapted
 from SAMAutoSegLib.demo.run import BASE
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume
-from SAMAutoSegLib.methods.tuned_model import FineTuned
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
@@ -43,9 +43,9 @@ def main() -> None:
         for seed in range(options.seeds):
             patients = np.random.default_rng(seed).choice(len(images.pool), 2, replace=False)
             first, second = (labeled(images, int(n), SLICES) for n in patients)
-            for what, tuned in trained(first, second, images, backbone, cache, seed):
+            for what, adapted in trained(first, second, images, backbone, cache, seed):
                 dice = [
-                    mean_dice(tuned, volumes, images, backbone, cache)
+                    mean_dice(adapted, volumes, images, cache)
                     for volumes in ([first], [second], tests)
                 ]
                 rows.setdefault(name, {}).setdefault(what, []).append(dice)
@@ -75,10 +75,10 @@ def trained(
     backbone: Backbone,
     cache: EmbeddingCache,
     seed: int,
-) -> list[tuple[str, FineTuned]]:
+) -> list[tuple[str, Adapted]]:
     """What was learned from, with what came of it."""
 
-    def tune(volumes: list[LabeledVolume], start: FineTuned | None = None) -> FineTuned:
+    def tune(volumes: list[LabeledVolume], start: Adapted | None = None) -> Adapted:
         return finetune(
             volumes,
             images.structures,
@@ -87,7 +87,7 @@ def trained(
             settings={"budget": "standard", "seed": seed},
             start=start,
             cache=cache,
-        )
+        ).adapted
 
     before = tune([first])
     return [
@@ -99,14 +99,13 @@ def trained(
 
 
 def mean_dice(
-    tuned: FineTuned,
+    adapted: Adapted,
     volumes: Sequence[LabeledVolume],
     images: ImageSet,
-    backbone: Backbone,
     cache: EmbeddingCache,
 ) -> float:
     """Of all structures and volumes, on the slices that are not labeled."""
-    return float(np.nanmean([scored(tuned, one, images, backbone, cache) for one in volumes]))
+    return float(np.nanmean([scored(adapted, one, images, cache) for one in volumes]))
 
 
 def table(rows: Rows) -> str:
