@@ -171,9 +171,8 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
         after = {structure.name: dice.get(structure.name) for structure in task.structures}
     scored = task.held_out or method != _WITHOUT_LABELS  # rough paint could not give a score
     if scored and sum(len(volume.slices) for volume in task.held_out) < 2:
-        held = "one slice is" if task.held_out else "no slice is"
-        left = " left" if task.notes else ""  # they say which are not scored, and why
-        notes.append(f"{held}{left} for a score: too few for one that can be relied on")
+        held = "one slice gives" if task.held_out else "no slice gives"
+        notes.append(f"{held} a score: too few for one that can be relied on")
     return "stopped" if tuned.result.stopped == "cancelled" else "finished", {
         "model": str(folder / MODEL),
         "before": before,

@@ -327,7 +327,7 @@ def test_a_refined_model_learns_a_new_structure_beside_the_known_and_says_so(
     assert result["before"]["aorta"] is None and result["before"]["spleen"] is not None
     notes = " ".join(result["notes"])
     assert "for spleen, and began anew for aorta" in notes
-    assert "one slice is left for a score: too few" in notes
+    assert "one slice gives a score: too few" in notes
 
 
 def test_a_model_adapts_to_images_without_labels(
