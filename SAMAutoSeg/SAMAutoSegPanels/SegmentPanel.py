@@ -250,9 +250,10 @@ class SegmentPanel:
 
     def onNodeRemoved(self, node):
         """A node is being deleted; a run that needs it ends, what it wrote elsewhere stays."""
-        # The selectors go on to other nodes by themselves, until all has been told.
-        self._removing = node
-        self._session.later(self._onRemoved)
+        if self._shown is not None and any(node is one for one in self._shown[1:]):
+            # The selectors go on to other nodes by themselves, until all has been told.
+            self._removing = node
+            self._session.later(self._onRemoved)
         if self.running and self.run.uses(node):
             name = node.GetName()
             run = self.run
