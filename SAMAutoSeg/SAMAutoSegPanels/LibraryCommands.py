@@ -19,7 +19,7 @@ def end():
     while os.read(own, 1024):
         pass
     _thread.interrupt_main()
-    time.sleep(3)
+    time.sleep(10)
     os._exit(1)
 
 threading.Thread(target=end, daemon=True).start()

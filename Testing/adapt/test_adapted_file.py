@@ -176,7 +176,7 @@ def test_a_backbone_of_ones_own_is_found_in_the_model_folder(
     (folder / "another.pth").write_bytes(b"another")
     tiny_file.rename(folder / "my sam.pth")
     for base in (None, "my sam", "my sam.pth"):
-        assert load_adapted(file, base=base, precision=torch.float32)[2].sha256
+        assert load_adapted(file, base=base, precision=torch.float32).backbone.sha256
         assert base is None or load_backbone(base, device="cpu").family == "vit_b"
 
 
