@@ -121,10 +121,12 @@ class SegmentPanel:
         node, volume, segmentation = self._shown
         if before is None or before[0] is not node or volume is None:
             return
+        # What a run ended with was said of another choice, if the user has changed it since.
         refused = self.run is not None and self.run.failed
+        instead = refused and before[2] not in (None, segmentation)
         other = before[1] not in (None, volume) and not self._isGoing(before[1])
-        if other or refused and segmentation is not before[2]:
-            self.run = None  # what it ended with was said of another choice
+        if other or instead:
+            self.run = None
         if volume is before[1] and self._removing is None and not self._isGoing(before[2]):
             return
         from SAMAutoSegScene.SegmentationOutput import segmentationOf, volumeOf
