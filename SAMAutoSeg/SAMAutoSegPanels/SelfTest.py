@@ -224,6 +224,8 @@ class SelfTest:
         node.intensity = GrayLevels.MODEL
 
     def breakOff(self):
+        from SAMAutoSegScene.SegmentationOutput import volumeOf
+
         case, ui, panel = self.case, self.ui, self.widget.segmentPanel
         self.node.outputSegmentation = None
         self.turn()
@@ -231,6 +233,12 @@ class SelfTest:
         ui.segmentButton.click()
         self.wait(lambda: not panel.running, 60, "the cancel")
         case.assertTrue(ui.segmentButton.enabled)
+
+        # The selector goes on to any other; that of the other volume would be overwritten.
+        slicer.mrmlScene.RemoveNode(self.node.outputSegmentation)
+        self.turn()
+        followed = self.node.outputSegmentation
+        case.assertIn(followed and volumeOf(followed), (None, self.volume))
 
         self.node.outputSegmentation = None
         ui.segmentButton.click()
