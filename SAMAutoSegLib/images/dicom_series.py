@@ -10,7 +10,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
-from SAMAutoSegLib.images.dicom_files import refuse_broken_links, refuse_lost
+from SAMAutoSegLib.images.dicom_files import refuse_lost
 from SAMAutoSegLib.images.dicom_geometry import SliceTags, require_even_stack
 from SAMAutoSegLib.images.file_name import require_utf8
 from SAMAutoSegLib.images.itk_error import reason_of
@@ -31,7 +31,6 @@ def read_series(folder: Path) -> tuple[sitk.Image, str]:
         SAMAutoSegError: there is none or more than one, a file is damaged or missing, or the slices
             are no even stack.
     """
-    refuse_broken_links(folder)
     reader = sitk.ImageSeriesReader()
     with _without_warnings():
         series = reader.GetGDCMSeriesIDs(str(folder))

@@ -37,11 +37,11 @@ def readable_by_itk(path: Path) -> Iterator[Path]:
     with plain_folder() as folder:
         if path.is_dir():
             for number, file in enumerate(sorted(path.iterdir())):
-                if file.is_file():
-                    shutil.copyfile(file, folder / plain_name(file, number))
+                if file.is_file():  # numbered, as two names must not become one
+                    shutil.copyfile(file, folder / f"{number}{_suffixes(file)}")
             yield folder
         else:
-            copy = folder / plain_name(path, 0)
+            copy = folder / plain_name(path)
             shutil.copyfile(path, copy)
             yield copy
 
@@ -53,7 +53,7 @@ def writable_by_itk(path: Path) -> Iterator[Path]:
         yield path
         return
     with plain_folder() as folder:
-        plain = folder / plain_name(path, 0)
+        plain = folder / plain_name(path)
         yield plain
         shutil.copyfile(plain, path)
 
@@ -66,12 +66,16 @@ def _is_plain(path: Path) -> bool:
     return str(path.absolute()).isascii() and all(map(str.isascii, names))
 
 
-def plain_name(path: Path, number: int) -> str:
-    """Another name with the same suffixes, by which formats are known."""
-    name = path.name
-    start = name.find(".", 1)
-    suffixes = name[start:] if start > 0 else ""
-    return name if name.isascii() else f"image-{number}{suffixes if suffixes.isascii() else ''}"
+def plain_name(path: Path) -> str:
+    """Another name with the same suffixes, if it has letters that ITK cannot open."""
+    return path.name if path.name.isascii() else f"image{_suffixes(path)}"
+
+
+def _suffixes(path: Path) -> str:
+    """By which formats are known."""
+    start = path.name.find(".", 1)
+    suffixes = path.name[start:] if start > 0 else ""
+    return suffixes if suffixes.isascii() else ""
 
 
 @contextmanager

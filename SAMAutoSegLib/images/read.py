@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images import nifti, segment_header
+from SAMAutoSegLib.images.dicom_files import refuse_broken_links
 from SAMAutoSegLib.images.dicom_geometry import require_even_stack
 from SAMAutoSegLib.images.dicom_series import MODALITY, read_series, slice_tags
 from SAMAutoSegLib.images.file_name import require_utf8
@@ -117,6 +118,7 @@ def _read(path: Path) -> tuple[sitk.Image, Modality | None]:
 
 def _read_folder(path: Path) -> tuple[sitk.Image, str]:
     """An image and the modality of the DICOM series in a folder."""
+    refuse_broken_links(path)
     with readable_by_itk(path) as plain:
         try:
             return read_series(plain)
@@ -144,7 +146,7 @@ def _read_image(path: Path) -> sitk.Image:
         with readable_by_itk(path) as plain:
             return sitk.ReadImage(str(plain))
     with plain_folder() as folder:
-        alone = folder / plain_name(sibling, 0)
+        alone = folder / plain_name(sibling)
         with path.open("rb") as stream, alone.open("wb") as unpacked:
             start = stream.read(len(GZIP))
             stream.seek(0)
