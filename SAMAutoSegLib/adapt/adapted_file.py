@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -184,15 +184,14 @@ def load_adapted(
             raise SAMAutoSegError(
                 f"{path} is damaged: its tensor {name} has values that are no numbers; get it anew"
             )
-    source = base
-    if source is None:
-        source = _backbone_of(card)
-        if source is None:
-            raise SAMAutoSegError(
-                f"{path} was trained on the backbone {card.backbone}, which is neither in the "
-                "catalogue nor in the model folder: name its file with --base"
-            )
-    _require_backbone(source, card, path)
+    source = base or _entry_of(card)
+    if source is not None:
+        _require_backbone(source, card, path)
+    elif (source := _own_backbone(card)) is None:
+        raise SAMAutoSegError(
+            f"{path} was trained on the backbone {card.backbone}, which is neither in the "
+            "catalogue nor in the model folder: name its file with --base"
+        )
     backbone = load_backbone(
         source,
         side=card.input.side,
@@ -208,14 +207,20 @@ def load_adapted(
     return Adapted(model.eval(), card, backbone)
 
 
-def _backbone_of(card: ModelCard) -> str | Path | None:
-    """The catalogue's name or the user's file of the backbone that a model was learned on."""
+def _entry_of(card: ModelCard) -> str | None:
+    """The catalogue's name of the backbone that a model was learned on."""
     entry = catalog.find_by_sha256(card.backbone_sha256)
-    if entry is not None:
-        return entry.name
+    return None if entry is None else entry.name
+
+
+def _own_backbone(card: ModelCard) -> Path | None:
+    """The user's file of that backbone."""
     # They are large: the one with the right name first.
-    own = sorted(catalog.own_files(), key=lambda file: file.name != card.backbone)
-    return next((file for file in own if sha256_of_file(file) == card.backbone_sha256), None)
+    for file in sorted(catalog.own_files(), key=lambda file: file.name != card.backbone):
+        with suppress(SAMAutoSegError):  # a dead link must not hide the others
+            if sha256_of_file(file) == card.backbone_sha256:
+                return file
+    return None
 
 
 def _require_backbone(source: str | Path, card: ModelCard, path: str | Path) -> None:

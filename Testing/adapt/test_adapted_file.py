@@ -174,6 +174,8 @@ def test_a_backbone_of_ones_own_is_found_in_the_model_folder(
     folder = tmp_path / "data" / "models"
     folder.mkdir(parents=True)
     (folder / "another.pth").write_bytes(b"another")
+    (folder / "gone.pth").symlink_to(tmp_path / "gone")
+    (folder / "folder.pth").mkdir()
     tiny_file.rename(folder / "my sam.pth")
     for base in (None, "my sam", "my sam.pth"):
         assert load_adapted(file, base=base, precision=torch.float32).backbone.sha256
