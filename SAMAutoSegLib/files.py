@@ -112,7 +112,7 @@ def require_apart(written: Iterable[Path | None], read: Iterable[Path | None]) -
 
 
 def _identity(path: Path) -> object:
-    """Equal for two names of one file, also where the system does not tell a from A."""
+    """Equal for two names of one file that exists, as where the system takes a for A."""
     try:
         state = path.stat()
     except OSError:

@@ -93,7 +93,7 @@ class ClickPanel:
         entry = known.get(backbone.name, {})
         if button is not self._ui.boxButton and not entry.get("takes_points", True):
             return _("{sam} was trained with boxes: a box is more exact than a point.").format(
-                sam=entry["title"]
+                sam=entry["title"].split(",")[0]
             )
         return ""
 

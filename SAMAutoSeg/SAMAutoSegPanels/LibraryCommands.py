@@ -9,7 +9,7 @@ from SAMAutoSegPanels.Translation import _
 # when nobody holds the other end of its standard input any more: as by Ctrl-C, so that what it has
 # started ends too. That input is no longer the standard one, see `SAMAutoSegLib.engine.__main__`.
 _UNTIL_LET_GO = """
-import _thread, os, runpy, threading, time
+import _thread, os, runpy, signal, threading, time
 
 own = os.dup(0)
 nothing = os.open(os.devnull, os.O_RDONLY)
@@ -18,8 +18,11 @@ os.dup2(nothing, 0)
 def end():
     while os.read(own, 1024):
         pass
-    _thread.interrupt_main()
-    time.sleep(10)
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
+    time.sleep(5)
     os._exit(1)
 
 threading.Thread(target=end, daemon=True).start()

@@ -39,8 +39,11 @@ def requireMeant(segmentationNode, volumeNode, confirm, consequence=""):
 
 def requireOwn(segmentationNode, volumeNode, confirm):
     """As `requireMeant` for a segmentation that fits the volume; after a yes it is the volume's."""
+    from SAMAutoSegScene.Frames import ATTRIBUTE, noteFrame
     from SAMAutoSegScene.SegmentationOutput import placeWith, volumeOf
 
     requireMeant(segmentationNode, volumeNode, confirm)
     if volumeOf(segmentationNode) not in (None, volumeNode):
         placeWith(segmentationNode, volumeNode)
+    elif segmentationNode.GetAttribute(ATTRIBUTE) is None:  # made by Slicer's Segment Editor
+        noteFrame(segmentationNode, volumeNode)

@@ -170,7 +170,8 @@ def _whyAnew(facts):
     """Why the training does not go on from the chosen model, where that can be foreseen."""
     if not facts.known or facts.roughly or not facts.structures:
         return ""
-    if facts.method != facts.knownBy and not {facts.method, facts.knownBy} <= _ALIKE:
+    methods = {facts.method, facts.knownBy}
+    if len(methods) > 1 and not methods <= _ALIKE and facts.knownBy != "imported":
         return _("The chosen model was trained by another method, so this begins anew.")
     names, known = ({name.casefold() for name in one} for one in (facts.structures, facts.known))
     if names.isdisjoint(known):

@@ -137,7 +137,7 @@ class SegmentPanel:
                 segmentation = segmentationOf(volume, besides=self._removing)
             self._shown = node, volume, segmentation
             node.outputSegmentation = segmentation
-        if before[1] not in (None, volume) and not volumeProblem(volume):
+        if other and not volumeProblem(volume):
             self._showInstead(volume)
 
     def _isGoing(self, node):

@@ -256,7 +256,7 @@ def _segmentsFor(
             )
         if segmentId is None:
             segmentId = _addSegment(segmentation, structure)
-            if one is not None:
+            if one is not None and one.removed:
                 notes.append(
                     _("the segment of '{name}' was removed; it is made again").format(
                         name=structure.name

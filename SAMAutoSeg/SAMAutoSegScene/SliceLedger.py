@@ -333,8 +333,11 @@ class SliceLedger:
             here(n): digests for n, digests in data.get("reviewed", {}).items()
         }
         self._excluded: set[int] = {here(n) for n in data.get("excluded", [])}
+        learned = data.get("learned", {})
+        if isinstance(learned, list):  # of version 1, which did not tell trainings apart
+            learned = {"": learned}
         self._learned: dict[str, set[int]] = {
-            name: {here(n) for n in numbers} for name, numbers in data.get("learned", {}).items()
+            name: {here(n) for n in numbers} for name, numbers in learned.items()
         }
         self._heldOut: set[int] = {here(n) for n in data.get("held_out", [])}
         self._uncertainty: dict[int, float] = {
@@ -428,7 +431,7 @@ def _isOf(data: Mapping, stack: SliceStack) -> bool:
     """Whether what was kept is of these slices, and can be read."""
     size = list(stack.grid.size)
     same = data.get("count") == len(stack) and data.get("size", size) == size
-    return same and data.get("version") == VERSION
+    return same and data.get("version") in (1, VERSION)
 
 
 def hasLedger(segmentationNode, plane: Plane) -> bool:

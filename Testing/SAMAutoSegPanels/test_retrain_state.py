@@ -55,6 +55,7 @@ def test_what_is_missing_is_said_and_the_button_waits(change: dict, words: str) 
     [
         ({}, ""),
         ({"method": "joint"}, ""),
+        ({"knownBy": "imported"}, ""),
         ({"method": "sam-sp"}, "trained by another method, so this begins anew"),
         ({"known": ("spleen",)}, "knows none of these structures, so this begins anew"),
         ({"known": ("spleen", "Liver")}, ""),

@@ -242,6 +242,15 @@ def test_the_views_show_another_volume_without_what_was_found_in_the_one_before(
     assert played.shown == [other, played.volume]  # it is seen already, as the user has it
 
 
+def test_a_volume_that_is_deleted_leaves_the_views_to_slicer(played: Played) -> None:
+    played.panel.refresh()
+    other, its = played.another()
+    played.panel.onNodeRemoved(played.volume)
+    played.node.inputVolume = other  # as Slicer's selector does by itself
+    played.panel.refresh()
+    assert played.shown == []
+
+
 @pytest.mark.parametrize("more", [True, False])
 def test_a_segmentation_that_was_deleted_is_not_followed_by_that_of_another_volume(
     played: Played, more: bool

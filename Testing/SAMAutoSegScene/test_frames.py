@@ -3,6 +3,8 @@
 import pytest
 import slicer
 from SAMAutoSegPanels.CurrentLedger import CurrentLedger
+from SAMAutoSegPanels.MeantFor import requireOwn
+from SAMAutoSegScene.Frames import frameProblem
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation, segmentationOf
 
 from SAMAutoSegLib.errors import SAMAutoSegError
@@ -40,6 +42,16 @@ def test_what_was_made_on_another_frame_is_neither_corrected_nor_overwritten(cin
     assert ledgers.choose(other, volume, "axial") is not None
     browser.SetSelectedItemNumber(0)
     assert ledgers.choose(node, volume, "axial") is not None and ledgers.problem == ""
+
+
+def test_what_slicers_own_editor_made_is_of_the_frame_that_it_was_first_used_with(cine, scene):
+    volume, browser = cine
+    node = scene.add("vtkMRMLSegmentationNode")
+    node.SetReferenceImageGeometryParameterFromVolumeNode(volume)
+    requireOwn(node, volume, lambda question: False)
+    browser.SetSelectedItemNumber(1)
+    requireOwn(node, volume, lambda question: False)
+    assert "made on frame 1" in frameProblem(node, volume)
 
 
 def test_a_segmentation_that_is_browsed_along_fits_every_frame(cine, structures, scene):

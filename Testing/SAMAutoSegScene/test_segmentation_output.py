@@ -167,6 +167,9 @@ def test_a_renamed_segment_takes_the_structure_that_was_learned_by_its_new_name(
     assert list(prepareSegmentation(volume_node, learned, first.node).segmentIds.values()) == ids
     # The model before still finds the segment that was made for it.
     assert list(prepareSegmentation(volume_node, structures, first.node).segmentIds.values()) == ids
+    # For both at once one more is made, and none was removed.
+    both = prepareSegmentation(volume_node, [*structures, replace(learned[0], label=9)], first.node)
+    assert len(both.segmentIds) == 3 and not [note for note in both.notes if "removed" in note]
 
 
 def test_a_segmentation_on_another_grid_is_not_written_silently(

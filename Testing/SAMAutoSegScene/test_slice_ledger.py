@@ -1,5 +1,6 @@
 """What is known of every slice, and how it follows what the user does."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -252,6 +253,18 @@ def test_what_was_learned_from_is_held_out_no_more(plain):
     plain.ledger.noteTraining("b", [2, 5], [4])
     again = SliceLedger(plain.node, plain.volume_node)
     assert (again.learned, again.heldOut) == ([1, 2, 3, 5], [4])
+
+
+def test_what_an_earlier_version_has_kept_is_still_known(plain):
+    plain.run()
+    plain.ledger.markReviewed([3])
+    plain.ledger.noteTraining("a", [1, 3], [2])
+    name = plain.ledger._attribute
+    data = json.loads(plain.node.GetAttribute(name))
+    plain.node.SetAttribute(name, json.dumps({**data, "version": 1, "learned": [1, 3]}))
+    again = SliceLedger(plain.node, plain.volume_node)
+    assert (again.learned, again.heldOut) == ([1, 3], [2])
+    assert again.stateOf(3) == SliceState.REVIEWED
 
 
 def test_what_no_model_has_learned_from_may_be_held_out_again(plain):
