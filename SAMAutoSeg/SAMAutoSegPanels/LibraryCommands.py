@@ -11,6 +11,7 @@ from SAMAutoSegPanels.Translation import _
 _UNTIL_LET_GO = """
 import _thread, os, runpy, signal, threading, time
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts it may ignore that
 own = os.dup(0)
 nothing = os.open(os.devnull, os.O_RDONLY)
 os.dup2(nothing, 0)
