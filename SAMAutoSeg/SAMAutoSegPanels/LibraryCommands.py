@@ -7,11 +7,12 @@ from SAMAutoSegPanels.Translation import _
 
 # Slicer's Python is started by a launcher, and killing that leaves it running. So it ends itself
 # when nobody holds the other end of its standard input any more: as by Ctrl-C, so that what it has
-# started ends too. That input is no longer the standard one, see `SAMAutoSegLib.engine.__main__`.
+# started ends too; whoever starts it may ignore that signal. That input is no longer the standard
+# one, see `SAMAutoSegLib.engine.__main__`.
 _UNTIL_LET_GO = """
 import _thread, os, runpy, signal, threading, time
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # who starts it may ignore that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 own = os.dup(0)
 nothing = os.open(os.devnull, os.O_RDONLY)
 os.dup2(nothing, 0)
