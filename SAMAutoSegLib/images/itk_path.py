@@ -80,9 +80,9 @@ def _suffixes(path: Path) -> str:
 
 @contextmanager
 def plain_folder() -> Iterator[Path]:
-    """A temporary folder that ITK can open, in the user's one or that of all users."""
+    """A temporary folder that ITK can open: in the user's one, else in that of all users."""
     roots = [tempfile.gettempdir(), os.environ.get("PROGRAMDATA", "")]
-    root = next((root for root in roots if root and root.isascii()), None)
+    root = next((root for root in roots if root and (root.isascii() or not _ASCII_ONLY)), None)
     if root is None:
         raise SAMAutoSegError(
             f"ITK cannot open files below {roots[0]} on Windows: let TEMP name a folder whose path "

@@ -85,6 +85,15 @@ def test_a_header_whose_voxels_lie_in_another_file_is_told_to_be_moved(folder: P
         read_image(folder / "scan.nhdr")
 
 
+def test_elsewhere_any_temporary_folder_will_do(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(itk_path, "_ASCII_ONLY", False)
+    monkeypatch.setattr(itk_path.tempfile, "gettempdir", lambda: str(folder))
+    with itk_path.plain_folder() as found:
+        assert found.parent == folder
+
+
 def test_where_no_folder_has_a_plain_name_it_is_said_which_to_change(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
