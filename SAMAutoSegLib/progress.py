@@ -5,8 +5,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TextIO
 
 from SAMAutoSegLib.errors import Cancelled
@@ -30,6 +31,13 @@ def part_of(progress: Progress, start: float, stop: float) -> Progress:
         progress(start + fraction * (stop - start), message)
 
     return part
+
+
+def parts_of(progress: Progress, stop: float, sizes: Sequence[int]) -> list[Progress]:
+    """Progress of steps one after the other that take as long as their sizes say, up to `stop`."""
+    whole = sum(sizes) or 1
+    bounds = [stop * sum(sizes[:n]) / whole for n in range(len(sizes) + 1)]
+    return [part_of(progress, *pair) for pair in pairwise(bounds)]
 
 
 @contextmanager

@@ -104,8 +104,8 @@ def retrainView(facts):
     usable = facts.ready and not facts.problem and (facts.corrected or facts.reviewed)
     if usable and reason:
         return RetrainView(summary, _("Retrain"), False, tip, reason, None, True)
-    status, failed = facts.lastMessage, facts.failed
-    return RetrainView(summary, _("Retrain"), not reason, tip, status, None, failed)
+    status = facts.lastMessage
+    return RetrainView(summary, _("Retrain"), not reason, tip, status, None, facts.failed)
 
 
 def whyNot(facts):

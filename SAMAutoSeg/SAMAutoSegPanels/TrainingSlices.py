@@ -132,6 +132,7 @@ class TrainingSlices:
         """The scene is closed, or nobody looks any more."""
         self._others.close()
         self._found = []
+        self.lookedAt = None
         self.corrected = self.reviewed = self.others = ()
 
 

@@ -198,7 +198,7 @@ def load_adapted(
         normalization=card.input.normalization,
         device=device,
         precision=precision,
-        sha256=card.backbone_sha256,  # as `_require_backbone` found
+        sha256=card.backbone_sha256,  # as was found above
     )
     backbone.spec = card.input
     model = AdaptedModel(backbone, len(card.structures) + 1, card.adaptation)

@@ -161,8 +161,13 @@ def _trained(folder: Path, spec: dict[str, Any], resumed: bool) -> tuple[str, di
     if task.former is not None and tuned.adapted.model is task.former.model:
         # Nothing to keep: a version that is the same as the one before would only puzzle.
         (folder / CHECKPOINT).unlink(missing_ok=True)
-        told = {**_NOTHING, "unchanged": True, "notes": notes, "steps": tuned.result.steps}
-        return "finished", {**told, "seconds": round(time.monotonic() - started, 1)}
+        return "finished", {
+            **_NOTHING,
+            "unchanged": True,
+            "notes": notes,
+            "steps": tuned.result.steps,
+            "seconds": round(time.monotonic() - started, 1),
+        }
     save_adapted(folder / MODEL, tuned.adapted)
     if tuned.result.stopped != "cancelled":
         (folder / CHECKPOINT).unlink(missing_ok=True)

@@ -27,7 +27,7 @@ from SAMAutoSegLib.methods.training_set import LabeledVolume, build_training_set
 from SAMAutoSegLib.methods.tuned_model import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume, build_unlabeled_set
 from SAMAutoSegLib.methods.we_sam import WeSAM, WeSAMSettings, blocks_to_adapt
-from SAMAutoSegLib.progress import Progress, part_of, silent
+from SAMAutoSegLib.progress import Progress, part_of, parts_of, silent
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 
 # For the progress bar only: a slice is encoded in several views, all of it before the first step.
@@ -84,7 +84,7 @@ def adapt_source(
     model = with_encoder_blocks(source.model, backbone, blocks_to_adapt(chosen, backbone))
     before = model.learned_state()
     tested = sum(len(volume.slices) for volume in held_out)
-    first = _ENCODING_SHARE * count / max(count + tested, 1)
+    parts = parts_of(progress, _ENCODING_SHARE, (count, tested))
     samples = build_unlabeled_set(
         volumes,
         card.structures,
@@ -96,7 +96,7 @@ def adapt_source(
         strong=chosen.strong,
         seed=chosen.seed,
         cache=cache,
-        progress=part_of(progress, 0.0, first),
+        progress=parts[0],
     )
     encoded = time.monotonic()
     tests = None
@@ -109,7 +109,7 @@ def adapt_source(
             intensity=intensity,
             encoder_blocks=model.adaptation.encoder_blocks,
             cache=cache,
-            progress=part_of(progress, first, _ENCODING_SHARE),
+            progress=parts[1],
         )
     scoring = time.monotonic() - encoded
     result = train(

@@ -33,7 +33,7 @@ from SAMAutoSegLib.methods.starting_model import StartingModel, starting_model
 from SAMAutoSegLib.methods.trainer import OnStep, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
 from SAMAutoSegLib.methods.tuned_model import FineTuned, provenance_of, require_a_step, seconds_of
-from SAMAutoSegLib.progress import Progress, part_of, silent
+from SAMAutoSegLib.progress import Progress, part_of, parts_of, silent
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.sam.encoder_tail import require_tunable
@@ -133,11 +133,11 @@ def finetune(
 
     started = time.monotonic()
     tested = sum(len(volume.slices) for volume in held_out)
-    first = _ENCODING_SHARE * labeled * chosen.views / (labeled * chosen.views + tested)
-    samples = encode(volumes, chosen.views, part_of(progress, 0.0, first))
+    parts = parts_of(progress, _ENCODING_SHARE, (labeled * chosen.views, tested))
+    samples = encode(volumes, chosen.views, parts[0])
     samples.require_structures()
     encoded = time.monotonic()
-    tests = encode(held_out, 1, part_of(progress, first, _ENCODING_SHARE)) if held_out else None
+    tests = encode(held_out, 1, parts[1]) if held_out else None
     scoring = time.monotonic() - encoded
     side = pixel_side_for(samples.images) if chosen.pixel_steps else 0
     weight = chosen.pixel_weight or usual_weight(samples, side, several)

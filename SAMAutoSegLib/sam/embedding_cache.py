@@ -76,19 +76,21 @@ class EmbeddingCache:
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 facts = file.metadata() or {}
-                # A copy: what is still mapped cannot be removed on Windows.
-                tensor = file.get_tensor("embedding").clone()
+                tensor = file.get_tensor("embedding")
         except OSError:
             return None
         except SafetensorError as error:
             return self._distrust(path, str(error))
         if facts.get("key") != key:
-            return self._distrust(path, "it is the entry of another slice or model")
-        if facts.get("sha256") != _digest(tensor):
-            return self._distrust(path, "its content does not have the checksum it states")
-        with suppress(OSError):  # it may be another user's
-            os.utime(path)
-        return tensor
+            wrong = "it is the entry of another slice or model"
+        elif facts.get("sha256") != _digest(tensor):
+            wrong = "its content does not have the checksum it states"
+        else:
+            with suppress(OSError):  # it may be another user's
+                os.utime(path)
+            return tensor
+        del tensor  # what is still mapped cannot be removed on Windows
+        return self._distrust(path, wrong)
 
     def put(self, key: str, embedding: Tensor) -> None:
         """Keep an embedding, and remove the least recently used ones beyond the limit.
