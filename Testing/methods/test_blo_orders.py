@@ -1,5 +1,6 @@
 """First and second order of BLO-SAM on a tiny SAM, and the published recipe."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -18,7 +19,7 @@ from SAMAutoSegLib.methods.hypergradient import (
     adamw_step,
     hypergradient,
 )
-from SAMAutoSegLib.methods.method import batch_loss
+from SAMAutoSegLib.methods.method import batch_loss, descend
 from SAMAutoSegLib.methods.settings import Settings, make_settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
 
@@ -127,6 +128,31 @@ def test_every_order_moves_the_prompt_by_its_own_gradient(
     assert between < 0.2 * (prompts["first"] - prompts["exact"]).norm()
 
 
+def test_what_is_unrolled_is_the_step_that_the_weights_would_make_next(
+    model: AdaptedModel, slices: TrainingSet
+) -> None:
+    """With the moments, the rate and the shortened gradients of the training."""
+    settings = replace(SETTINGS, order="exact", gradient_clip=0.1, warmup=2)
+    method = BLOSAM(model, slices, settings)
+    for number in range(3):
+        method.step(number)
+    rate = settings.rate_at(2, settings.learning_rate)
+    loss, gradient = method._upper_gradient([0, 1], [2, 3], 2, rate)
+
+    def after(shift: float, way: Tensor) -> Tensor:
+        other = copy.deepcopy(method)
+        with torch.no_grad():
+            other.model.prompt_embedding += shift * way
+        lower = batch_loss(other.model, slices, [0, 1], settings, 2)
+        descend(other.lower, lower, rate, settings.gradient_clip)
+        return batch_loss(other.model, slices, [2, 3], settings, 2).detach()
+
+    way = torch.randn(gradient.shape, generator=torch.Generator().manual_seed(0)).double()
+    assert float(loss) == pytest.approx(float(after(0, way)), rel=1e-6)
+    numeric = (after(1e-5, way) - after(-1e-5, way)) / 2e-5
+    assert float((gradient * way).sum()) == pytest.approx(float(numeric), rel=1e-4)
+
+
 @pytest.mark.parametrize("order", ["exact", "finite-difference"])
 def test_second_order_works_with_adapted_encoder_blocks(
     tune: Callable[..., Any], order: str
@@ -158,6 +184,11 @@ def test_the_published_recipe_is_one_setting() -> None:
     assert made.learning_rate == made.prompt_learning_rate == 5e-3
     assert made.weight_decay == made.prompt_weight_decay == 0.1
     assert made.rate_at(0, 1.0) == 1.0 and made.views == 1 and made.average == 0
+    assert made.order == "first" and made.count_absent and made.ce_weight == 0.2
+    # Neither stopped, nor blanked, nor shortened.
+    assert made.patience == made.feature_dropout == made.gradient_clip == made.pixel_steps == 0
+    odd = make_settings(BLOSAMSettings, {"recipe": "published"}, slices=5)
+    assert odd.steps == 300  # D1 has three
     assert make_settings(BLOSAMSettings, {"recipe": "published", "steps": 7}).steps == 7
 
 

@@ -149,21 +149,34 @@ def test_model_prompt_and_optimizer_stay_bit_for_bit(toy: Toy, order: module.Ord
     assert all(parameter.grad is None for parameter in toy.net.parameters())
 
 
-def test_the_virtual_step_is_the_one_that_adamw_makes(toy: Toy) -> None:
+@pytest.mark.parametrize("longest", [0.0, 0.05, 100.0])
+def test_the_virtual_step_is_the_one_that_adamw_makes(toy: Toy, longest: float) -> None:
     optimizer = toy.used_adamw()
     names = dict(toy.net.named_parameters())
     loss = toy.loss(0)(names, toy.prompt)
     found = torch.autograd.grad(loss, list(names.values()))
-    step = adamw_step(optimizer, names, rate=0.03)
+    step = adamw_step(optimizer, names, rate=0.03, longest=longest)
     expected = step(toy.weights, dict(zip(names, found, strict=True)))
 
     optimizer.param_groups[0]["lr"] = 0.03
     for parameter, gradient in zip(names.values(), found, strict=True):
         parameter.grad = gradient
+    if longest:
+        nn.utils.clip_grad_norm_(names.values(), longest)
     optimizer.step()
 
     for name, value in toy.weights.items():
         torch.testing.assert_close(value, expected[name])
+
+
+def test_an_upper_loss_that_no_weight_touches_has_the_direct_gradient_only(toy: Toy) -> None:
+    def upper(weights: Weights, prompt: Tensor) -> Tensor:
+        return prompt.square().sum() + 0 * sum(value.sum() for value in weights.values())
+
+    _, gradient = hypergradient(
+        toy.loss(0), upper, toy.weights, toy.prompt, gradient_step, "finite-difference"
+    )
+    assert torch.equal(gradient, 2 * toy.prompt)
 
 
 def test_weights_that_never_had_a_gradient_give_no_nan(toy: Toy) -> None:

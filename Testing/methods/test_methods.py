@@ -10,7 +10,7 @@ from SAMAutoSegLib.adapt.adapted_model import PROMPT, AdaptedModel
 from SAMAutoSegLib.methods.blo_sam import BLOSAM, BLOSAMSettings
 from SAMAutoSegLib.methods.joint import Joint
 from SAMAutoSegLib.methods.losses import IGNORED
-from SAMAutoSegLib.methods.method import Method, adamw, apply_gradients
+from SAMAutoSegLib.methods.method import Method, adamw, apply_gradients, batch_loss
 from SAMAutoSegLib.methods.settings import Settings
 from SAMAutoSegLib.methods.training_set import TrainingSet
 
@@ -101,6 +101,44 @@ def test_labels_of_d2_do_not_reach_the_weights(
         BLOSAM(model, replace(training_set, targets=labels), SETTINGS).step(0)
         states.append(model.learned_state())
     assert changed(*states) == {PROMPT}
+
+
+def test_each_level_takes_the_steps_of_an_adamw_with_its_own_rate_and_decay(
+    samples: Callable[..., TrainingSet], new_model: Callable[..., AdaptedModel]
+) -> None:
+    made, clip = samples((2, 5)), 0.05
+    training_set = replace(made, features=made.features.double())
+    levels = {"weights": (4e-3, 0.3), "prompt": (2e-2, 0.7)}
+    (rate, decay), (prompt_rate, prompt_decay) = levels.values()
+    settings = replace(
+        SETTINGS,
+        steps=5,
+        warmup=1,
+        gradient_clip=clip,
+        learning_rate=rate,
+        weight_decay=decay,
+        prompt_learning_rate=prompt_rate,
+        prompt_weight_decay=prompt_decay,
+    )
+    model, plain = new_model().double(), new_model().double()
+    method = BLOSAM(model, training_set, settings)
+    learned = {"weights": plain.weights(), "prompt": [plain.prompt_embedding]}
+    optimizers = {
+        level: torch.optim.AdamW(learned[level], weight_decay=decay, fused=False)
+        for level, (_, decay) in levels.items()
+    }
+    for number in range(4):
+        method.step(number)
+        for part, (level, optimizer) in enumerate(optimizers.items()):
+            plain.zero_grad()
+            batch_loss(plain, training_set, [part], settings, number).backward()
+            torch.nn.utils.clip_grad_norm_(learned[level], clip)
+            warm = 0.5 if number == 0 else 1.0
+            optimizer.param_groups[0]["lr"] = levels[level][0] * warm * (1 - number / 5) ** 0.9
+            optimizer.step()
+    expected = plain.learned_state()
+    for name, value in model.learned_state().items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", [BLOSAM, Joint])
