@@ -8,6 +8,7 @@ mask decoder learned as a whole). They are told apart by their tensors, never by
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -71,11 +72,13 @@ def import_adapted(
         The model, and a report, one sentence each.
 
     Raises:
-        SAMAutoSegError: a file of another kind or one that lacks its mask decoder, copies within
-            it that differ, another base, or a wrong number of names.
+        SAMAutoSegError: a file of another kind or one that lacks its mask decoder, values that are
+            no numbers, copies within it that differ, another base, a wrong number of names, or
+            the same name twice.
     """
     tensors = {n: t.float() for n, t in read_checkpoint(path).tensors.items()}
-    in_decoder, in_encoder = "fati_qa" in tensors, any(n.startswith("w_a_") for n in tensors)
+    in_decoder = "fati_qa" in tensors
+    in_encoder = sorted(n for n in tensors if n.startswith("w_a_"))
     if not in_decoder and not in_encoder:
         raise SAMAutoSegError(
             f"{path} is no file of BLO-SAM, MetaTune or SAMed: it has no low-rank tensors (fati_qa "
@@ -86,19 +89,25 @@ def import_adapted(
             f"{path} lacks its mask decoder ({_TOKENS}), which that program draws anew at every "
             "start: its result cannot be repeated; train again with the decoder saved"
         )
+    if diverged := [name for name, tensor in tensors.items() if not tensor.isfinite().all()]:
+        raise SAMAutoSegError(
+            f"{path} holds values that are no numbers ({diverged[0]}): its training had failed"
+        )
     classes = len(tensors[_TOKENS])
     names = list(structures) or [f"structure {n}" for n in range(1, classes)]
     if len(names) != classes - 1:
         raise SAMAutoSegError(
             f"{len(names)} names of structures: {path} has {classes - 1} structures"
         )
+    if len({name.casefold() for name in names}) < len(names):
+        raise SAMAutoSegError(f"structures {', '.join(names)}: give each a name of its own")
     program = "BLO-SAM or MetaTune" if in_decoder else "SAMed"
     own_side = side or (_BLO_SAM_SIDE if in_decoder else _SAMED_SIDE)
     backbone = load_backbone(base, side=own_side, normalization="unit", device=device)
     backbone.spec = replace(backbone.spec, aspect="stretch")
     adaptation = Adaptation(
-        lora_rank=len(tensors["fati_qa" if in_decoder else "w_a_000"]),
-        encoder_blocks=sum(n.startswith("w_a_") for n in tensors) // 2,
+        lora_rank=len(tensors["fati_qa" if in_decoder else in_encoder[0]]),
+        encoder_blocks=len(in_encoder) // 2,
         head="class-tokens" if in_decoder else "class-tokens-whole",
     )
     model = AdaptedModel(backbone, classes, adaptation)
@@ -169,15 +178,16 @@ def _source(name: str) -> str:
 
 def _long(name: str) -> str:
     """The full name of a decoder update that has a short one; empty for other tensors."""
-    if name.startswith("fati_"):
-        return f"{_TRANSFORMER}final_attn_token_to_image.{name[5]}_proj.w_{name[6]}.weight"
-    kind, _, rest = name.partition("_")
-    if kind not in _ATTENTIONS:
+    if final := re.fullmatch("fati_([qv])([ab])", name):
+        projection, letter = final.groups()
+        return f"{_TRANSFORMER}final_attn_token_to_image.{projection}_proj.w_{letter}.weight"
+    numbered = re.fullmatch(f"({'|'.join(_ATTENTIONS)})_([ab])_([0-9]+)", name)
+    if numbered is None:
         return ""
-    letter, number = rest.split("_")
+    kind, letter, number = numbered.groups()
     layer, value = divmod(int(number), 2)
-    projection = "v_proj" if value else "q_proj"
-    return f"{_TRANSFORMER}layers.{layer}.{_ATTENTIONS[kind]}.{projection}.w_{letter}.weight"
+    projection = "v" if value else "q"
+    return f"{_TRANSFORMER}layers.{layer}.{_ATTENTIONS[kind]}.{projection}_proj.w_{letter}.weight"
 
 
 def _compared_with_base(

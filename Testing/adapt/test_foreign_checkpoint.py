@@ -140,14 +140,36 @@ def test_a_file_without_its_decoder_is_refused(base: Path, write: Callable[..., 
         import_adapted(file, base, intensity=INTENSITY, side=128)
 
 
-def test_a_missing_update_is_named(base: Path, write: Callable[..., Path]) -> None:
-    with pytest.raises(SAMAutoSegError, match="lacks w_b_001"):
-        import_adapted(write("samed", w_b_001=None), base, intensity=INTENSITY, side=128)
+@pytest.mark.parametrize("name", ["w_a_000", "w_b_001"])
+def test_a_missing_update_is_named(name: str, base: Path, write: Callable[..., Path]) -> None:
+    with pytest.raises(SAMAutoSegError, match=f"lacks {name}"):
+        import_adapted(write("samed", **{name: None}), base, intensity=INTENSITY, side=128)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_file_of_a_training_that_had_failed_is_refused(
+    layout: str, base: Path, write: Callable[..., Path]
+) -> None:
+    name = "mask_decoder.mask_tokens.weight"
+    tokens = torch.full(tuple(REFERENCE[layout]["tensors"][name]), float("nan"))
+    with pytest.raises(SAMAutoSegError, match=rf"no numbers \({name}\): its training had failed"):
+        import_adapted(write(layout, **{name: tokens}), base, intensity=INTENSITY, side=128)
+
+
+def test_tensors_of_no_known_name_do_no_harm(base: Path, write: Callable[..., Path]) -> None:
+    strange = {name: torch.ones(2) for name in ("sa_x", "sa_a_last", "fati_", "cit_c_000")}
+    file = write("blo-sam decoder", **strange)
+    imported, _ = import_adapted(file, base, intensity=INTENSITY, side=128, device="cpu")
+    assert imported.card.adaptation.lora_rank == 3
 
 
 def test_names_have_to_match_the_structures(base: Path, write: Callable[..., Path]) -> None:
     with pytest.raises(SAMAutoSegError, match=r"1 names of structures: .* has 2 structures"):
         import_adapted(write("samed"), base, intensity=INTENSITY, side=128, structures=("liver",))
+    with pytest.raises(SAMAutoSegError, match="structures left, Left: give each a name of its own"):
+        import_adapted(
+            write("samed"), base, intensity=INTENSITY, side=128, structures=("left", "Left")
+        )
 
 
 def test_another_kind_of_file_is_refused(base: Path) -> None:
