@@ -55,6 +55,21 @@ def test_an_unknown_contender_is_named_before_anything_is_computed(monkeypatch, 
     assert "no such method: best;" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", [True, False])
+def test_a_missing_set_is_named_before_anything_is_computed(given, monkeypatch, tmp_path, capsys):
+    run = FOLDER / "few_shot" / "run.py"
+    asked = ["--sets", "hippocampus", *(["--data", str(tmp_path)] if given else [])]
+    results = tmp_path / "results.jsonl"
+    monkeypatch.delenv("SAMAUTOSEG_BENCHMARK_DATA", raising=False)
+    monkeypatch.setattr(sys, "argv", [str(run), *asked, "--results", str(results)])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_path(str(run), run_name="__main__")
+    assert left.value.code == 2 and not results.exists()
+    told = capsys.readouterr().err
+    where = f"no folder hippocampus_mr in {tmp_path};" if given else "no folder hippocampus_mr;"
+    assert where in told and "--data" in told and "SAMAUTOSEG_BENCHMARK_DATA" in told
+
+
 def test_a_point_in_the_middle_of_its_largest_part_prompts_each_structure(tiny_backbone, picture):
     points = runpy.run_path(str(FOLDER / "few_shot" / "contenders.py"))["prompt_with_points"]
     grid = Grid((40, 30, 3), (0.8, 0.8, 5.0), (0.0, 0.0, 0.0), np.eye(3))

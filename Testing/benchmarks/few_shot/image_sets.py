@@ -67,8 +67,9 @@ def load_set(name: str, data: Path | None, test_patients: int) -> ImageSet:
     folder = {"hippocampus": "hippocampus_mr", "cardiac": "cardiac_lv_mr"}[name]
     if data is None or not (data / folder).is_dir():
         raise SAMAutoSegError(
-            f"image set {name}: no folder {folder} in {data}; name the folder that holds it with "
-            "--data or the environment variable SAMAUTOSEG_BENCHMARK_DATA, or leave the set out"
+            f"image set {name}: no folder {folder}{'' if data is None else f' in {data}'}; name "
+            "the folder that holds it with --data or the environment variable "
+            "SAMAUTOSEG_BENCHMARK_DATA, or leave the set out"
         )
     root = data / folder
     if name == "hippocampus":

@@ -49,14 +49,18 @@ def main() -> None:
     methods = options.methods.split(",")
     if unknown := [name for name in methods if name not in CONTENDERS]:
         parser.error(f"no such method: {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
+    data = Path(options.data) if options.data else None
+    try:
+        sets = [load_set(name, data, options.test_patients) for name in options.sets.split(",")]
+    except SAMAutoSegError as error:
+        parser.error(str(error))  # before hours have passed with the sets before it
     options.results.parent.mkdir(parents=True, exist_ok=True)
     lines = options.results.read_text().splitlines() if options.results.exists() else []
     known = {_key(json.loads(line)) for line in lines}
     backbone = load_backbone(fetched("lite-medsam"))
     cache = EmbeddingCache(max_bytes=16 * 2**30)
-    data = Path(options.data) if options.data else None
-    for name in options.sets.split(","):
-        images = load_set(name, data, options.test_patients)
+    for images in sets:
+        name = images.name
         for scheme in options.schemes.split(","):
             if scheme == "patients" and not images.test:
                 continue
