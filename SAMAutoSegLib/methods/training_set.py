@@ -105,10 +105,14 @@ class TrainingSet:
             )
 
     def fingerprint(self) -> str:
-        """SHA-256 of names, features and targets: whether a training can go on with this set."""
-        digest = hashlib.sha256("\n".join(self.structures).encode())
+        """SHA-256 of all of it: whether a training can go on with this set."""
+        told = (self.structures, self.pixel_spacings, self.groups, self.owners)
+        digest = hashlib.sha256(repr(told).encode())
         for tensor in (tensor for view in self.views for tensor in view):
             digest.update(tensor.cpu().contiguous().view(torch.uint8).numpy().data)
+        # At the image's resolution the pixel branch learns what low-res targets may not show.
+        for slice_ in (*self.images, *self.references):
+            digest.update(np.ascontiguousarray(slice_).data)
         return digest.hexdigest()
 
 

@@ -125,6 +125,21 @@ def test_the_fingerprint_tells_images_and_labels_apart(
         assert build([volume], structures, tiny_backbone()).fingerprint() != before
 
 
+def test_the_fingerprint_tells_what_only_the_pixel_branch_sees(
+    samples: Callable[..., TrainingSet],
+) -> None:
+    made = samples((2, 4))
+    corrected = made.references[0].copy()
+    corrected[5, 5] = 2
+    for changed in (
+        replace(made, references=(corrected, *made.references[1:])),
+        replace(made, pixel_spacings=((1.0, 2.0),) * 2),
+        replace(made, groups=(0, 0)),
+        replace(made, owners=(0, 1)),
+    ):
+        assert changed.fingerprint() != made.fingerprint()
+
+
 def test_kept_embeddings_train_the_same(
     labeled: Build,
     structures: list[Structure],
