@@ -117,6 +117,11 @@ class BLOSAM:
         return Adaptation()
 
     def __init__(self, model: AdaptedModel, samples: TrainingSet, settings: BLOSAMSettings) -> None:
+        if not model.decoder.takes_prompt:
+            raise SAMAutoSegError(
+                f"head {model.adaptation.head}: blo-sam learns a prompt embedding, which this head "
+                "does not take: expected class-tokens or class-tokens-whole"
+            )
         self.model = model
         self.samples = samples
         self.settings = settings

@@ -240,10 +240,12 @@ def _chosen(
         shaping = kind.settings_type.shaping & former.settings.keys()
         asked = {name: former.settings[name] for name in shaping} | asked
     chosen = make_settings(kind.settings_type, asked, labeled, several=several)
-    adapted = kind.adaptation(chosen, backbone)
+    own = adapted = kind.adaptation(chosen, backbone)
     if former is not None and adapted.head == former.adaptation.head:
         adapted = replace(former.adaptation, prompt=adapted.prompt)
     adapted = replace(adapted, **adaptation or {})
+    if adapted.prompted and not own.prompted:
+        raise SAMAutoSegError(f"prompted: {kind.name} learns no pass with a prompt: leave it out")
     if adapted.encoder_blocks:
         require_tunable(backbone.encoder, adapted.encoder_blocks)
     return chosen, adapted

@@ -148,6 +148,59 @@ def test_a_structure_that_no_labeled_slice_shows_is_named(tune: Tune, labeled: B
     assert tune(volume).result.notes == ["no labeled slice shows bar: this model cannot find it"]
 
 
+@pytest.mark.parametrize("split", ["rotate", "half"])
+@pytest.mark.parametrize("empty", [(0,), (2, 6), (0, 2)])
+def test_labeled_slices_that_hold_nothing_are_learned_like_all_others(
+    tune: Tune, labeled: Build, split: str, empty: tuple[int, ...]
+) -> None:
+    volume = labeled((0, 2, 4, 6))
+    volume.labels.array[list(empty)] = 0
+    settings = {**QUICK, "steps": 8, "split": split, "prompt_every": 1, "pixel_steps": 0}
+    tuned = tune(volume, settings=settings)
+    assert all(np.isfinite(list(entry.values())).all() for entry in tuned.result.history)
+    assert tuned.adapted.card.slices_learned == 4
+    # Fixed halves of which one shows nothing are the only ones that something has to be said of.
+    assert bool(tuned.result.notes) == (split == "half" and empty == (0, 2))
+
+
+def test_hundreds_of_slices_are_encoded_in_no_more_views_than_the_steps_can_use(
+    tune: Tune, labeled: Build, tiny_backbone: Callable[..., Backbone]
+) -> None:
+    short = labeled()
+    grid = replace(short.image.grid, size=(40, 48, 360))
+    image, labels = (
+        Volume(np.tile(one.array, (40, 1, 1)), grid, "long", None)
+        for one in (short.image, short.labels)
+    )
+    many = LabeledVolume(image, labels, tuple(range(0, 360, 2)))
+    settings = {"budget": "quick", "steps": 3, "prompt_every": 1, "teach_branch": False}
+    tuned = tune(many, labeled((1,)), backbone=tiny_backbone(side=32), settings=settings)
+    assert tuned.adapted.card.slices_learned == 181 and tuned.result.notes == []
+    assert tuned.adapted.card.settings["views"] == 1  # of few slices it would be four
+
+
+def test_volumes_of_wildly_different_sizes_and_spacings_are_learned_in_one_job(
+    tune: Tune, labeled: Build
+) -> None:
+    volumes = [labeled((0, 4))]
+    for seed, size, spacing in (
+        (1, (12, 300, 5), (5.0, 0.2, 1.0)),
+        (2, (700, 20, 4), (0.05, 3, 40)),
+    ):
+        labels = np.zeros(size[::-1], np.uint8)
+        labels[:, size[1] // 4 : size[1] // 2, : size[0] // 2] = 3
+        values = np.random.default_rng(seed).normal(110, 8, labels.shape) - 80 * (labels == 3)
+        grid = replace(volumes[0].image.grid, size=size, spacing=spacing)
+        image = Volume(values.astype(np.int16), grid, f"scan{seed}")
+        volumes.append(LabeledVolume(image, Volume(labels, grid, "labels"), (1, 3)))
+    settings = {**QUICK, "views": 2, "prompt_every": 1, "teach_branch": False}
+    for order in ("first", "exact"):
+        tuned = tune(*volumes, settings={**settings, "order": order})
+        assert all(np.isfinite(list(entry.values())).all() for entry in tuned.result.history)
+        assert [len(i["slices"]) for i in tuned.adapted.card.provenance["images"]] == [2, 2, 2]
+        assert tuned.result.notes == []
+
+
 def test_a_structure_too_small_for_the_output_is_named(
     tune: Tune, labeled: Build, tiny_backbone: Callable[..., Backbone]
 ) -> None:
@@ -301,6 +354,15 @@ def test_encoder_blocks_that_there_are_not_are_refused_before_anything_is_encode
             progress=lambda _, message: told.append(message),
         )
     assert told == []
+
+
+def test_parts_that_a_method_does_not_learn_are_refused(tune: Tune) -> None:
+    for head in ("auto-linear", "auto-vit-tokens"):
+        with pytest.raises(SAMAutoSegError, match=f"head {head}: blo-sam learns a prompt embedd"):
+            tune(method="blo-sam", adaptation={"head": head, "lora_rank": 0})
+    for method in ("blo-sam", "joint"):
+        with pytest.raises(SAMAutoSegError, match=f"prompted: {method} learns no pass with a"):
+            tune(method=method, adaptation={"prompted": True})
 
 
 def test_structures_that_are_in_no_slice_at_all_are_refused(

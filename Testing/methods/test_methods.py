@@ -106,7 +106,7 @@ def test_labels_of_d2_do_not_reach_the_weights(
 def test_each_level_takes_the_steps_of_an_adamw_with_its_own_rate_and_decay(
     samples: Callable[..., TrainingSet], new_model: Callable[..., AdaptedModel]
 ) -> None:
-    made, clip = samples((2, 5)), 0.05
+    made, clip = samples((2, 5)), 1e-3
     training_set = replace(made, features=made.features.double())
     levels = {"weights": (4e-3, 0.3), "prompt": (2e-2, 0.7)}
     (rate, decay), (prompt_rate, prompt_decay) = levels.values()
