@@ -23,6 +23,7 @@ from SAMAutoSegLib.methods.branch_teaching import Trained
 from SAMAutoSegLib.methods.held_out import (
     held_out_neighbors,
     held_out_scorer,
+    of_one_image,
     refuse_overlap,
     unseen,
 )
@@ -186,7 +187,7 @@ def finetune(
         with torch.inference_mode():
             result.score = scorer(model)
         scoring += time.monotonic() - began
-    result.notes += _not_learned(samples, structures)
+    result.notes += [*_given_twice(volumes), *_not_learned(samples, structures)]
     result.notes += held_out_neighbors(volumes, held_out, begun.source, plane)
     card = ModelCard(
         backbone=backbone.name,
@@ -265,6 +266,14 @@ def _with_its_branch(
     if begun.knows_more and "pixel_steps" not in asked:
         return replace(chosen, pixel_steps=0), []
     return chosen, []
+
+
+def _given_twice(volumes: Sequence[LabeledVolume]) -> list[str]:
+    """Notes on images that count as two patients, so that neighbors are parted."""
+    used = [volume for volume in volumes if volume.slices]
+    pairs = (pair for n, one in enumerate(used) for pair in of_one_image(used[:n], [one]))
+    names = dict.fromkeys(again.image.name for _, again in pairs)
+    return [f"{name} is given twice and counts as two patients: give it once" for name in names]
 
 
 def _not_learned(samples: TrainingSet, structures: Sequence[Structure]) -> list[str]:

@@ -91,7 +91,13 @@ def test_logits_are_those_of_the_program_that_wrote_the_file(
     layout: str, base: Path, write: Callable[..., Path], tmp_path: Path
 ) -> None:
     imported, report = import_adapted(
-        write(layout), base, intensity=INTENSITY, side=128, device="cpu", structures=("a", "b")
+        write(layout),
+        base,
+        intensity=INTENSITY,
+        plane="coronal",
+        structures=("a", "b"),
+        side=128,
+        device="cpu",
     )
     save_adapted(tmp_path / "model.safetensors", imported)
     again = load_adapted(
@@ -106,6 +112,7 @@ def test_logits_are_those_of_the_program_that_wrote_the_file(
     expected = torch.tensor(REFERENCE[layout]["logits"]).view(3, 8, 8)
     assert (logits[0, :, ::4, ::4] - expected).abs().max() < 1e-5
     assert [structure.name for structure in card.structures] == ["a", "b"]
+    assert (card.intensity, card.plane) == (INTENSITY, "coronal")
     assert card.input.normalization == "unit" and card.input.aspect == "stretch"
     assert card.provenance["imported_from"] == "learned.pth"
     assert ("SAMed" if layout == "samed" else "BLO-SAM or MetaTune") in report[0]

@@ -132,6 +132,14 @@ def test_an_image_is_the_same_by_another_path_or_without_one(tune: Tune, labeled
             tune(replace(one, image=first), held_out=[replace(other, image=second)])
 
 
+def test_an_image_that_is_given_twice_is_named(tune: Tune, labeled: Build) -> None:
+    settings = {**QUICK, "teach_branch": False}
+    (note,) = tune(labeled((0, 4)), labeled((1,)), labeled((6,)), settings=settings).result.notes
+    assert note == "scan0 is given twice and counts as two patients: give it once"
+    others = (labeled((1,), seed=1), labeled(()))
+    assert tune(labeled((0, 4)), *others, settings=settings).result.notes == []
+
+
 def test_a_score_on_neighbors_of_learned_slices_is_said_to_flatter(
     tune: Tune, labeled: Build
 ) -> None:
