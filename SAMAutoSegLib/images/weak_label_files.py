@@ -152,7 +152,10 @@ def _hint(values: dict[str, Any], shape: tuple[int, int]) -> Hint:
         raise ValueError("a box that is not [row0, column0, row1, column1]")
     polygons = values.get("polygons", [])
     coarse = _filled(polygons, shape) if polygons else None
-    return Hint(tuple(points), tuple(boxes), True, coarse, bool(values.get("absent", False)))  # type: ignore[arg-type]
+    absent = values.get("absent", False)
+    if not isinstance(absent, bool):
+        raise ValueError(f"absent {absent!r} is neither true nor false")
+    return Hint(tuple(points), tuple(boxes), True, coarse, absent)  # type: ignore[arg-type]
 
 
 def _whole(value: Any) -> int:

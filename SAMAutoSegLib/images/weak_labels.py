@@ -141,8 +141,8 @@ def check_weak_labels(
         Notes, one sentence each: structures of which nothing is said.
 
     Raises:
-        SAMAutoSegError: a label outside of the image, an empty box or paint, or statements that
-            contradict each other.
+        SAMAutoSegError: a label outside of the image, an empty box or paint, statements that
+            contradict each other, or a hint that says nothing.
     """
     names = {structure.label: structure.name for structure in structures}
     for number, found in sorted(labels.hints.items()):
@@ -153,6 +153,11 @@ def check_weak_labels(
             )
         for label, hint in found.items():
             where = f"{names.get(label, f'label {label}')} in slice {number}"
+            if not hint.words:
+                raise SAMAutoSegError(
+                    f"weak label of {where} says nothing: give points, boxes, paint or absence, or "
+                    "leave it out"
+                )
             _check_inside(hint, shape, where)
             _check_agreement(hint, where)
         _check_between(found, names, number)
@@ -215,6 +220,10 @@ def _check_agreement(hint: Hint, where: str) -> None:
             f"{where} is said to be absent, or lies outside of its region of interest, but has a "
             "point, box or paint there: remove one of the two"
         )
+    if hint.boxes and hint.coarse is not None:
+        parts = [hint.coarse[r0:r1, c0:c1] for r0, c0, r1, c1 in hint.boxes]
+        if not any(part.any() for part in parts):
+            raise SAMAutoSegError(f"paint of {where} lies outside of its boxes: move one of them")
     for row, column in inside:
         if hint.boxes and not any(_holds(box, row, column) for box in hint.boxes):
             raise SAMAutoSegError(

@@ -91,6 +91,8 @@ def test_the_json_format_is_read_as_documented(tmp_path: Path) -> None:
         (own({"2": {"liver": {"boxes": [[1, 2, 3]]}}}), "not as its format says"),
         (own({"2": {"liver": {"points": [[4, True, 1]]}}}), "not as its format says"),
         (own({"2": {"liver": {"box": [1, 2, 3, 4]}}}), "unknown entry 'box'"),
+        (own({"2": {"liver": {"absent": "no"}}}), "absent 'no' is neither true nor false"),
+        (own({"2": {"liver": {"points": []}}}), "liver in slice 2 says nothing"),
         (own({"two": {"liver": {}}}), "says, slice two: no slice number; expected is"),
         (own({"2": {"liver": [1]}}), "says, slice 2, liver: "),
         (own([1]), "says, the entry 'slices': missing, or of another kind"),

@@ -28,6 +28,8 @@ def check(*hints: Hint, number: int = 2, label: int = 5) -> list[str]:
         (Hint(points=((3, 4, 1), (3, 4, -1))), "said to be inside and outside"),
         (Hint(points=((3, 4, 1),), boxes=((8, 8, 12, 12),)), "lies outside of its boxes"),
         (Hint(points=((3, 4, 1),), absent=True), "said to be absent"),
+        (Hint(coarse=PAINT, boxes=((9, 5, 12, 12),)), "paint of liver in slice 2 lies outside of"),
+        (Hint(), "weak label of liver in slice 2 says nothing: give points, boxes, paint"),
     ],
 )
 def test_labels_that_cannot_be_meant_are_refused_in_one_line(hint: Hint, words: str) -> None:
