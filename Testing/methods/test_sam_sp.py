@@ -77,6 +77,23 @@ def test_a_structure_that_is_not_found_yet_is_prompted_by_its_label(
         assert box.tolist() == [4 * int(corner) for corner in corners]
 
 
+def test_a_box_is_of_the_first_pass_but_where_it_missed_what_is_there(
+    model: AdaptedModel, samples: Callable[..., TrainingSet]
+) -> None:
+    found, wanted = torch.zeros(2, 3, 32, 32, dtype=torch.long)
+    wanted[0, 4:12, 4:12], found[0, 5:12, 4:12] = 1, 1  # nearly right
+    wanted[1, 4:12, 4:12], found[1, 10:20, 10:20] = 1, 1  # missed
+    found[2, 20:24, 8:16] = 1  # there is none
+    wanted[:, :, 24:] = IGNORED
+    found[0, 12:22, 24:] = 1  # in the padding, and larger than what is shown
+    logits = 5.0 * F.one_hot(found, 3).movedim(3, 1)
+    settings = replace(SETTINGS, box_noise=0.0, prompts=9)
+    prompts = SAMSP(model, samples((4,)), settings)._prompts(logits, wanted.to(torch.uint8), 0)
+    boxes = dict(zip(prompts.images.tolist(), (prompts.boxes / 4).tolist(), strict=True))
+    assert boxes == {0: [4, 5, 12, 12], 1: [4, 4, 12, 12], 2: [8, 20, 16, 24]}
+    assert prompts.classes.tolist() == [1, 1, 1]
+
+
 def test_the_mask_is_the_first_passs_own_even_where_the_labels_box_is_taken(
     model: AdaptedModel, samples: Callable[..., TrainingSet], asked: list
 ) -> None:
@@ -144,6 +161,20 @@ def test_a_step_asks_no_more_than_it_may(
     for number in range(3):
         method.step(number)
     assert [len(prompts) for prompts in asked] == [1, 1, 1]
+
+
+def test_the_loss_is_that_of_both_passes_and_a_distillation_that_is_ramped_up(
+    model: AdaptedModel, samples: Callable[..., TrainingSet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    descended: list[float] = []
+    monkeypatch.setattr(SAMSP, "_descend", lambda self, loss, number: descended.append(loss.item()))
+    method = SAMSP(model, samples(), replace(SETTINGS, prompted_weight=2.0, distillation=3.0))
+    for number, share in ((0, 0.0), (1, 0.5), (2, 1.0), (9, 1.0)):
+        losses = method.step(number)
+        watched = losses["first_pass_loss"] + 2 * losses["prompted_loss"]
+        assert losses["training_loss"] == pytest.approx(watched)
+        assert losses["distillation_loss"] > 0
+        assert descended[-1] == pytest.approx(watched + 3 * share * losses["distillation_loss"])
 
 
 def test_slices_without_a_structure_train_the_first_pass_only(
@@ -214,5 +245,5 @@ def test_padding_is_in_no_loss(
         own.decode, own.answer = decoded, answered
         method = SAMSP(own, training_set, replace(SETTINGS, distillation=0.0, views=1))
         losses.append(method.step(9))
-    for name in ("first_pass_loss", "prompted_loss"):
+    for name in ("first_pass_loss", "prompted_loss", "distillation_loss"):
         assert losses[0][name] == pytest.approx(losses[1][name], rel=1e-5), name
