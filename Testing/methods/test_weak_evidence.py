@@ -50,7 +50,7 @@ NOTHING = np.zeros(SHAPE)
 
 
 def test_nothing_known_changes_nothing(gather: Gather) -> None:
-    shares = shares_of(square(5, 5, 9), NOTHING)
+    shares = shares_of(square(5, 5, 9, 0.5), square(7, 7, 9, 0.4))
     assert torch.allclose(corrected(shares, [gather()]), shares)
 
 
@@ -93,10 +93,28 @@ def test_paint_fixes_its_core_and_what_is_far_from_it(gather: Gather) -> None:
     paint[8:20, 8:20] = True
     evidence = gather(disc=Hint(coarse=paint))
     assert evidence.certain[0, 14, 14] == 1 and evidence.certain[0, 30, 30] == -1
-    assert evidence.certain[0, 8, 8] == 0  # near the border nothing is certain
+    # Nothing is certain as near to the border as 0.35 of the radius of a disc of 144 pixels, 2.4.
+    assert evidence.certain[0, 14, 6:12].tolist() == [0, 0, 0, 0, 1, 1]
+    assert evidence.certain[0, 14, 3:6].tolist() == [-1, -1, -1]
     assert evidence.certain[1, 14, 14] == -1  # what is one structure's is no other's
     found = corrected(shares_of(NOTHING, NOTHING), [evidence])[0]
     assert found[1, 14, 14] == 1 and found[1, 30, 30] == 0
+
+
+def test_paint_may_go_on_beyond_the_image(gather: Gather) -> None:
+    paint = np.zeros(SHAPE, bool)
+    paint[:12, 8:20] = True
+    assert gather(disc=Hint(coarse=paint)).certain[0, 0, 14] == 1
+
+
+def test_many_clicks_move_the_level_farther_than_one(gather: Gather) -> None:
+    shares = shares_of(square(5, 5, 12, high=0.02, low=0.001), NOTHING)
+    places = ((7, 7, 1), (7, 14, 1), (11, 11, 1), (14, 7, 1), (14, 14, 1))
+    one, five = (
+        corrected(shares, [gather(disc=Hint(points=points))])[0, 1, 5, 9]
+        for points in (places[:1], places)
+    )
+    assert 0.1 < one < 0.5 < five  # beside all clicks, 0.02 before
 
 
 def test_clicks_hold_and_move_the_level_of_the_whole_structure(gather: Gather) -> None:
