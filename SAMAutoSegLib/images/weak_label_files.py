@@ -69,7 +69,7 @@ def read_weak_labels(
     labels = WeakLabels(plane)
     for path in paths:
         labels = labels.joined(_read(path, image, stack, structures))
-    notes = check_weak_labels(labels, stack.slice_shape, len(stack), structures)
+    notes = check_weak_labels(labels, stack, structures)
     return labels, notes
 
 

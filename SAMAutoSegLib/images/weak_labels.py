@@ -133,18 +133,28 @@ def rough_paint(
 
 
 def check_weak_labels(
-    labels: WeakLabels, shape: tuple[int, int], count: int, structures: Sequence[Structure]
+    labels: WeakLabels, stack: SliceStack, structures: Sequence[Structure] | None
 ) -> list[str]:
-    """What a user should know about weak labels for `count` slices of `shape` (rows, columns).
+    """What a user should know about weak labels for the slices of an image.
+
+    Args:
+        structures: that a model knows; None where the labels may be about any.
 
     Returns:
         Notes, one sentence each: structures of which nothing is said.
 
     Raises:
-        SAMAutoSegError: a label outside of the image, an empty box or paint, statements that
-            contradict each other, or a hint that says nothing.
+        SAMAutoSegError: another plane, a structure that the model does not know, a label outside of
+            the image, an empty box or paint, statements that contradict each other, or a hint that
+            says nothing.
     """
-    names = {structure.label: structure.name for structure in structures}
+    if labels.plane != stack.plane:
+        raise SAMAutoSegError(
+            f"the weak labels are of {labels.plane} slices, but {stack.plane} ones are adapted to: "
+            "mark those"
+        )
+    count = len(stack)
+    names = {structure.label: structure.name for structure in structures or ()}
     for number, found in sorted(labels.hints.items()):
         if not 0 <= number < count:
             raise SAMAutoSegError(
@@ -153,15 +163,20 @@ def check_weak_labels(
             )
         for label, hint in found.items():
             where = f"{names.get(label, f'label {label}')} in slice {number}"
+            if structures is not None and label not in names:
+                raise SAMAutoSegError(
+                    f"weak label of {where} is about no structure of the model: expected label "
+                    f"{' or '.join(map(str, names))}"
+                )
             if not hint.words:
                 raise SAMAutoSegError(
                     f"weak label of {where} says nothing: give points, boxes, paint or absence, or "
                     "leave it out"
                 )
-            _check_inside(hint, shape, where)
+            _check_inside(hint, stack.slice_shape, where)
             _check_agreement(hint, where)
         _check_between(found, names, number)
-    silent = [s.name for s in structures if not _spoken_of(labels, s.label)]
+    silent = [s.name for s in structures or () if not _spoken_of(labels, s.label)]
     if labels.hints and silent:
         return [
             f"no weak label for {', '.join(silent)}: adapted by the model's own predictions alone"

@@ -131,7 +131,7 @@ def build_unlabeled_set(
         stack = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
         shape, spacing = stack.slice_shape, stack.pixel_spacing
         check_slices(volume.image, volume.slices, stack)
-        check_weak_labels(volume.weak, shape, len(stack), structures)
+        check_weak_labels(volume.weak, stack, structures)
         inside = backbone.spec.slice_to_low_res(torch.ones(1, *shape), m)[0] > 0
         for number in volume.slices:
             hints = volume.weak.of(number)

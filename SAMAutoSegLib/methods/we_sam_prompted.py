@@ -22,7 +22,7 @@ from SAMAutoSegLib.adapt.prompted_model import PromptedModel, restore_learned
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity, default_intensity
 from SAMAutoSegLib.images.slices import Plane, SliceStack
-from SAMAutoSegLib.images.weak_labels import Hint
+from SAMAutoSegLib.images.weak_labels import Hint, check_weak_labels
 from SAMAutoSegLib.methods.method import AGREEMENT, adamw, descend, draw, is_finite
 from SAMAutoSegLib.methods.settings import make_settings
 from SAMAutoSegLib.methods.strong_views import degraded
@@ -167,7 +167,8 @@ def adapt_prompted(
         progress: a `Cancelled` it raises while training ends it, and the last weights are kept.
 
     Raises:
-        SAMAutoSegError: no slice with a prompt, slices that the image lacks.
+        SAMAutoSegError: no slice with a prompt, slices that the image lacks, and what
+            `check_weak_labels` refuses.
     """
     chosen = make_settings(PromptedWeSAMSettings, settings or {})
     assert isinstance(chosen, PromptedWeSAMSettings)
@@ -228,6 +229,7 @@ def _prompted_slices(
         stack = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
         shape = stack.slice_shape
         check_slices(volume.image, volume.slices, stack)
+        check_weak_labels(volume.weak, stack, None)
         inside = backbone.spec.slice_to_low_res(torch.ones(1, *shape), m)[None]
         for number in volume.slices:
             prompts = [

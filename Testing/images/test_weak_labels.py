@@ -2,9 +2,13 @@ import numpy as np
 import pytest
 
 from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.structure import structure_named
+from SAMAutoSegLib.images.volume import Grid
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels, check_weak_labels
 
+GRID = Grid((30, 20, 6), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), np.eye(3))
+STACK = SliceStack(np.zeros((6, 20, 30), np.uint8), GRID, "axial")
 STRUCTURES = [structure_named("liver", 5), structure_named("spleen", 1)]
 PAINT = np.zeros((20, 30), bool)
 PAINT[4:9, 5:12] = True
@@ -12,7 +16,7 @@ PAINT[4:9, 5:12] = True
 
 def check(*hints: Hint, number: int = 2, label: int = 5) -> list[str]:
     found = dict(zip((label, 1), hints, strict=False))
-    return check_weak_labels(WeakLabels("axial", {number: found}), (20, 30), 6, STRUCTURES)
+    return check_weak_labels(WeakLabels("axial", {number: found}), STACK, STRUCTURES)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +56,19 @@ def test_structures_of_which_nothing_is_said_are_told() -> None:
     (note,) = check(Hint(points=((3, 4, 1),)))
     assert "no weak label for spleen" in note
     assert check(Hint(points=((3, 4, 1),)), Hint(absent=True)) == []
-    assert check_weak_labels(WeakLabels("axial"), (20, 30), 6, STRUCTURES) == []
+    assert check_weak_labels(WeakLabels("axial"), STACK, STRUCTURES) == []
+
+
+def test_a_structure_that_the_model_does_not_know_is_refused() -> None:
+    hint = Hint(points=((3, 4, 1),))
+    with pytest.raises(SAMAutoSegError, match="label 9 in slice 2 .* expected label 5 or 1"):
+        check(hint, label=9)
+    assert check_weak_labels(WeakLabels("axial", {2: {9: hint}}), STACK, None) == []
+
+
+def test_weak_labels_of_another_plane_are_refused() -> None:
+    with pytest.raises(SAMAutoSegError, match="are of coronal slices, but axial ones"):
+        check_weak_labels(WeakLabels("coronal"), STACK, STRUCTURES)
 
 
 def test_all_that_is_right_passes() -> None:

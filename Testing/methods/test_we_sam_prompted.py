@@ -113,6 +113,17 @@ def test_a_loss_or_a_gradient_that_is_no_number_gives_the_sam_back(
     assert all(tensor.isfinite().all() for tensor in own.values())
 
 
+def test_a_prompt_outside_of_the_image_is_refused(
+    tiny_backbone: Callable[..., Backbone], labeled: Callable[..., LabeledVolume]
+) -> None:
+    for hint, words in (
+        (Hint(points=((50, 2, 1),)), "point 50, 2 of label 3 in slice 2 lies outside"),
+        (Hint(boxes=((4, 4, 4, 9),)), "has no area"),
+    ):
+        with pytest.raises(SAMAutoSegError, match=words):
+            adapt(tiny_backbone(), labeled(), WeakLabels("axial", {2: {3: hint}}))
+
+
 def test_without_a_prompt_there_is_nothing_to_adapt_with(
     tiny_backbone: Callable[..., Backbone], labeled: Callable[..., LabeledVolume]
 ) -> None:
