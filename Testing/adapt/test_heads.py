@@ -185,6 +185,9 @@ def test_the_linear_head_is_sams_upscaling_and_a_map_at_every_pixel(
         wanted = model.decoder.classify(upscaled.movedim(1, -1)).movedim(-1, 1)
         torch.testing.assert_close(model(shown), wanted, rtol=1e-4, atol=1e-4)
         assert (model(shown) < 0).any()
+    # All of it is learned, and between the two maps stands a ReLU.
+    assert all(parameter.requires_grad for parameter in model.decoder.parameters())
+    assert [type(layer) for layer in model.decoder.classify] == [nn.Linear, nn.ReLU, nn.Linear]
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,14 @@ from scipy import ndimage
 
 from SAMAutoSegLib.adapt.adapted_file import Adapted, ModelCard, load_adapted, save_adapted
 from SAMAutoSegLib.adapt.adapted_model import Adaptation, AdaptedModel
-from SAMAutoSegLib.adapt.heatmap_head import propose
+from SAMAutoSegLib.adapt.heatmap_head import HeatmapOutput, propose
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.images.structure import structure_named
 from SAMAutoSegLib.images.volume import Grid, Volume
-from SAMAutoSegLib.methods.heatmap import Heatmap, HeatmapSettings
+from SAMAutoSegLib.methods.heatmap import Heatmap, HeatmapSettings, instance_losses
+from SAMAutoSegLib.methods.instance_targets import InstanceTargets
+from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.trainer import train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
@@ -37,6 +39,26 @@ def backbone(tiny_vit_b: ViTShape) -> Backbone:
         torch.manual_seed(0)
         parts = build_parts("vit_b", SIDE)
     return Backbone(parts, family="vit_b", spec=InputSpec(side=SIDE))
+
+
+def test_losses_are_as_computed_by_hand() -> None:
+    # A center beside a cell of its Gaussian, a cell of nothing, and one outside of the slice.
+    heat = torch.tensor([[[1.0, 0.5], [0.0, 0.0]]])
+    inside = torch.tensor([[1, 0], [0, IGNORED]], dtype=torch.uint8)
+    weight = torch.tensor([[1.0, 0.5], [0.0, 0.0]])
+    target = InstanceTargets(heat, torch.ones(4, 2, 2), weight, inside, count=2)
+    reach = torch.ones(1, 4, 2, 2)
+    reach[0, :, 0, 1] = 2.0  # four times as large as the true box
+    reach[0, :, 1] = 9.0  # nothing is asked there
+    chances = torch.tensor([[0.9, 0.8], [0.6, 0.5]])  # of the background
+    shares = torch.stack([chances, 1 - chances])[None]
+    output = HeatmapOutput(torch.zeros(1, 1, 2, 2), shares.log(), reach)
+    centers, boxes, foreground = instance_losses(output, [target])
+    half = np.log(2)
+    assert centers.item() == pytest.approx(half * (0.25 + 0.5**4 * 0.25 + 0.25) / 2)
+    assert boxes.item() == pytest.approx((0 * 1 + 0.75 * 0.5) / 1.5)
+    background = -(np.log(0.8) + np.log(0.6)) / 2  # of two pixels, and as much as that of one
+    assert foreground.item() == pytest.approx((background - np.log(0.1)) / 2)
 
 
 def blobs(count: int, seed: int) -> LabeledVolume:
@@ -130,7 +152,9 @@ def test_only_the_head_is_learned(backbone: Backbone) -> None:
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     method = Heatmap(model, samples(backbone, 2, seed=0), settings)
     for number in range(2):
-        method.step(number)
+        losses = method.step(number)
+        whole = 0.8 * (losses["center_loss"] + losses["box_loss"]) + 0.2 * losses["inside_loss"]
+        assert losses["training_loss"] == pytest.approx(whole)
     changed = {n for n, tensor in model.state_dict().items() if not torch.equal(tensor, before[n])}
     assert changed == set(model.learned_state())
     assert all(name.startswith("decoder.head.") for name in changed)

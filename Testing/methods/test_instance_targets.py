@@ -56,7 +56,7 @@ def test_boxes_are_learned_around_centers_only_and_inside_of_the_instance() -> N
 
 def test_what_lies_outside_of_the_slice_is_no_instance() -> None:
     labels = np.full((32, 32), IGNORED, np.uint8)
-    labels[:20] = 0
+    labels[:21] = 0  # of the eleventh row of cells the upper half
     targets = instance_targets(labels, 1, 16)
     assert targets.count == 0 and targets.heat.max() == 0
     assert (targets.inside[10:] == IGNORED).all()
