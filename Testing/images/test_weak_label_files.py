@@ -37,8 +37,10 @@ def markups(tmp_path: Path, *markup: dict[str, Any], name: str = "F.mrk.json") -
     return written(tmp_path / name, {"@schema": "x", "markups": list(markup)})
 
 
-def fiducials(*points: tuple[str, tuple[int, int, int]], system: str = "LPS") -> dict[str, Any]:
-    """Points at voxels."""
+def fiducials(
+    *points: tuple[str, tuple[float, float, float]], system: str = "LPS"
+) -> dict[str, Any]:
+    """Points at voxels, or between them."""
     sense = np.array([-1, -1, 1, 1]) if system == "RAS" else np.ones(4)
     controls = [
         {"label": label, "position": list(((GRID.ijk_to_lps @ [*ijk, 1]) * sense)[:3])}
@@ -121,7 +123,7 @@ def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("system", ["LPS", "RAS"])
 def test_points_of_slicer_fall_on_their_pixels(tmp_path: Path, system: str) -> None:
-    points = fiducials(("liver-1", (7, 3, 2)), ("not liver-4", (29, 0, 2)), system=system)
+    points = fiducials(("liver-1", (7.3, 2.6, 2.4)), ("not liver-4", (29, 0, 2)), system=system)
     labels, notes = read(markups(tmp_path, points))
     number, *inside = at((7, 3, 2))
     _, *outside = at((29, 0, 2))

@@ -32,6 +32,7 @@ def check(*hints: Hint, number: int = 2, label: int = 5) -> list[str]:
         (Hint(points=((3, 4, 1), (3, 4, -1))), "said to be inside and outside"),
         (Hint(points=((3, 4, 1),), boxes=((8, 8, 12, 12),)), "lies outside of its boxes"),
         (Hint(points=((3, 4, 1),), absent=True), "said to be absent"),
+        (Hint(coarse=PAINT, absent=True), "said to be absent"),
         (Hint(coarse=PAINT, boxes=((9, 5, 12, 12),)), "paint of liver in slice 2 lies outside of"),
         (Hint(), "weak label of liver in slice 2 says nothing: give points, boxes, paint"),
     ],
@@ -83,6 +84,8 @@ def test_hints_of_several_files_count_together() -> None:
     assert np.array_equal(both.of(1)[5].coarse, PAINT)
     assert both.of(1)[1].boxes and both.of(2)[5].absent and not both.of(3)
     assert both.slices == [1]
+    away = Hint(points=((3, 4, -1),))
+    assert away.joined(Hint(absent=True)).absent and Hint(absent=True).joined(away).absent
 
 
 def test_a_box_drawn_in_the_slice_says_more_than_a_region_in_space() -> None:

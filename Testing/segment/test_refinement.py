@@ -84,6 +84,13 @@ def test_log_odds_are_averaged_by_weight_where_no_other_class_changes() -> None:
     torch.testing.assert_close(with_one, wanted)
 
 
+def test_every_answer_moves_the_first_pass_and_not_what_the_last_one_made_of_it() -> None:
+    first, prompter = logits_of(disc(10, 10, 5)), Answering(disc(13, 10, 5), odds=20.0)
+    once, twice = (run(first, prompter, iterations=n, keep=n, weight=0.25)[0] for n in (1, 2))
+    assert len(prompter.asked) == 3  # the second run asked with another box again
+    torch.testing.assert_close(twice, once)
+
+
 def test_answers_that_are_right_raise_the_score_of_a_wrong_first_pass() -> None:
     truth, wrong = disc(14, 14, 7), disc(16, 14, 6)
     chosen, trace = run(logits_of(wrong, sure=2.0), Answering(truth))
@@ -116,6 +123,11 @@ def test_what_is_found_in_the_padding_around_the_slice_prompts_nothing() -> None
     assert trace[1].area == int(disc(8, 8, 4).sum())
     assert torch.equal(chosen[:, 20:], first[:, 20:])
     assert torch.equal(chosen[2, :20] > 0, torch.from_numpy(answer[:20]))
+    # Nor where the best iteration is kept; what is answered there counts in no score.
+    prompter = Answering(None, disc(9, 8, 4) | ~disc(15, 15, 22), disc(12, 25, 3))
+    chosen, _ = refine(first / 4, EMBEDDING, prompter, SIDE, replace(how, keep=None), inside)
+    assert not torch.equal(chosen[2], first[2] / 4)
+    assert torch.equal(chosen[:, 20:], first[:, 20:] / 4)
 
 
 def test_only_structures_that_the_first_pass_is_not_sure_of_are_prompted() -> None:
