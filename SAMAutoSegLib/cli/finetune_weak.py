@@ -89,6 +89,10 @@ def adapt_sam(arguments: argparse.Namespace, settings: dict[str, Any]) -> int:
     images = [read_image(path) for path in arguments.image]
     plane = plane_along(images[0].grid, arguments.axis)
     names = [name.strip() for name in arguments.structures.split(",")]
+    if "" in names or len({name.casefold() for name in names}) < len(names):
+        raise SAMAutoSegError(
+            f"--structures {arguments.structures}: expected names, each once, as in liver,spleen"
+        )
     volumes, notes = _unlabeled(arguments, images, plane, standard_structures(names))
     if arguments.encoder_blocks is not None:
         settings = {"encoder_blocks": arguments.encoder_blocks} | settings
@@ -159,11 +163,16 @@ def _unlabeled(
         weak = WeakLabels(plane)
         if arguments.weak:
             weak, told = read_weak_labels(arguments.weak[n], image, plane, structures)
-            notes += told
+            notes += told if arguments.start else []  # a prompted SAM finds nothing by itself
         count = len(SliceStack(image.array, image.grid, plane))
         if arguments.slices:
             chosen = parse_slices(arguments.slices[n], count)
-        elif weak.slices:
+            if unused := [number for number in weak.slices if number not in chosen]:
+                notes.append(
+                    f"weak labels of {image.name} in slices that --slices leaves out are not used: "
+                    f"{', '.join(map(str, unused))}"
+                )
+        elif weak.slices or not arguments.start:
             chosen = weak.slices
         else:
             most = min(count, max(1, _MOST_UNNAMED // len(images)))

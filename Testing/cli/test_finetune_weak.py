@@ -125,7 +125,9 @@ def test_a_plain_sam_adapts_with_prompts_and_stays_a_sam(case: Case, capsys: Cap
     weak = case.weak({"2": {"liver": {"boxes": [[4, 4, 16, 16]]}}})
     more = ("--weak", weak, "--structures", "liver,spleen")
     assert main(case.arguments(*more, start=False)) == 0
-    assert "a SAM to be prompted, 2 steps" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "a SAM to be prompted, 2 steps" in told
+    assert "own predictions" not in told  # those of a model that finds structures by itself
     assert load_backbone(case.output, device="cpu").family == "vit_b"
 
 
@@ -206,6 +208,23 @@ def test_what_a_prompted_sam_makes_no_use_of_is_refused(
     weak = ("--weak", case.weak({"2": {"liver": {"boxes": [[4, 4, 16, 16]]}}}))
     arguments = case.arguments(*weak, "--structures", "liver,spleen", *more, start=False)
     assert words in fails(arguments, capsys)
+
+
+@pytest.mark.parametrize("names", [",liver", "liver,Liver"])
+def test_names_of_a_prompted_sam_are_each_given_once(
+    case: Case, capsys: Capture, names: str
+) -> None:
+    weak = ("--weak", case.weak({"2": {"liver": {"boxes": [[4, 4, 16, 16]]}}}))
+    error = fails(case.arguments(*weak, "--structures", names, start=False), capsys)
+    assert f"--structures {names}: expected names, each once" in error
+
+
+def test_weak_labels_of_slices_that_are_left_out_are_told(case: Case, capsys: Capture) -> None:
+    weak = ("--weak", case.weak({"2": {"liver": {"boxes": [[4, 4, 16, 16]]}}}))
+    assert main(case.arguments(*weak, "--slices", "1,3")) == 0
+    assert "in slices that --slices leaves out are not used: 2" in capsys.readouterr().out
+    assert main(case.arguments(*weak, "--slices", "1,2")) == 0
+    assert "not used" not in capsys.readouterr().out
 
 
 def test_a_weak_label_outside_of_the_image_is_refused(case: Case, capsys: Capture) -> None:
