@@ -71,7 +71,7 @@ def at(ijk: tuple[int, int, int]) -> tuple[int, int, int]:
 def test_the_json_format_is_read_as_documented(tmp_path: Path) -> None:
     slices = {
         "2": {
-            "liver": {"points": [[4, 5, 1], [0, 0, -1]]},
+            "liver": {"points": [[3.6, 5.4, 1], [0, 0, -1]]},
             "1": {"boxes": [[3, 4, 9, 12]], "polygons": [[[3, 4], [3, 10], [8, 4]]]},
         },
         "3": {"Spleen": {"absent": True}},
@@ -81,6 +81,7 @@ def test_the_json_format_is_read_as_documented(tmp_path: Path) -> None:
     spleen = labels.of(2)[1]
     assert spleen.boxes == ((3, 4, 9, 12),) and spleen.tight
     assert spleen.coarse is not None and spleen.coarse[4, 5] and not spleen.coarse[8, 10]
+    assert spleen.coarse[3, 10] and not spleen.coarse[10, 3]  # rows come first
     assert labels.of(3)[1].absent and labels.slices == [2] and not notes
 
 
@@ -124,6 +125,8 @@ def test_a_file_that_is_missing_or_no_json_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("system", ["LPS", "RAS"])
 def test_points_of_slicer_fall_on_their_pixels(tmp_path: Path, system: str) -> None:
     points = fiducials(("liver-1", (7.3, 2.6, 2.4)), ("not liver-4", (29, 0, 2)), system=system)
+    unset = {"label": "liver-2", "position": [0, 0, 0], "positionStatus": "undefined"}
+    points["controlPoints"].append(unset)
     labels, notes = read(markups(tmp_path, points))
     number, *inside = at((7, 3, 2))
     _, *outside = at((29, 0, 2))

@@ -123,7 +123,7 @@ def test_what_is_found_in_the_padding_around_the_slice_prompts_nothing() -> None
     assert trace[1].area == int(disc(8, 8, 4).sum())
     assert torch.equal(chosen[:, 20:], first[:, 20:])
     assert torch.equal(chosen[2, :20] > 0, torch.from_numpy(answer[:20]))
-    # Nor where the best iteration is kept; what is answered there counts in no score.
+    # Nor where the best iteration is kept.
     prompter = Answering(None, disc(9, 8, 4) | ~disc(15, 15, 22), disc(12, 25, 3))
     chosen, _ = refine(first / 4, EMBEDDING, prompter, SIDE, replace(how, keep=None), inside)
     assert not torch.equal(chosen[2], first[2] / 4)
