@@ -31,6 +31,7 @@ from SAMAutoSegLib.methods.unlabeled_set import (
     build_unlabeled_set,
 )
 from SAMAutoSegLib.methods.we_sam import Judgment, WeSAM, WeSAMSettings, agreement, agreements
+from SAMAutoSegLib.methods.we_sam_losses import dice_loss, focal_loss
 from SAMAutoSegLib.methods.we_sam_prompted import PromptedWeSAMSettings
 from SAMAutoSegLib.sam.backbone import Backbone
 
@@ -215,6 +216,74 @@ def test_the_same_seed_gives_the_same_training(source: Adapted, slices: Slices) 
         states.append((losses, model.learned_state()))
     assert states[0][0] == states[1][0]
     assert all(torch.equal(value, states[1][1][name]) for name, value in states[0][1].items())
+
+
+Compared = list[tuple[torch.Tensor, ...]]
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> dict[str, Compared]:
+    """What every loss of `WeSAM` was given, by its name."""
+    seen: dict[str, Compared] = {}
+
+    def spied(name: str) -> None:
+        loss = getattr(we_sam, name)
+
+        def record(*given: torch.Tensor) -> torch.Tensor:
+            seen.setdefault(name, []).append(given)
+            return loss(*given)
+
+        monkeypatch.setattr(we_sam, name, record)
+
+    for name in ("focal_loss", "dice_loss", "contrastive_loss"):
+        spied(name)
+    return seen
+
+
+def test_the_student_learns_what_the_teacher_says_as_corrected_by_the_weak_labels(
+    started: AdaptedModel, slices: Slices, compared: dict[str, Compared]
+) -> None:
+    absent = {n: {DISC: Hint(absent=True)} for n in (0, 2, 4)}
+    for weak in (WeakLabels("axial"), WeakLabels("axial", {**absent, 6: BOXES.hints[6]})):
+        WeSAM(started, slices(weak), replace(SETTINGS, batch=4, confidence=0.0)).step(0)
+    (_, free, _), (_, told, _) = compared["focal_loss"]
+
+    def shown(masks: torch.Tensor) -> int:
+        return int(masks[:, 0].flatten(1).any(1).sum())
+
+    assert shown(told) == 1 < shown(free)
+    (_, taught, _), *held = compared["dice_loss"][3:]
+    assert torch.equal(taught, told)
+    # The anchor is corrected too, and holds both student and teacher.
+    assert [shown(expected) for _, expected, _ in held] == [1, 1]
+    student, teacher = held[0][0], held[1][0]
+    assert student.requires_grad and teacher.requires_grad and not torch.equal(student, teacher)
+
+
+def test_pixels_of_little_confidence_teach_nothing(
+    started: AdaptedModel, slices: Slices, compared: dict[str, Compared]
+) -> None:
+    for confidence in (0.0, 0.38):
+        method = WeSAM(started, slices(WeakLabels("axial")), SETTINGS)
+        method.settings = replace(SETTINGS, confidence=confidence)
+        method.step(0)
+    all_inside, sure = (counted.sum() for _, _, counted in compared["focal_loss"])
+    assert 0 < sure < all_inside
+
+
+def test_the_loss_is_the_weighted_sum_of_all_three(
+    started: AdaptedModel, slices: Slices, compared: dict[str, Compared]
+) -> None:
+    weights = {"focal_weight": 3.0, "anchor_weight": 5.0, "contrast_weight": 7.0}
+    losses = WeSAM(started, slices(), replace(SETTINGS, temperature=0.5, **weights)).step(0)
+    focal = focal_loss(*compared["focal_loss"][0]).item()
+    own, student, teacher = (dice_loss(*given).item() for given in compared["dice_loss"])
+    assert losses["self_training_loss"] == pytest.approx(3 * focal + own)
+    assert losses["anchor_loss"] == pytest.approx((student + teacher) / 2)
+    ((*_, temperature),) = compared["contrastive_loss"]
+    assert temperature == 0.5
+    whole = losses["self_training_loss"] + 5 * losses["anchor_loss"] + 7 * losses["contrast_loss"]
+    assert losses["adaptation_loss"] == pytest.approx(whole)
 
 
 def test_contrast_teaches_with_one_structure_too(started: AdaptedModel, slices: Slices) -> None:
@@ -514,7 +583,11 @@ class TestAsAWhole:
         for begun, what in ((other, "starting model"), (replace(source, card=renamed), "samples")):
             with pytest.raises(SAMAutoSegError, match=f"to a training with other {what}"):
                 self.adapt(begun, labeled(), resume=True, **kept)
-        assert self.adapt(source, labeled(), resume=True, **kept).result.steps == 4
+        whole = self.adapt(source, labeled())
+        gone_on = self.adapt(source, labeled(), resume=True, **kept)
+        assert gone_on.result.steps == 4 and gone_on.result.history == whole.result.history
+        one, other = (tuned.adapted.model.learned_state() for tuned in (gone_on, whole))
+        assert all(torch.equal(value, other[name]) for name, value in one.items())
 
     def test_slices_that_cannot_be_are_refused(
         self,
