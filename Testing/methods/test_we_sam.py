@@ -303,6 +303,11 @@ def test_it_is_guarded_and_stops_when_the_model_drifts(
     assert method.stop_reason([bad] * 20 + [good] * 10) == ""
     reason = method.stop_reason([good] * 20 + [bad] * 10)
     assert reason.startswith("drift: agreement with the anchor 0.500, below 0.800")
+    # What weak labels correct, the source did not agree with either.
+    told = WeSAM(started, slices(), SETTINGS)
+    start = told.agreement_at_start
+    assert start < 0.9 and told.stop_reason([{AGREEMENT: 0.85 * start}] * 10) == ""
+    assert told.stop_reason([{AGREEMENT: 0.75 * start}] * 10).startswith("drift")
 
 
 @pytest.mark.usefixtures("unsure")

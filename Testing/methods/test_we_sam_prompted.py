@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,12 +12,19 @@ from SAMAutoSegLib.adapt.inspection import describe
 from SAMAutoSegLib.adapt.prompted_model import merged, save_merged
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.images.slices import SliceStack
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels
 from SAMAutoSegLib.methods import we_sam_prompted
 from SAMAutoSegLib.methods.method import AGREEMENT
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
-from SAMAutoSegLib.methods.we_sam_prompted import AdaptedSAM, adapt_prompted
+from SAMAutoSegLib.methods.we_sam_losses import (
+    contrastive_loss,
+    dice_loss,
+    focal_loss,
+    quality_loss,
+)
+from SAMAutoSegLib.methods.we_sam_prompted import AdaptedSAM, PromptedWeSAM, adapt_prompted
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.checkpoint import load_backbone
 from SAMAutoSegLib.sam.predictor import ClickPredictor
@@ -41,6 +49,80 @@ def adapt(
         settings={"steps": 4, "encoder_blocks": 1, **settings},
         intensity=Intensity("window", 0, 255),
     )
+
+
+def test_the_anchor_answers_prompts_as_clicks_and_boxes_are_answered(
+    tiny_backbone: Callable[..., Backbone],
+    labeled: Callable[..., LabeledVolume],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[PromptedWeSAM] = []
+    begun = PromptedWeSAM.__init__
+
+    def record(self: PromptedWeSAM, *given: Any) -> None:
+        made.append(self)
+        begun(self, *given)
+
+    monkeypatch.setattr(PromptedWeSAM, "__init__", record)
+    adapt(tiny_backbone(), labeled(), steps=1)
+    first, third = made[0].slices
+    image, predictor = labeled().image, ClickPredictor(tiny_backbone())
+    stack = SliceStack(Intensity("window", 0, 255).apply(image.array), image.grid, "axial")
+
+    def answered(**prompt: Any) -> torch.Tensor:
+        given = {name: np.array(values) for name, values in prompt.items()}
+        mask = predictor.predict(**given, multimask=False).low_res[0] > 0
+        return torch.from_numpy(mask) & (first.inside[0, 0] > 0)
+
+    predictor.set_image(stack.slice_at(0))
+    expected = [
+        answered(box=(4, 6, 21, 23)),
+        answered(box=(0, 0, 4, 4)),
+        answered(points=[(9, 33)], labels=[1]),
+    ]
+    assert torch.equal(first.masks[0] > 0, torch.stack(expected))
+    predictor.set_image(stack.slice_at(2))
+    clicked = answered(points=[(14, 16), (2, 2)], labels=[1, 0])
+    assert torch.equal(third.masks[0, 0] > 0, clicked)
+    assert not torch.equal(first.strong[0], first.weak)
+
+
+def test_a_step_is_made_of_all_four_losses(
+    tiny_backbone: Callable[..., Backbone],
+    labeled: Callable[..., LabeledVolume],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: dict[str, list[tuple[Any, ...]]] = {}
+
+    def spied(name: str, loss: Callable[..., torch.Tensor]) -> None:
+        def record(*given: Any) -> torch.Tensor:
+            seen.setdefault(name, []).append(given)
+            return loss(*given)
+
+        monkeypatch.setattr(we_sam_prompted, name, record)
+
+    losses = (focal_loss, dice_loss, quality_loss, contrastive_loss)
+    for loss in losses:
+        spied(loss.__name__, loss)
+    weights = {"focal_weight": 3.0, "anchor_weight": 5.0, "contrast_weight": 7.0}
+    told = adapt(tiny_backbone(), labeled(), steps=1, temperature=0.5, **weights).history[0]
+    ((student, targets, _),) = seen["focal_loss"]
+    own, of_student, of_teacher, _ = seen["dice_loss"]  # the last one is told as the agreement
+    teacher = of_teacher[0]
+    assert own[0] is student is of_student[0] and teacher is not student
+    assert torch.equal(targets > 0, (teacher > 0.5) & (of_student[2] > 0))
+    assert torch.equal(of_student[1], of_teacher[1])
+    focal, quality, contrast = (
+        loss(*seen[loss.__name__][0]).item()
+        for loss in (focal_loss, quality_loss, contrastive_loss)
+    )
+    learned = 3 * focal + dice_loss(*own).item() + quality
+    held = (dice_loss(*of_student) + dice_loss(*of_teacher)).item() / 2
+    assert told["self_training_loss"] == pytest.approx(learned)
+    assert told["anchor_loss"] == pytest.approx(held)
+    assert told["adaptation_loss"] == pytest.approx(learned + 5 * held + 7 * contrast)
+    embedded, *_, temperature = seen["contrastive_loss"][0]
+    assert embedded.requires_grad and temperature == 0.5
 
 
 def test_only_the_encoder_learns_and_the_agreement_is_told(
