@@ -127,12 +127,31 @@ def test_the_side_is_the_programs_default_unless_told(
         assert "the file does not tell" in report[1]
 
 
-def test_a_file_learned_on_another_sam_is_refused(base: Path, write: Callable[..., Path]) -> None:
-    name = "mask_decoder.transformer.layers.0.mlp.lin1.weight"
-    shape = tuple(REFERENCE["blo-sam decoder"]["tensors"][name])
-    file = write("blo-sam decoder", **{name: torch.ones(shape)})
-    with pytest.raises(SAMAutoSegError, match=r"not learned on base\.pth.*lin1\.weight differs"):
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        ("blo-sam decoder", "mask_decoder.transformer.layers.0.mlp.lin1.weight"),
+        ("blo-sam all", "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+        ("samed", "prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"),
+    ],
+)
+def test_a_file_learned_on_another_sam_is_refused(
+    layout: str, name: str, base: Path, write: Callable[..., Path]
+) -> None:
+    file = write(layout, **{name: torch.ones(tuple(REFERENCE[layout]["tensors"][name]))})
+    with pytest.raises(SAMAutoSegError, match=rf"not learned on base\.pth: {name} differs"):
         import_adapted(file, base, intensity=INTENSITY, side=128)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_file_in_half_precision_is_read(
+    layout: str, base: Path, write: Callable[..., Path]
+) -> None:
+    file = write(layout)
+    torch.save({n: t.half() for n, t in torch.load(file, weights_only=True).items()}, file)
+    imported, report = import_adapted(file, base, intensity=INTENSITY, side=128, device="cpu")
+    assert any(line.endswith("frozen tensors are those of base.pth") for line in report)
+    assert imported.model.prompt_embedding.dtype == torch.float32
 
 
 def test_copies_that_differ_are_refused(base: Path, write: Callable[..., Path]) -> None:

@@ -12,7 +12,7 @@ from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.methods import branch_teaching as module
 from SAMAutoSegLib.methods.branch_teaching import slices_to_teach_from
 from SAMAutoSegLib.methods.losses import IGNORED
-from SAMAutoSegLib.methods.pixel_training import PixelSlice
+from SAMAutoSegLib.methods.pixel_training import PixelSlice, PixelTraining
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 
 from .conftest import Tune
@@ -93,6 +93,23 @@ def test_the_branch_learns_from_them_and_the_sam_does_not(
     # What it shows there matters: with other voxels in one of these slices it learns otherwise.
     other = tune(with_slice(two[0], 5, 110), two[1], settings=STEPS)
     assert not same(states(other)[1], states(taught)[1])
+
+
+def test_half_of_every_batch_is_labeled(
+    tune: Tune, two: list[LabeledVolume], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[list[bool]] = []
+    original = PixelTraining.step
+
+    def noted(self: PixelTraining, number: int, slices: list[PixelSlice], rate: float) -> float:
+        batches.append([bool((one.reference != IGNORED).any()) for one in slices])
+        return original(self, number, slices, rate)
+
+    monkeypatch.setattr(PixelTraining, "step", noted)
+    monkeypatch.setattr(module, "_guessed", lambda branch, seen, sam: seen)  # nothing is sure
+    tune(*two, settings={**STEPS, "steps": 3, "pixel_steps": 2, "batch": 2})
+    assert batches[:6] == [[True, True]] * 6  # beside the SAM
+    assert batches[6:] == [[True, True, False, False]] * 12  # in two rounds of as many
 
 
 def test_a_held_out_slice_teaches_nothing(
