@@ -143,8 +143,9 @@ def test_an_image_that_is_given_twice_is_named(tune: Tune, labeled: Build) -> No
 def test_a_score_on_neighbors_of_learned_slices_is_said_to_flatter(
     tune: Tune, labeled: Build
 ) -> None:
-    (note,) = tune(labeled((2, 5)), held_out=[labeled((0, 4, 7))]).result.notes
-    assert note.startswith("held-out slice 4 of scan0 is next to a learned one")
+    for near in (4, 6):
+        (note,) = tune(labeled((2, 5)), held_out=[labeled((0, near, 8))]).result.notes
+        assert note.startswith(f"held-out slice {near} of scan0 is next to a learned one")
     assert tune(labeled((2, 5)), held_out=[labeled((0, 7))]).result.notes == []
     assert tune(labeled((2, 5)), held_out=[labeled((4,), seed=1)]).result.notes == []
 
