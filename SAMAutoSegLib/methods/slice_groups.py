@@ -70,11 +70,11 @@ class SliceGroups:
 
 
 def _about_half(names: Sequence[_Key], sizes: Counter[_Key]) -> set[_Key]:
-    """Groups that hold half of all slices together, as far as they can, and not the last one."""
+    """Groups that hold half of all slices together, as far as they can."""
     wanted = (sizes.total() + 1) // 2
     first: set[_Key] = set()
     count = 0
-    for name in names[:-1]:
+    for name in names:
         if not first or count + sizes[name] <= wanted:
             first.add(name)
             count += sizes[name]

@@ -52,6 +52,14 @@ def test_both_parts_hold_about_half_of_the_slices(split: Split) -> None:
         assert all(4 <= len(part) <= 6 for part in parted.parts(round_number))
 
 
+@pytest.mark.parametrize("split", SPLITS)
+def test_slices_on_both_sides_of_a_large_group_learn_together(split: Split) -> None:
+    groups = (0, 1, 1, 1, 1, 2)
+    for round_number in range(20):
+        parts = SliceGroups(groups, split, seed=1).parts(round_number)
+        assert sorted(map(len, parts)) == [2, 4]
+
+
 def test_a_slice_apart_from_all_others_is_no_half_of_its_own() -> None:
     parted = SliceGroups((*[0] * 10, 1), "rotate", seed=1)
     for round_number in range(20):
