@@ -23,6 +23,9 @@ SCHEMES = {
 _SHOWN = {("patients", 4): "other patients", ("spread", 8): "rest of the volume"}
 _DRAWS = 10_000
 
+# The interval of fewer pairs would be little more than their range.
+_LEAST_PAIRS = 5
+
 _HEAD = """# Few labeled slices
 
 Made by `make benchmark-fewshot`. What is measured and how stands in
@@ -30,7 +33,8 @@ Made by `make benchmark-fewshot`. What is measured and how stands in
 the folders in [data](data.md).
 
 - **Dice - joint**, **Dice - U-Net**: differences in Dice to joint fine-tuning on all labeled slices
-  and to a U-Net from scratch. They are paired by seed; intervals are bootstrap intervals of 95 %.
+  and to a U-Net from scratch. They are paired by seed; intervals are bootstrap intervals of 95 %,
+  from five pairs on.
 - **Gap**: Dice on the labeled slices minus Dice on the tested ones.
 - **On empty slices**: the share of what was found that lies on slices without any structure.
 - **Oracles** know the reference. Where other patients are tested they give the same for every seed.
@@ -108,7 +112,8 @@ def _difference(one: dict[int, dict], other: dict[int, dict]) -> str:
     pairs = np.array([one[seed]["dice"] - other[seed]["dice"] for seed in seeds])
     drawn = np.random.default_rng(0).choice(pairs, (_DRAWS, len(pairs))).mean(1)
     low, high = np.percentile(drawn, [2.5, 97.5])
-    return f"{pairs.mean():+.3f} [{low:+.3f}, {high:+.3f}]"
+    interval = f" [{low:+.3f}, {high:+.3f}]" if len(pairs) >= _LEAST_PAIRS else ""
+    return f"{pairs.mean():+.3f}{interval}"
 
 
 def _figure(found: Found, path: Path) -> None:

@@ -16,10 +16,11 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from contenders import CONTENDERS, ORACLES, WITHIN_A_VOLUME, Segment, Task
-from image_sets import ImageSet, draw, load_set
+from image_sets import ImageSet, Scheme, draw, load_set
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.evaluate.metrics import mean_score, score_volume
@@ -49,6 +50,11 @@ def main() -> None:
     methods = options.methods.split(",")
     if unknown := [name for name in methods if name not in CONTENDERS]:
         parser.error(f"no such method: {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
+    schemes = options.schemes.split(",")
+    if unknown := [name for name in schemes if name not in get_args(Scheme)]:
+        parser.error(
+            f"no such scheme: {', '.join(unknown)}; there are {', '.join(get_args(Scheme))}"
+        )
     data = Path(options.data) if options.data else None
     try:
         sets = [load_set(name, data, options.test_patients) for name in options.sets.split(",")]
@@ -61,7 +67,7 @@ def main() -> None:
     cache = EmbeddingCache(max_bytes=16 * 2**30)
     for images in sets:
         name = images.name
-        for scheme in options.schemes.split(","):
+        for scheme in schemes:
             if scheme == "patients" and not images.test:
                 continue
             for count in map(int, options.counts.split(",")):
