@@ -68,6 +68,10 @@ def test_prototypes_are_mean_features_under_masks_and_of_the_rest() -> None:
     found, there = prototypes(embedding, masks, ALL)
     assert there.tolist() == [[True, False, True]]
     assert torch.allclose(found[0], torch.tensor([[0.6, 0.8], [0.0, 0.0], [0.0, 1.0]]))
+    # What does not count is in none of them, and not background either.
+    embedding[0, :, 0, 1] = torch.tensor([-7.0, 0.0])
+    counted = torch.tensor([[[[1.0, 0.0], [1.0, 1.0]]]])
+    assert torch.equal(prototypes(embedding, masks, counted)[0], found)
 
 
 def test_one_mask_alone_learns_nothing_and_with_the_background_it_does() -> None:

@@ -197,6 +197,15 @@ def test_a_loss_or_a_gradient_that_is_no_number_gives_the_sam_back(
     assert all(tensor.isfinite().all() for tensor in own.values())
 
 
+def test_of_many_instances_of_a_slice_the_first_are_taken(
+    tiny_backbone: Callable[..., Backbone],
+    labeled: Callable[..., LabeledVolume],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(we_sam_prompted, "_MOST_INSTANCES", 2)
+    assert adapt(tiny_backbone(), labeled(), steps=1).notes == ["adapted with 3 prompts"]
+
+
 def test_a_prompt_outside_of_the_image_is_refused(
     tiny_backbone: Callable[..., Backbone], labeled: Callable[..., LabeledVolume]
 ) -> None:
