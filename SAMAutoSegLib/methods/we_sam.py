@@ -302,12 +302,18 @@ class WeSAM:
             why = (
                 "it segments changed views alike already; if it is wrong, mark where in some slices"
             )
-        elif not better and before.marked < _LOST:
+        elif not better and before.marked < _LOST and self._says_where:
             why = (
                 "it finds next to nothing of what is marked, which is too little to begin with: "
                 "correct some slices and learn from these instead"
             )
         return [f"the source model is kept, since {why} ({measure})"]
+
+    @property
+    def _says_where(self) -> bool:
+        """Whether any weak label says where a structure is, and not only where it is not."""
+        known = [evidence for evidence in self.samples.views[0].evidence if evidence is not None]
+        return any(bool((e.outline > 0).any() or (e.clicks > 0).any()) for e in known)
 
     @torch.no_grad()
     def judged(self, model: AdaptedModel) -> Judgment:

@@ -367,6 +367,11 @@ def test_a_model_that_departs_where_nothing_is_marked_gives_way_to_the_source(
     lost = WeSAM(started, slices(), SETTINGS)
     monkeypatch.setattr(lost, "judged", lambda model: replace(before, marked=0.02))
     assert "correct some slices and learn from these instead" in lost.concluded(started)[0]
+    # Of what is only said to be absent, a model that is wrong finds too much.
+    absent = WeakLabels("axial", {0: {DISC: Hint(absent=True)}})
+    method = WeSAM(started, slices(absent), SETTINGS)
+    assert method.judged(started).marked == 0
+    assert "since nothing speaks for the adapted one" in method.concluded(started)[0]
 
 
 @pytest.mark.parametrize(
