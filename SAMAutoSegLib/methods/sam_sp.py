@@ -143,7 +143,7 @@ class SAMSP:
         found = self_prompts(shown, side, place)
         labels = torch.where(targets == IGNORED, 0, targets).long()
         drawn = self_prompts(F.one_hot(labels, self.model.classes).movedim(3, 1), side, place)
-        taken = logits.detach().argmax(1)[found.images] == found.classes.view(-1, 1, 1)
+        taken = shown.detach().argmax(1)[found.images] == found.classes.view(-1, 1, 1)
         wanted = labels[found.images] == found.classes.view(-1, 1, 1)
         overlap = 2 * (taken & wanted).sum((1, 2)) / (taken.sum((1, 2)) + wanted.sum((1, 2)))
         found = found.chosen((overlap >= _FOUND) | ~wanted.any(2).any(1))

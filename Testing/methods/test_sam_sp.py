@@ -85,7 +85,7 @@ def test_a_box_is_of_the_first_pass_but_where_it_missed_what_is_there(
     wanted[1, 4:12, 4:12], found[1, 10:20, 10:20] = 1, 1  # missed
     found[2, 20:24, 8:16] = 1  # there is none
     wanted[:, :, 24:] = IGNORED
-    found[0, 12:22, 24:] = 1  # in the padding, and larger than what is shown
+    found[0, 12:, 24:] = 1  # in the padding, and so much larger that the rest hardly counts
     logits = 5.0 * F.one_hot(found, 3).movedim(3, 1)
     settings = replace(SETTINGS, box_noise=0.0, prompts=9)
     prompts = SAMSP(model, samples((4,)), settings)._prompts(logits, wanted.to(torch.uint8), 0)
