@@ -167,3 +167,10 @@ def test_sections_stand_in_the_order_of_the_work() -> None:
         "correctCollapsibleButton",
         "retrainCollapsibleButton",
     ]
+
+
+def test_a_long_name_of_a_structure_hides_no_other_one_behind_a_scroll_bar() -> None:
+    (structures,) = [w for w in FORM.iter("widget") if w.attrib["name"] == "structuresList"]
+    enums = {p.attrib["name"]: p.findtext("enum") for p in structures.findall("property")}
+    assert enums["horizontalScrollBarPolicy"] == "Qt::ScrollBarAlwaysOff"
+    assert enums["textElideMode"] == "Qt::ElideMiddle"
