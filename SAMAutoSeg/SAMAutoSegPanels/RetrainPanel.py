@@ -59,6 +59,7 @@ class RetrainPanel:
         self._startingName = ""
         self._message = ""
         self._failed = False
+        self._refusedFor = None
         self._offered = None
         self._nameEdited = False
         self._structures = StructureList(ui, self.onStates)
@@ -160,6 +161,7 @@ class RetrainPanel:
         ui = self._ui
         self._structures.show_(self.segmentationNode)
         self._refreshName()
+        self._forgetRefusal()
         facts = self.facts
         view = retrainView(facts)
         ui.retrainSummaryLabel.text = view.summary
@@ -246,7 +248,7 @@ class RetrainPanel:
         from SAMAutoSegScene.CorrectedSlices import readCorrectedSlices
 
         session, node, ledger = self._session, self._session.parameterNode, self._ledgers.ledger
-        self._message, self._failed = "", False
+        self._message, self._failed, self._refusedFor = "", False, None
         try:
             name = checkedName(self._ui.modelNameEdit.text)
             requireOwn(node.outputSegmentation, node.inputVolume, self.confirm)
@@ -304,7 +306,7 @@ class RetrainPanel:
 
     def _watch(self, job):
         self.watched = WatchedJob(job)
-        self._message, self._failed = "", False
+        self._message, self._failed, self._refusedFor = "", False, None
         self._timer.start()
         self._poll()
 
@@ -386,7 +388,17 @@ class RetrainPanel:
 
     def _fail(self, message):
         self._message, self._failed = asSentence(message), True
+        self._refusedFor = self._chosen()
         self._session.changed.emit()
+
+    def _chosen(self):
+        node = self._session.parameterNode
+        return None if node is None else (node.inputVolume, node.outputSegmentation)
+
+    def _forgetRefusal(self):
+        """Why a training was not started was said of another choice, if that has changed since."""
+        if self._refusedFor is not None and self._refusedFor != self._chosen():
+            self._message, self._failed, self._refusedFor = "", False, None
 
     # Trainings of earlier runs of Slicer
 
