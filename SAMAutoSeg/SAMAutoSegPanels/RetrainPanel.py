@@ -100,7 +100,8 @@ class RetrainPanel:
     def onStates(self):
         """The states of the slices, or what is to be learned, are known anew."""
         self._structures.show_(self.segmentationNode)
-        self._slices.look([segmentId for segmentId, _name in self.structures()])
+        # Where nothing is checked, all that was corrected waits for that.
+        self._slices.look([segmentId for segmentId, _name in self.structures()] or None)
         self.onNodes()
         self.refresh()
 

@@ -105,3 +105,18 @@ def test_what_was_refused_for_one_volume_is_not_said_of_another(played: Played) 
     assert "was left as it is" in played.status
     played.choose(played.volume)
     assert played.status == ""
+
+
+def test_where_nothing_is_checked_the_corrected_slices_wait_for_that(played: Played) -> None:
+    segment = played.node.outputSegmentation.GetSegmentation().GetNthSegmentID(0)
+    played.ledgers.ledger.markReviewed([3], reviewed=False)
+    box = slicer.vtkOrientedImageData()
+    box.SetExtent(1, 3, 1, 3, 5, 5)
+    box.AllocateScalars(vtk.VTK_UNSIGNED_CHAR, 1)
+    box.GetPointData().GetScalars().Fill(1)
+    mode = played.logic.MODE_REPLACE
+    played.logic.SetBinaryLabelmapToSegment(box, played.node.outputSegmentation, segment, mode)
+    played.check()
+    played.panel.onStates()
+    assert played.ui.retrainSummaryLabel.text.startswith("Learn from slice 5")
+    assert played.status == "Check at least one structure to learn."
