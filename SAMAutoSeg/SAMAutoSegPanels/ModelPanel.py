@@ -70,11 +70,10 @@ class ModelPanel:
         ui.loadModelButton.enabled = ui.downloadModelButton.enabled = free and session.ready
 
     def _summary(self, chosen, entries):
-        asked = self._session.parameterNode.model
         if chosen is not None:
             return chosen.summary
-        if asked:
-            return _("{name} was deleted or moved. Choose another model.").format(name=asked)
+        if self._session.modelProblem:
+            return self._session.modelProblem
         if entries:
             return _(
                 "Select a model that was made for such images, or download LiteMedSAM, which learns"

@@ -148,7 +148,7 @@ class RetrainPanel:
             known=tuple(getattr(session.model, "structures", ())),
             knownBy=getattr(session.model, "method", ""),
             method="" if node is None else node.method.value,
-            backboneProblem=session.backboneProblem,
+            modelProblem=session.modelProblem or session.backboneProblem,
             holdOut=node is not None and node.holdOut,
             nameProblem=self._nameProblem(),
             job=job,
@@ -252,6 +252,8 @@ class RetrainPanel:
         self._message, self._failed, self._refusedFor = "", False, None
         try:
             name = checkedName(self._ui.modelNameEdit.text)
+            if session.modelProblem:  # its file was deleted since the button was drawn
+                raise SAMAutoSegError(session.modelProblem)
             requireOwn(node.outputSegmentation, node.inputVolume, self.confirm)
             settings = settingsOf(session, node, name, session.backboneFile(), session.device)
             corrected = readCorrectedSlices(

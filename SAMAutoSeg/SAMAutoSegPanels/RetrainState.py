@@ -37,6 +37,7 @@ class RetrainFacts:
     ``structures`` are the checked names. ``roughly`` stands for a method that adapts a
     model by rough paint; it learns ``known``, the structures of that model, and nothing else.
     ``knownBy`` is the method that model was trained by, ``method`` the chosen one.
+    ``modelProblem`` says why that model or its SAM cannot be used.
     """
 
     ready: bool
@@ -51,7 +52,7 @@ class RetrainFacts:
     known: tuple = ()
     knownBy: str = ""
     method: str = ""
-    backboneProblem: str = ""
+    modelProblem: str = ""
     holdOut: bool = True
     nameProblem: str = ""
     job: str = IDLE
@@ -126,7 +127,7 @@ def whyNot(facts):
         return _("WeSAM adapts all that the model knows. Check these, no others: {names}.").format(
             names=listWords(facts.known, len(facts.known))  # all, or they cannot be checked
         )
-    return facts.backboneProblem or facts.nameProblem
+    return facts.modelProblem or facts.nameProblem
 
 
 def summaryText(facts):

@@ -73,6 +73,7 @@ class SegmentPanel:
             hasVolume=volume is not None,
             volumeProblem=volumeProblem(volume),
             model=session.model,
+            modelProblem=session.modelProblem,
             backboneProblem=session.backboneProblem,
             optionsProblem=self._optionsProblem,
             run=IDLE if run is None else run.state,
@@ -158,7 +159,10 @@ class SegmentPanel:
             self.run.cancel()
             return
         session, node = self._session, self._session.parameterNode
-        volume = node.inputVolume
+        volume, model = node.inputVolume, session.model
+        if model is None:  # its file was deleted since the button was drawn
+            session.changed.emit()
+            return
         scene = SceneOutput(self._ledgerOf, self._editorOf, self._onSegmentation)
         try:
             plane = self.plane()
@@ -169,7 +173,7 @@ class SegmentPanel:
         self.run = SegmentRun(
             session,
             scene,
-            session.model,
+            model,
             volume,
             node.outputSegmentation,
             request,

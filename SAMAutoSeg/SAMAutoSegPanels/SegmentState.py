@@ -15,14 +15,16 @@ CANCELLING = "cancelling"
 class SegmentFacts:
     """What decides about the button.
 
-    ``volumeProblem``, ``backboneProblem`` and ``optionsProblem`` are '' where there is none;
-    ``lastMessage`` is what the last run ended with, and ``failed`` whether that was a failure.
+    ``volumeProblem``, ``modelProblem``, ``backboneProblem`` and ``optionsProblem`` are '' where
+    there is none; ``lastMessage`` is what the last run ended with, and ``failed`` whether that was
+    a failure.
     """
 
     ready: bool
     hasVolume: bool
     volumeProblem: str = ""
     model: object = None
+    modelProblem: str = ""
     backboneProblem: str = ""
     optionsProblem: str = ""
     run: str = IDLE
@@ -58,7 +60,8 @@ def segmentView(facts):
         return SegmentView(_("Cancel"), False, tip, _("Stopping..."), int(100 * facts.fraction))
     reason = whyNot(facts)
     # What is yet to be chosen needs no words; what was chosen and does not fit does.
-    chosen = facts.hasVolume and (facts.volumeProblem or facts.model is not None)
+    asked = facts.model is not None or facts.modelProblem
+    chosen = facts.hasVolume and (facts.volumeProblem or asked)
     shown = reason if facts.ready and chosen and reason else facts.lastMessage
     tip = reason or _("Segments the volume slice by slice; Slicer stays usable meanwhile.")
     return SegmentView(_("Segment"), not reason, tip, shown, None, bool(reason) or facts.failed)
@@ -72,6 +75,8 @@ def whyNot(facts):
         return _("Select a volume, or load one: File > Download Sample Data has some.")
     if facts.volumeProblem:
         return facts.volumeProblem
+    if facts.modelProblem:
+        return facts.modelProblem
     if facts.model is None:
         return _("Select a model, or download one: LiteMedSAM is a good start.")
     if facts.model.problem:

@@ -7,6 +7,7 @@ from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegPanels.Backbones import Backbones
 from SAMAutoSegPanels.EngineVolumes import EngineVolumes
 from SAMAutoSegPanels.Signal import Signal
+from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import asSentence
 
 
@@ -57,6 +58,14 @@ class Session:
         if self.parameterNode is None:
             return None
         return self.library.find(self.parameterNode.model)
+
+    @property
+    def modelProblem(self):
+        """Why there is no model although one was chosen, '' where there is or none was."""
+        asked = "" if self.parameterNode is None else self.parameterNode.model
+        if not asked or self.model is not None:
+            return ""
+        return _("{name} was deleted or moved. Choose another model.").format(name=asked)
 
     def chooseModel(self, entry):
         """Choose a model for the scene; None for none. Nothing is chosen while it is closed."""

@@ -88,3 +88,11 @@ def test_a_plain_sam_is_its_own(session: Session, liver: Path) -> None:
     session.parameterNode.model = own.name
     assert session.backboneFile() == session.clickFile() == own
     assert session.loading["base"] is None and session.backboneProblem == ""
+
+
+def test_a_chosen_model_whose_file_is_gone_is_named(session: Session, liver: Path) -> None:
+    assert session.modelProblem == ""
+    liver.unlink()
+    assert session.modelProblem.startswith("liver.safetensors was deleted or moved")
+    session.parameterNode.model = ""
+    assert session.modelProblem == ""

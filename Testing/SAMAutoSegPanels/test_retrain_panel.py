@@ -55,6 +55,7 @@ class Played:
             parameterNode=self.node,
             ready=True,
             model=None,
+            modelProblem="",
             backboneProblem="",
             secondsForVolume=None,
             device="cpu",
@@ -120,3 +121,12 @@ def test_where_nothing_is_checked_the_corrected_slices_wait_for_that(played: Pla
     played.panel.onStates()
     assert played.ui.retrainSummaryLabel.text.startswith("Learn from slice 5")
     assert played.status == "Check at least one structure to learn."
+
+
+def test_a_model_deleted_after_it_was_listed_is_not_replaced_by_a_training_from_nothing(
+    played: Played,
+) -> None:
+    played.session.modelProblem = "Organs.safetensors was deleted or moved."
+    played.panel.onRetrainButton()
+    assert played.panel.facts.job == "idle"
+    assert played.status == played.session.modelProblem

@@ -34,7 +34,7 @@ def test_with_corrected_slices_the_button_trains() -> None:
         ({"ready": False}, "set-up"),
         ({"corrected": ()}, "Correct or review"),
         ({"structures": ()}, "at least one structure"),
-        ({"backboneProblem": "A SAM is needed"}, "A SAM is needed"),
+        ({"modelProblem": "A SAM is needed"}, "A SAM is needed"),
         ({"nameProblem": "Give the model a name"}, "Give the model a name"),
         ({"structures": ("tumor", "Tumor")}, "have the same name: rename one"),
         ({"roughly": True}, "select one under Model"),

@@ -61,6 +61,7 @@ class Played:
             parameterNode=self.node,
             ready=True,
             model=ModelEntry(Path("Organs.safetensors"), "Organs", 1, ("liver",), "axial"),
+            modelProblem="",
             backboneProblem="",
             loading={"base": None, "device": None},
             device="",
@@ -287,3 +288,13 @@ def test_what_a_scene_was_saved_with_stays_chosen(played: Played) -> None:
     played.session.parameterNode = SimpleNamespace(**values)
     played.panel.refresh()
     assert played.session.parameterNode.outputSegmentation is first
+
+
+def test_a_model_deleted_after_it_was_listed_starts_no_run_and_that_is_told(
+    played: Played,
+) -> None:
+    played.session.model = None
+    played.session.modelProblem = "Organs.safetensors was deleted or moved."
+    played.panel.onSegmentButton()
+    assert played.panel.run is None
+    assert played.panel._ui.segmentStatusLabel.text == played.session.modelProblem

@@ -27,6 +27,7 @@ def test_with_all_chosen_the_button_segments() -> None:
         ({"hasVolume": False}, "Select a volume"),
         ({"volumeProblem": "'CT' has 3 values per voxel"}, "3 values per voxel"),
         ({"model": None}, "Select a model"),
+        ({"model": None, "modelProblem": "Organs was deleted"}, "Organs was deleted"),
         ({"model": SimpleNamespace(title="X", structures=(), problem="X is damaged")}, "damaged"),
         ({"model": SimpleNamespace(title="SAM", structures=(), problem="")}, "clicks"),
         ({"backboneProblem": "Organs needs LiteMedSAM"}, "Organs needs LiteMedSAM"),
