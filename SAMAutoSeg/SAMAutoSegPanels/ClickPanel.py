@@ -4,7 +4,7 @@ import slicer
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.structure import structure_named
-from SAMAutoSegPanels.ClickSession import ClickSession
+from SAMAutoSegPanels.ClickSession import ADD, ClickSession
 from SAMAutoSegPanels.ClickTools import BOX, POINT, ClickTools
 from SAMAutoSegPanels.MeantFor import requireOwn
 from SAMAutoSegPanels.Options import SliceAxis
@@ -105,12 +105,8 @@ class ClickPanel:
         sign = 1 if self._ui.addPointButton.checked else -1
 
         def prompt(layers, geometry, voxel, segmentId):
-            from SAMAutoSegScene.SegmentLayers import SegmentsInBox
-            from SAMAutoSegScene.SliceGeometry import boxOfSlice, sliceOfBox
-
             number, row, column = voxel
-            inSlice = SegmentsInBox(layers, boxOfSlice(geometry.stack, number))
-            mask = sliceOfBox(inSlice.mask(segmentId), geometry.stack)
+            mask = _maskIn(layers, geometry.stack, number, segmentId)
             return self._clicks.point(row, column, sign, mask)
 
         self._click(sliceNode, ras, prompt)
@@ -190,6 +186,7 @@ class ClickPanel:
 
     def _write(self, segmentation, volume, place, prompt, answer):
         from SAMAutoSegScene.SegmentWriter import SegmentWriter
+        from SAMAutoSegScene.SliceGeometry import emptyStack
 
         plane, number, segmentId = place
         editorNode, saveUndo = self._editor.of(segmentation)
@@ -200,16 +197,19 @@ class ClickPanel:
             saveUndo=saveUndo,
             ledger=self._ledgers.ledger,
         )
-        changed = writer.writeMask(plane, number, prompt.change(answer), segmentId, prompt.mode)
+        wanted = prompt.change(answer)
+        changed = writer.writeMask(plane, number, wanted, segmentId, prompt.mode)
         if self._clicks.place == place:
             self._clicks.wrote(writer.layers.stamp(segmentId))
-        self._say(self._whatBecameOf(changed, plane, writer.ledger))
+        if changed:
+            self._say(self._whatElse(plane, writer.ledger))
+        else:
+            held = _maskIn(writer.layers, emptyStack(writer.layers.grid, plane), number, segmentId)
+            self._say(_whyNothing(wanted, held, prompt.mode))
         self.refresh()
 
     @staticmethod
-    def _whatBecameOf(changed, plane, ledger):
-        if not changed:
-            return _("Nothing changed: masking or another segment forbids it.")
+    def _whatElse(plane, ledger):
         if ledger is None or ledger.plane == plane:
             return ""
         return _(
@@ -236,3 +236,24 @@ class ClickPanel:
             session.parameterNode.outputSegmentation = node
             session.changed.emit()
         return node, self._editor.segmentToEdit(node)
+
+
+def _maskIn(layers, stack, number, segmentId):
+    """A segment in a slice, bool [rows, columns]."""
+    from SAMAutoSegScene.SegmentLayers import SegmentsInBox
+    from SAMAutoSegScene.SliceGeometry import boxOfSlice, sliceOfBox
+
+    inSlice = SegmentsInBox(layers, boxOfSlice(stack, number))
+    return sliceOfBox(inSlice.mask(segmentId), stack)
+
+
+def _whyNothing(wanted, held, mode):
+    """Why a click changed nothing of what the segment holds in the slice."""
+    if not wanted.any():
+        return _("Nothing changed: the model finds nothing to change there.")
+    if mode == ADD and held[wanted].all():
+        return _(
+            "Nothing changed: all that the model finds there is in the segment already. Take away"
+            " what is too much with a negative point or Erase."
+        )
+    return _("Nothing changed: masking or another segment forbids it.")
