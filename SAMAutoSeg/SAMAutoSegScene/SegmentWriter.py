@@ -108,8 +108,15 @@ class SegmentWriter:
 
         Returns:
             False if the slice was left alone.
+
+        Raises:
+            SAMAutoSegError: none of the segments is there any more.
         """
         self._requireSamePlace()
+        if all(self.layers.segmentation.GetSegment(one) is None for one in segmentIds.values()):
+            raise SAMAutoSegError(
+                _("all segments of the model were removed: nothing is left to be written")
+            )
         stack = emptyStack(self.layers.grid, axis)
         targets = self._targets(segmentIds)
         ledger = self.ledger

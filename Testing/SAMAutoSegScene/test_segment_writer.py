@@ -316,6 +316,16 @@ def test_a_segment_removed_during_a_run_is_left_out(scene, plain_grid, structure
     assert output.node.GetSegmentation().GetNumberOfSegments() == 1
 
 
+def test_a_segmentation_emptied_during_a_run_is_told(scene, plain_grid, structures, labels_for):
+    volume_node, output = written(scene, plain_grid, structures, labels_for(plain_grid))
+    writer = SegmentWriter(output.node, volume_node)
+    writer.begin(output.segmentIds.values())
+    output.node.GetSegmentation().RemoveAllSegments()
+    with pytest.raises(SAMAutoSegError, match="all segments of the model were removed"):
+        writer.writeSlice("axial", 0, labels_for(plain_grid, 3)[0], output.segmentIds)
+    writer.end()
+
+
 def test_a_volume_or_segmentation_removed_during_a_run_is_told(
     scene, plain_grid, structures, labels_for
 ):
