@@ -132,14 +132,16 @@ class SegmentPanel:
             return
         from SAMAutoSegScene.SegmentationOutput import segmentationOf, volumeOf
 
+        if other and not volumeProblem(volume):
+            # Before others hear of it: the Segment Editor shows its volume, too, but in views that
+            # stay where they are.
+            self._showInstead(volume)
         if segmentation is not None and volumeOf(segmentation) not in (None, volume):
             segmentation = None
             if not volumeProblem(volume):
                 segmentation = segmentationOf(volume, besides=self._removing)
             self._shown = node, volume, segmentation
             node.outputSegmentation = segmentation
-        if other and not volumeProblem(volume):
-            self._showInstead(volume)
 
     def _isGoing(self, node):
         """Whether it was just removed, or is being so."""

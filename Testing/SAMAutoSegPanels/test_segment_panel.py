@@ -243,6 +243,29 @@ def test_the_views_show_another_volume_without_what_was_found_in_the_one_before(
     assert played.shown == [other, played.volume]  # it is seen already, as the user has it
 
 
+def test_the_views_go_to_another_volume_although_the_editor_shows_it_by_itself(
+    played: Played,
+) -> None:
+    view = played.mrml.AddNewNodeByClass("vtkMRMLSliceCompositeNode")
+
+    class Told(SimpleNamespace):
+        def __setattr__(self, name: str, value: Any) -> None:
+            super().__setattr__(name, value)
+            if name == "outputSegmentation":  # the editor hears of it, as of all that is chosen
+                view.SetBackgroundVolumeID(self.inputVolume.GetID())
+
+    values = {
+        **vars(played.node),
+        "outputSegmentation": prepareSegmentation(played.volume, []).node,
+    }
+    played.node = played.session.parameterNode = Told(**values)
+    played.panel.refresh()
+    played.node.inputVolume, its = played.another()
+    played.panel.refresh()
+    assert played.node.outputSegmentation is its
+    assert played.shown == [played.node.inputVolume]
+
+
 def test_a_volume_that_is_deleted_leaves_the_views_to_slicer(played: Played) -> None:
     played.panel.refresh()
     other, its = played.another()
