@@ -7,6 +7,7 @@ from SAMAutoSegLib import __version__
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.files import sha256_of_file
 from SAMAutoSegPanels.ModelLibrary import readStructures
+from SAMAutoSegPanels.Options import SliceAxis
 from SAMAutoSegPanels.SegmentState import CANCELLING, IDLE, PREPARING, RUNNING, doneMessage
 from SAMAutoSegPanels.Signal import Signal
 from SAMAutoSegPanels.Translation import _
@@ -251,6 +252,13 @@ def _writtenNotes(written):
         if one:
             text = _("slice {numbers} was left as it is: yours, or not checked yet")
         notes.append(text.format(numbers=sliceWords(written.protected)))
+    for plane, numbers in written.elsewhere.items():
+        notes.append(
+            _(
+                "what lies in the {plane} slices {numbers} was left as it is: yours, or not"
+                " checked yet"
+            ).format(plane=SliceAxis(plane).label().lower(), numbers=sliceWords(numbers))
+        )
     if written.locked:
         notes.append(
             _("{names} is marked as completed and was left as it is").format(

@@ -12,7 +12,7 @@ import slicer
 
 from SAMAutoSegLib.errors import SAMAutoSegError
 from SAMAutoSegLib.images.selection import Roi
-from SAMAutoSegLib.images.slices import Axis, SliceStack
+from SAMAutoSegLib.images.slices import Axis, Plane, SliceStack
 from SAMAutoSegScene.EditRules import EditRules
 from SAMAutoSegScene.SegmentLayers import Box, SegmentLayers, SegmentsInBox, wholeBox
 from SAMAutoSegScene.SliceGeometry import boxOfSlice, emptyStack, sliceOfBox
@@ -30,11 +30,13 @@ class WrittenSlices:
     Attributes:
         written: numbers of the slices that were written.
         protected: numbers of those left alone, as the user had corrected or reviewed them.
+        elsewhere: for other planes the numbers of slices that were left alone for that.
         locked: names of the segments left alone, as their status is Completed.
     """
 
     written: list[int] = field(default_factory=list)
     protected: list[int] = field(default_factory=list)
+    elsewhere: dict[Plane, list[int]] = field(default_factory=dict)
     locked: list[str] = field(default_factory=list)
 
 
@@ -89,6 +91,7 @@ class SegmentWriter:
         self._touched = set()
         if self.ledger is not None:
             self._others = self._ledgersOfOtherPlanes(segmentIds)
+            self.result.elsewhere = {ledger.plane: kept for ledger, kept in self._others if kept}
             for ledger in (self.ledger, *(ledger for ledger, __ in self._others)):
                 ledger.beginRun(segmentIds)
 

@@ -55,6 +55,7 @@ class Scene:
         self.ends = 0
         self.abandoned = 0
         self.gone = ""
+        self.elsewhere: dict = {}
 
     def begin(
         self,
@@ -83,7 +84,7 @@ class Scene:
 
     def end(self, uncertainty: object) -> Any:
         self.ends += 1
-        return SimpleNamespace(protected=[], locked=[])
+        return SimpleNamespace(protected=[], elsewhere=self.elsewhere, locked=[])
 
     def abandon(self) -> None:
         self.abandoned += 1
@@ -182,6 +183,15 @@ def test_the_result_waits_for_slices_that_are_not_written_yet(
     assert one.scene.written == [] and one.run.running
     one.later.run()
     assert one.scene.written == [4] and not one.run.running
+
+
+def test_what_was_left_alone_in_another_plane_is_told(played: Callable[..., Played]) -> None:
+    one = played().toEngine()
+    one.scene.elsewhere = {"sagittal": [4, 5, 6]}
+    one.slice(4)
+    one.result([4])
+    one.later.run()
+    assert "What lies in the sagittal slices 4-6 was left as it is" in one.run.message
 
 
 def test_clean_up_writes_the_slices_once_more(played: Callable[..., Played]) -> None:

@@ -173,7 +173,8 @@ def test_what_was_corrected_in_one_plane_is_not_overwritten_in_another(plain, pa
     axial = plain.ledger
     plain.ledger = SliceLedger(plain.node, plain.volume_node, "coronal")
     assert SliceState.CORRECTED not in plain.ledger.states()
-    assert plain.run(new, plane="coronal").protected == []
+    result = plain.run(new, plane="coronal")
+    assert result.protected == [] and result.elsewhere == {"axial": [2, 4]}
     after = mask_of(plain.node, plain.ids[1], plain.grid)
     np.testing.assert_array_equal(after[[2, 4]], before[[2, 4]])
     np.testing.assert_array_equal(after[[0, 1, 3, 5, 6]], new[[0, 1, 3, 5, 6]] == 1)
