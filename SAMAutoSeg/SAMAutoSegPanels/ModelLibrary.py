@@ -392,8 +392,13 @@ def checkedName(name):
 
 
 def suggestedName(structures, base=None):
-    """A name for what is about to be trained: that of the model it refines, or its structures."""
-    if base is not None and base.structures and base.writable:
+    """A name for what is about to be trained: that of the model it refines, or its structures.
+
+    A model that knows none of the structures is not refined. One that comes with the program is
+    not replaced: what it becomes is its next version.
+    """
+    known = {name.casefold() for name in base.structures} if base is not None else ()
+    if any(name.casefold() in known for name in structures):
         return base.name
     text = listWords(structures, 2)
     return "".join(c for c in text if c not in '<>:"/\\|?*') or _("My model")

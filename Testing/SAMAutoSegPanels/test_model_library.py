@@ -299,8 +299,19 @@ def test_a_name_is_suggested_from_the_refined_model_or_the_structures(
     save_model("My organs v2.safetensors")
     (entry,) = library.models()
     assert suggestedName(["liver"], entry) == "My organs"
+    assert suggestedName(["Liver", "spleen"], entry) == "My organs"
+    assert suggestedName(["spleen"], entry) == "spleen"
     assert suggestedName(["liver", "spleen"]) == "liver, spleen"
     assert suggestedName(["a/b"]) == "ab"
+
+
+def test_what_goes_on_from_a_starter_model_is_its_next_version(
+    library: ModelLibrary, save_model: Callable[..., Path]
+) -> None:
+    shipped(library, save_model("left-ventricle.safetensors", ("left ventricle",)))
+    (starter,) = library.models()
+    name = suggestedName(["left ventricle"], starter)
+    assert (name, library.nextVersion(name)) == ("left-ventricle", 2)
 
 
 def test_structures_come_with_label_and_color(save_model: Callable[..., Path]) -> None:
