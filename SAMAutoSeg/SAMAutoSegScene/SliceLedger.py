@@ -22,10 +22,11 @@ from SAMAutoSegScene.WrittenByModel import WrittenByModel
 ATTRIBUTE = "SAMAutoSeg.Ledger"
 GENERATION = "SAMAutoSeg.Generation"
 IN_USE = "SAMAutoSeg.InUse"
+UNSAVED = "SAMAutoSeg.Unsaved"
 PLANES: tuple[Plane, ...] = ("axial", "coronal", "sagittal")
 VERSION = 2
 
-# During a run the scene is kept up to date this often.
+# During a run the scene is kept up to date this often; in between it holds slice numbers alone.
 _SECONDS_BETWEEN_SAVES = 2.0
 
 # Of one slice and segment, from before the latest click; more than Slicer's editor can undo.
@@ -87,11 +88,7 @@ class SliceLedger:
 
         Nothing that is shown follows from it, so nobody is told.
         """
-        node = self.segmentationNode
-        disabled = node.GetDisableModifiedEvent()
-        node.SetDisableModifiedEvent(True)
-        node.SetAttribute(IN_USE, self.plane)
-        node.SetDisableModifiedEvent(disabled)
+        self._setAttribute(IN_USE, self.plane, quietly=True)
 
     def addListener(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever states may have changed."""
@@ -202,6 +199,7 @@ class SliceLedger:
         others = self._afterModel and before != self._afterModel
         if others or self._written.isUndone():
             self._written.start(present)
+            self._saved = 0.0  # at once, as the segments say from now on that they hold it
         with self.onlyChanges(numbers):
             yield
         for number in numbers:
@@ -211,6 +209,10 @@ class SliceLedger:
         self._afterModel = self._digests.stamps()
         if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
             self._save(quietly=True)
+        elif self._mayKeep:
+            self._unsaved += numbers
+            text = ",".join(map(str, self._unsaved))
+            self._setAttribute(self._unsavedAttribute, text, quietly=True)
 
     def onlyChanges(self, numbers: Iterable[int]) -> AbstractContextManager[None]:
         """Around changes to these slices alone: others need not be looked at again."""
@@ -304,6 +306,10 @@ class SliceLedger:
         return f"{ATTRIBUTE}.{self.plane}"
 
     @property
+    def _unsavedAttribute(self) -> str:
+        return f"{UNSAVED}.{self.plane}"
+
+    @property
     def _tagName(self) -> str:
         return f"{GENERATION}.{self.plane}"
 
@@ -348,6 +354,15 @@ class SliceLedger:
             here(n): {one: splitDigests(text) for one, text in digests.items()}
             for n, digests in data.get("unchecked", {}).items()
         }
+        self._unsaved: list[int] = []
+        unsaved = self.segmentationNode.GetAttribute(self._unsavedAttribute)
+        newest = self._written.inNewest()
+        if unsaved and newest:
+            # The scene was saved in the middle of a run.
+            for number in map(here, unsaved.split(",")):
+                now = self._now(number)
+                self._written.note(number, {one: now[one] for one in newest})
+            self._save(quietly=True)
         if not text and any(hasLedger(self.segmentationNode, plane) for plane in PLANES):
             # Slices of another plane were in use so far, and corrections are known there.
             for number, state in enumerate(self.states()):
@@ -407,11 +422,16 @@ class SliceLedger:
                 for n, digests in self._unchecked.items()
             },
         }
-        node = self.segmentationNode
         # In the middle of a run views and tables need not look again because of this.
+        self._setAttribute(self._attribute, json.dumps(data, separators=(",", ":")), quietly)
+        self._unsaved = []
+        self._setAttribute(self._unsavedAttribute, None, quietly=True)
+
+    def _setAttribute(self, name: str, text: str | None, quietly: bool) -> None:
+        node = self.segmentationNode
         disabled = node.GetDisableModifiedEvent()
         node.SetDisableModifiedEvent(quietly or disabled)
-        node.SetAttribute(self._attribute, json.dumps(data, separators=(",", ":")))
+        node.SetAttribute(name, text)
         node.SetDisableModifiedEvent(disabled)
 
     def _onSegmentationChanged(self, caller, event) -> None:
@@ -472,6 +492,7 @@ def forgetLedgers(segmentationNode) -> None:
     """Remove all states: the voxels that they are of are gone."""
     for plane in PLANES:
         segmentationNode.RemoveAttribute(f"{ATTRIBUTE}.{plane}")
+        segmentationNode.RemoveAttribute(f"{UNSAVED}.{plane}")
 
 
 def _eventsOf(segmentationNode) -> tuple[int, ...]:

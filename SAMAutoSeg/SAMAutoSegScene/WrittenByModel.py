@@ -50,6 +50,14 @@ class WrittenByModel:
             if segment is not None:
                 segment.SetTag(self._tagName, f"{self._ledger}:{number}")
 
+    def inNewest(self) -> list[str]:
+        """The segments that hold the newest generation."""
+        if not self._generations:
+            return []
+        newest = f"{self._ledger}:{self._generations[-1]['id']}"
+        segment = self._layers.segmentation.GetSegment
+        return [o for o in self._layers.segmentIds() if tagOf(segment(o), self._tagName) == newest]
+
     def note(self, number: int, digests: Mapping[str, str]) -> None:
         """Keep what was written into a slice, in the newest generation."""
         self._generations[-1]["slices"][number] = dict(digests)

@@ -125,6 +125,29 @@ def test_undoing_a_stroke_made_during_a_run_takes_later_slices_of_the_run_along(
     assert plain.ledger.slicesIn(SliceState.UNTOUCHED) == [3, 4, 6]
 
 
+def test_a_scene_that_is_saved_during_a_run_knows_what_the_model_wrote_until_then(plain, paint):
+    correct(plain, paint, 2)
+    lesion = plain.node.GetSegmentation().AddEmptySegment("", "lesion")
+    paint(plain.node, lesion, plain.flipped_voxel(1), plain.grid)
+    writer = SegmentWriter(plain.node, plain.volume_node, ledger=plain.ledger)
+    writer.begin(plain.ids.values())
+
+    def in_the_saved_scene() -> list[SliceState]:
+        return SliceLedger(plain.node, plain.volume_node).states()
+
+    for number in range(3):
+        writer.writeSlice("axial", number, plain.labels[number], plain.ids)
+    assert in_the_saved_scene() == plain.ledger.states()
+    assert plain.ledger.slicesIn(SliceState.MODEL) == [0]
+    assert plain.ledger.slicesIn(SliceState.CORRECTED) == [1, 2]
+    correct(plain, paint, 5)  # what is written from now on is undone with it
+    writer.writeSlice("axial", 3, plain.labels[3], plain.ids)
+    assert in_the_saved_scene() == plain.ledger.states()
+    assert plain.ledger.slicesIn(SliceState.MODEL) == [0, 3]
+    writer.end()
+    assert plain.node.GetAttribute("SAMAutoSeg.Unsaved.axial") is None
+
+
 def test_undoing_before_the_first_slice_of_a_run_leaves_its_slices_the_models(plain):
     plain.run()
     writer = SegmentWriter(
