@@ -73,6 +73,7 @@ class CurrentLedger:
         self._observed = []
         ledger, self.ledger, self.problem, self.of = self.ledger, None, "", None
         if ledger is not None:
+            ledger.leave()
             ledger.close()
 
 

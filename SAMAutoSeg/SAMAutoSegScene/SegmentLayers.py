@@ -89,6 +89,10 @@ class SegmentLayers:
         i, j, k = (int(value) for value in offset)
         return i, j, k
 
+    def isOffGrid(self, labelmap) -> bool:
+        """Whether a layer has voxels that are no voxels of the grid."""
+        return not isEmpty(labelmap) and self.offset(labelmap) is None
+
     def isReordered(self, labelmap) -> bool:
         """Whether a layer is on the grid's voxels, though perhaps stored in another order."""
         matrix = vtk.vtkMatrix4x4()

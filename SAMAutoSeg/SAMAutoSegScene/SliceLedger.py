@@ -46,9 +46,9 @@ class SliceLedger:
 
     Undoing what the model wrote brings back the states of before, see `WrittenByModel`.
 
-    A slice that was marked as reviewed and is changed later is a corrected one. Where slices of
-    another plane were in use before, all that is there counts as the model's: what was corrected
-    stays known, and protected, in the other plane. Everything is kept
+    A slice that was marked as reviewed and is changed later is a corrected one. What was done while
+    slices of another plane were in use counts as the model's: what was corrected there stays known,
+    and protected, in that plane. Everything is kept
     in an attribute of the segmentation node, so it is saved with the scene and restored from it.
 
     Attributes:
@@ -90,6 +90,15 @@ class SliceLedger:
         """
         self._setAttribute(IN_USE, self.plane, quietly=True)
 
+    def leave(self) -> None:
+        """Keep which slices are corrected: those of another plane may be in use from now on."""
+        if not self._mayKeep or any(self.layers.isOffGrid(one) for one in self.layers.labelmaps()):
+            return
+        corrected = self.slicesIn(SliceState.CORRECTED)
+        if corrected != self._left and (corrected or hasLedger(self.segmentationNode, self.plane)):
+            self._left = corrected
+            self._write(quietly=True)
+
     def addListener(self, listener: Callable[[], None]) -> None:
         """Call `listener` whenever states may have changed."""
         self._listeners.append(listener)
@@ -109,7 +118,8 @@ class SliceLedger:
             return SliceState.CORRECTED
         if unchecked:
             return SliceState.UNCHECKED
-        return SliceState.MODEL if self._written.known(number) else SliceState.UNTOUCHED
+        isModels = number in self._elsewhere or self._written.known(number)
+        return SliceState.MODEL if isModels else SliceState.UNTOUCHED
 
     def states(self) -> list[SliceState]:
         """The states of all slices; costs about one volume if segments changed."""
@@ -291,15 +301,32 @@ class SliceLedger:
     def _changesIn(self, number: int) -> tuple[set[str], set[str]]:
         """The segments that differ from what the model wrote: by the user, and unchecked."""
         known, unchecked = self._written.known(number), self._unchecked.get(number, {})
+        elsewhere = self._elsewhere.get(number, {})
         byUser, toCheck = set(), set()
         for one, digest in self._now(number).items():
             seen = unchecked.get(one, [EMPTY])
             if digest == known.get(one, EMPTY if EMPTY in seen else None):
                 continue
+            if digest in elsewhere.get(one, ()):
+                continue
             (toCheck if digest != EMPTY and digest in seen else byUser).add(one)
         return byUser, toCheck
 
     # The scene
+
+    @property
+    def _isInUse(self) -> bool:
+        return self.segmentationNode.GetAttribute(IN_USE) == self.plane
+
+    def _findElsewhere(self) -> None:
+        """Take what was changed since these slices were left for the model's."""
+        for number in set(self.slicesIn(SliceState.CORRECTED)) - {*self._left, *self._reviewed}:
+            now, byUser = self._now(number), self._changesIn(number)[0]
+            elsewhere = self._elsewhere.setdefault(number, {})
+            for one in byUser:
+                # What undo or redo may bring back.
+                elsewhere[one] = [*elsewhere.get(one, [])[-_KEPT_UNCHECKED:], now[one]]
+        self._save(quietly=True)
 
     @property
     def _attribute(self) -> str:
@@ -354,6 +381,14 @@ class SliceLedger:
             here(n): {one: splitDigests(text) for one, text in digests.items()}
             for n, digests in data.get("unchecked", {}).items()
         }
+        self._left: list[int] | None = None
+        if "left" in data:
+            self._left = sorted(here(n) for n in data["left"])
+        # For each segment what it was when it had been changed in slices of another plane.
+        self._elsewhere: dict[int, dict[str, list[str]]] = {
+            here(n): {one: splitDigests(text) for one, text in digests.items()}
+            for n, digests in data.get("elsewhere", {}).items()
+        }
         self._unsaved: list[int] = []
         unsaved = self.segmentationNode.GetAttribute(self._unsavedAttribute)
         newest = self._written.inNewest()
@@ -372,6 +407,8 @@ class SliceLedger:
             self._save(quietly=True)
         elif "version" not in data:
             self._findUnchecked()
+        elif self._left is not None and not self._isInUse:
+            self._findElsewhere()
 
     def _findUnchecked(self) -> None:
         """Remember as they are now the slices of segments that a model wrote, nobody knows when."""
@@ -421,7 +458,13 @@ class SliceLedger:
                 n: {one: "".join(seen) for one, seen in digests.items()}
                 for n, digests in self._unchecked.items()
             },
+            "elsewhere": {
+                n: {one: "".join(seen) for one, seen in digests.items()}
+                for n, digests in self._elsewhere.items()
+            },
         }
+        if self._left is not None:
+            data["left"] = self._left
         # In the middle of a run views and tables need not look again because of this.
         self._setAttribute(self._attribute, json.dumps(data, separators=(",", ":")), quietly)
         self._unsaved = []

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from SAMAutoSegPanels.CurrentLedger import CurrentLedger
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation
@@ -51,6 +52,20 @@ def test_what_is_known_survives_a_look_at_another_volume(scene, chosen, plain_gr
         assert "does not fit" in ledgers.problem
         assert ledgers.choose(node, volume_node, "axial").states() == states
         assert ledgers.problem == ""
+
+
+def test_a_stroke_after_a_look_at_another_plane_is_a_correction_of_one_plane(
+    chosen, paint, plain_grid
+):
+    volume_node, node, ledgers = chosen
+    for plane in ("coronal", "axial"):
+        ledgers.choose(node, volume_node, plane)
+    voxels = np.zeros(plain_grid.size[::-1], bool)
+    voxels[2] = True
+    paint(node, node.GetSegmentation().GetNthSegmentID(0), voxels, plain_grid)
+    assert ledgers.ledger.toLearnFrom() == [2]
+    assert ledgers.choose(node, volume_node, "coronal").toLearnFrom() == []
+    assert ledgers.choose(node, volume_node, "axial").toLearnFrom() == [2]
 
 
 def test_an_emptied_segmentation_serves_another_volume(scene, chosen, plain_grid):

@@ -514,3 +514,53 @@ def save(scene, folder) -> None:
     scene.mrml.SetURL(str(folder / "scene.mrml"))
     scene.mrml.SetRootDirectory(str(folder))
     assert scene.mrml.Commit() == 1
+
+
+def go_to(case: Case, plane: str) -> None:
+    """As the module does it where slices of another plane are chosen."""
+    case.ledger.leave()
+    case.ledger.close()
+    case.plane, case.ledger = plane, SliceLedger(case.node, case.volume_node, plane)
+    case.ledger.markInUse()
+
+
+def test_what_is_corrected_after_a_look_at_another_plane_keeps_no_slice_of_it(
+    plain, paint, mask_of
+):
+    plain.ledger.markInUse()
+    plain.run()
+    go_to(plain, "coronal")
+    go_to(plain, "axial")
+    correct(plain, paint, 2)
+    before = mask_of(plain.node, plain.ids[1], plain.grid)
+    new = ((plain.labels + 1) % 3).astype(np.uint8)
+    result = plain.run(new)
+    assert result.protected == [2] and result.elsewhere == {}
+    after = mask_of(plain.node, plain.ids[1], plain.grid)
+    np.testing.assert_array_equal(after[2], before[2])
+    np.testing.assert_array_equal(after[[0, 1, 3, 4, 5, 6]], new[[0, 1, 3, 4, 5, 6]] == 1)
+
+
+def test_corrections_are_learned_from_in_the_plane_that_they_were_made_in(plain, paint):
+    plain.ledger.markInUse()
+    plain.run()
+    go_to(plain, "coronal")
+    correct(plain, paint, 3)
+    for _again in range(2):
+        go_to(plain, "axial")
+        correct(plain, paint, 2)
+        assert plain.ledger.toLearnFrom() == [2]
+        go_to(plain, "coronal")
+        assert plain.ledger.toLearnFrom() == [3]
+        plain.history.RestorePreviousState()
+        assert plain.ledger.toLearnFrom() == [3]
+        plain.history.RestoreNextState()
+
+
+def test_what_was_drawn_without_a_model_in_another_plane_is_not_learned_from(plain, paint):
+    plain.ledger.markInUse()
+    correct(plain, paint, 2)
+    go_to(plain, "coronal")
+    assert plain.ledger.toLearnFrom() == []
+    go_to(plain, "axial")
+    assert plain.ledger.toLearnFrom() == [2]

@@ -246,9 +246,9 @@ def test_what_was_only_drawn_counts_once_it_was_worked_on_here(
     ledgers.choose(node, volume, "axial")
     choose(ledgers, slices, first)
     assert [(one.name, one.slices) for one in slices.others] == [("CT 4", (2, 5))]
-    ledgers.choose(node, volume, "coronal")
-    ledgers.choose(first.node, first.volume, "axial")
-    assert slices.lookAtOthers(first.volume, NAMES, np.inf) and names_of(slices) == []
+    ledgers.choose(node, volume, "coronal")  # and what was drawn in axial slices stays known
+    choose(ledgers, slices, first)
+    assert [(one.name, one.slices) for one in slices.others] == [("CT 4", (2, 5))]
 
 
 def test_rough_paint_is_of_the_chosen_volume_alone(ledgers, slices, patients):
