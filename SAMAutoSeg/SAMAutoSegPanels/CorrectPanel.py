@@ -17,6 +17,9 @@ from SAMAutoSegPanels.Translation import _
 # are no effect's.
 _KEYS_BESIDE_EFFECTS = "MN"
 
+# What no run overwrites.
+_KEPT_FROM_MODEL = (SliceState.UNCHECKED, SliceState.CORRECTED, SliceState.REVIEWED)
+
 # At a time, of looking through the slices for what was corrected.
 _SECONDS_PER_LOOK = 0.015
 
@@ -47,6 +50,7 @@ class CorrectPanel:
         self._shownPlace = None
         self._shownSegmentation = None
         self._begunFor = None
+        self._anyUnchecked = False
         self.editor = EmbeddedEditor(
             ui.editorFrame, lambda: (self.segmentationNode, self.volumeNode), self._onEffect
         )
@@ -64,6 +68,12 @@ class CorrectPanel:
         ui.nextToCheckButton.connect("clicked()", self.nextToCheck)
         ui.markReviewedButton.connect("clicked()", self.markReviewed)
         ui.excludeSliceButton.connect("clicked(bool)", self.exclude)
+        ui.leaveToModelButton.connect("clicked()", self.leaveToModel)
+        # Kept: PythonQt would delete a menu that nobody holds.
+        self._leaveMenu = qt.QMenu(ui.leaveToModelButton)
+        self._leaveAll = self._leaveMenu.addAction(_("All slices that are not checked"))
+        self._leaveAll.connect("triggered()", self.leaveUncheckedToModel)
+        ui.leaveToModelButton.setMenu(self._leaveMenu)
         ledgers.changed.connect(self._lookTimer.start)
         session.changed.connect(self.refresh)
 
@@ -142,6 +152,9 @@ class CorrectPanel:
         ui.excludeSliceButton.checked = state == SliceState.EXCLUDED
         ui.excludeSliceButton.blockSignals(blocked)
         ui.nextToCheckButton.enabled = ledger is not None
+        ui.leaveToModelButton.visible = ledger is not None
+        ui.leaveToModelButton.enabled = state in _KEPT_FROM_MODEL or self._anyUnchecked
+        self._leaveAll.enabled = self._anyUnchecked
         text = self._stateText(state, number) if inside else self._ledgers.problem
         ui.sliceStateLabel.text = text
         ui.sliceStateLabel.visible = bool(text)
@@ -162,6 +175,7 @@ class CorrectPanel:
         """Go through the slices for a few milliseconds, then draw, or go on after others."""
         ledger = self._ledgers.ledger
         self._followPlace()
+        self._anyUnchecked = False
         if ledger is None:
             instead = "" if self._ledgers.problem else _("No segmentation yet")
             self.strip.show_([], {}, None, instead)
@@ -171,7 +185,9 @@ class CorrectPanel:
         if not ledger.refresh(_SECONDS_PER_LOOK):
             self._lookTimer.start()
             return
-        self.strip.show_(ledger.states(), ledger.uncertainties(), self._current)
+        states = ledger.states()
+        self._anyUnchecked = SliceState.UNCHECKED in states
+        self.strip.show_(states, ledger.uncertainties(), self._current)
         self._refreshButtons()
         self.onStates()
 
@@ -204,6 +220,17 @@ class CorrectPanel:
         ledger, number = self._ledgers.ledger, self._current
         if ledger is not None and number is not None:
             ledger.exclude([number], excluded)
+
+    def leaveToModel(self):
+        self._onViewsChanged()
+        ledger, number = self._ledgers.ledger, self._current
+        if ledger is not None and number is not None:
+            ledger.leaveToModel([number])
+
+    def leaveUncheckedToModel(self):
+        ledger = self._ledgers.ledger
+        if ledger is not None:
+            ledger.leaveToModel(ledger.slicesIn(SliceState.UNCHECKED))
 
     def goTo(self, number):
         """Show a slice in the views that show its plane; in all views if none does."""

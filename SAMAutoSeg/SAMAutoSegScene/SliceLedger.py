@@ -46,10 +46,11 @@ class SliceLedger:
 
     Undoing what the model wrote brings back the states of before, see `WrittenByModel`.
 
-    A slice that was marked as reviewed and is changed later is a corrected one. What was done while
-    slices of another plane were in use counts as the model's: what was corrected there stays known,
-    and protected, in that plane. Everything is kept
-    in an attribute of the segmentation node, so it is saved with the scene and restored from it.
+    A slice that was marked as reviewed and is changed later is a corrected one. One that was left
+    to the model counts as the model's as it is. So does what was done while slices of another plane
+    were in use: what was corrected there stays known, and protected, in that plane. Everything is
+    kept in an attribute of the segmentation node, so it is saved with the scene and restored from
+    it.
 
     Attributes:
         inRun: a run of the model is writing, and tells this ledger.
@@ -118,7 +119,7 @@ class SliceLedger:
             return SliceState.CORRECTED
         if unchecked:
             return SliceState.UNCHECKED
-        isModels = number in self._elsewhere or self._written.known(number)
+        isModels = number in self._asModels or self._written.known(number)
         return SliceState.MODEL if isModels else SliceState.UNTOUCHED
 
     def states(self) -> list[SliceState]:
@@ -183,6 +184,13 @@ class SliceLedger:
                 self._excluded.discard(number)
         self._save()
 
+    def leaveToModel(self, numbers: Iterable[int]) -> None:
+        """Say that the model may overwrite slices as they are, until they are changed again."""
+        for number in numbers:
+            self._reviewed.pop(self._checked(number), None)
+            self._takeForModels(number)
+        self._save()
+
     # What the model did
 
     def beginRun(self, segmentIds: Iterable[str]) -> None:
@@ -216,6 +224,8 @@ class SliceLedger:
             now = self._now(number)
             self._written.note(number, {one: now[one] for one in present})
             self._reviewed.pop(number, None)
+            for seen in self._asModels.get(number, {}).values():
+                seen[:] = [digest for digest in seen if digest != EMPTY]  # erasing it corrects it
         self._afterModel = self._digests.stamps()
         if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
             self._save(quietly=True)
@@ -301,13 +311,13 @@ class SliceLedger:
     def _changesIn(self, number: int) -> tuple[set[str], set[str]]:
         """The segments that differ from what the model wrote: by the user, and unchecked."""
         known, unchecked = self._written.known(number), self._unchecked.get(number, {})
-        elsewhere = self._elsewhere.get(number, {})
+        asModels = self._asModels.get(number, {})
         byUser, toCheck = set(), set()
         for one, digest in self._now(number).items():
             seen = unchecked.get(one, [EMPTY])
             if digest == known.get(one, EMPTY if EMPTY in seen else None):
                 continue
-            if digest in elsewhere.get(one, ()):
+            if digest in asModels.get(one, ()):
                 continue
             (toCheck if digest != EMPTY and digest in seen else byUser).add(one)
         return byUser, toCheck
@@ -321,12 +331,16 @@ class SliceLedger:
     def _findElsewhere(self) -> None:
         """Take what was changed since these slices were left for the model's."""
         for number in set(self.slicesIn(SliceState.CORRECTED)) - {*self._left, *self._reviewed}:
-            now, byUser = self._now(number), self._changesIn(number)[0]
-            elsewhere = self._elsewhere.setdefault(number, {})
-            for one in byUser:
-                # What undo or redo may bring back.
-                elsewhere[one] = [*elsewhere.get(one, [])[-_KEPT_UNCHECKED:], now[one]]
+            self._takeForModels(number)
         self._save(quietly=True)
+
+    def _takeForModels(self, number: int) -> None:
+        """What is not known to be the model's in a slice counts as that from now on."""
+        now = self._now(number)
+        for one in set().union(*self._changesIn(number)):
+            kept = self._asModels.setdefault(number, {})
+            # What undo or redo may bring back.
+            kept[one] = [*kept.get(one, [])[-_KEPT_UNCHECKED:], now[one]]
 
     @property
     def _attribute(self) -> str:
@@ -384,10 +398,11 @@ class SliceLedger:
         self._left: list[int] | None = None
         if "left" in data:
             self._left = sorted(here(n) for n in data["left"])
-        # For each segment what it was when it had been changed in slices of another plane.
-        self._elsewhere: dict[int, dict[str, list[str]]] = {
+        # For each segment what it was when it was left to the model, or was changed in slices of
+        # another plane.
+        self._asModels: dict[int, dict[str, list[str]]] = {
             here(n): {one: splitDigests(text) for one, text in digests.items()}
-            for n, digests in data.get("elsewhere", {}).items()
+            for n, digests in data.get("as_models", {}).items()
         }
         self._unsaved: list[int] = []
         unsaved = self.segmentationNode.GetAttribute(self._unsavedAttribute)
@@ -458,9 +473,9 @@ class SliceLedger:
                 n: {one: "".join(seen) for one, seen in digests.items()}
                 for n, digests in self._unchecked.items()
             },
-            "elsewhere": {
+            "as_models": {
                 n: {one: "".join(seen) for one, seen in digests.items()}
-                for n, digests in self._elsewhere.items()
+                for n, digests in self._asModels.items()
             },
         }
         if self._left is not None:

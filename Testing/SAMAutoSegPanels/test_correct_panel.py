@@ -14,6 +14,7 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core", exc_type=Impo
 import vtk  # noqa: E402
 from SAMAutoSegPanels.CurrentLedger import CurrentLedger  # noqa: E402
 from SAMAutoSegPanels.Signal import Signal  # noqa: E402
+from SAMAutoSegScene.SegmentLayers import SegmentsInBox  # noqa: E402
 from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
 
@@ -178,6 +179,49 @@ def test_what_is_marked_is_the_slice_in_view_after_another_volume_was_chosen(
         thin.SetOrigin(0, 0, 1)
         played.panel._look()
         timer.start.assert_called()
+
+
+def test_the_slice_in_view_can_be_left_to_the_model_where_a_run_would_not_overwrite_it(
+    played: Played,
+) -> None:
+    view = played.mrml.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
+    view.JumpSliceByOffsetting(3.0, 3.0, 4.0)
+    view.SetMappedInLayout(True)
+    played.views["Red"] = view
+    played.panel._beginSegmentation()
+    played.panel.refresh()
+    played.panel._onViewsChanged()
+    ledger = played.panel._ledgers.ledger
+    played.panel._look()
+    assert not played.ui.leaveToModelButton.enabled
+    ledger.markReviewed([4, 5])
+    played.panel._look()
+    assert played.ui.leaveToModelButton.enabled
+    assert not played.panel._leaveAll.enabled
+    view.JumpSliceByOffsetting(3.0, 3.0, 5.0)  # the button is pressed before a timer tells
+    played.panel.leaveToModel()
+    assert ledger.toLearnFrom() == [4]
+    played.panel._look()
+    assert not played.ui.leaveToModelButton.enabled
+
+
+def test_all_slices_that_nobody_checked_can_be_left_to_the_model_at_once(played: Played) -> None:
+    played.panel._beginSegmentation()
+    played.panel.refresh()
+    ledger = played.panel._ledgers.ledger
+    one = played.node.outputSegmentation.GetSegmentation().AddEmptySegment("liver")
+    box = slice(2, 6), slice(1, 3), slice(1, 3)
+    with ledger.crossed(range(8)):
+        ledger.layers.write(SegmentsInBox(ledger.layers, box), {one: np.ones((4, 2, 2), bool)})
+        ledger.layers.announce([one])
+    ledger.markReviewed([3])
+    played.panel._look()
+    assert played.ui.leaveToModelButton.enabled and played.panel._leaveAll.enabled
+    played.panel.leaveUncheckedToModel()
+    assert not any(ledger.isProtected(number, [one]) for number in (2, 4, 5))
+    assert ledger.toLearnFrom() == [3]
+    played.panel._look()
+    assert not played.panel._leaveAll.enabled
 
 
 def test_who_chooses_a_new_segmentation_gets_none_that_is_there(played: Played) -> None:

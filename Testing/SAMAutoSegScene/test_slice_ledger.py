@@ -262,6 +262,52 @@ def test_what_was_said_of_a_slice_is_a_change_that_slicer_saves(plain, scene, sa
     assert scene.mrml.GetModifiedSinceRead(changed)
 
 
+def test_a_slice_that_is_left_to_the_model_is_overwritten_until_it_is_corrected_again(
+    plain, paint, mask_of
+):
+    plain.run()
+    correct(plain, paint, 2)
+    correct(plain, paint, 4)
+    plain.ledger.markReviewed([3])
+    plain.ledger.leaveToModel([2, 3])
+    assert plain.ledger.slicesIn(SliceState.MODEL) == [0, 1, 2, 3, 5, 6]
+    assert plain.ledger.toLearnFrom() == [4]
+    reopened = SliceLedger(plain.node, plain.volume_node)
+    assert reopened.states() == plain.ledger.states()
+    reopened.close()
+    new = ((plain.labels + 1) % 3).astype(np.uint8)
+    result = plain.run(new)
+    assert result.protected == [4]
+    after = mask_of(plain.node, plain.ids[1], plain.grid)
+    np.testing.assert_array_equal(after[[2, 3]], new[[2, 3]] == 1)
+    plain.history.RestorePreviousState()  # what was left to the model is back, and the model's
+    assert plain.ledger.toLearnFrom() == [4]
+    plain.history.RestoreNextState()
+    correct(plain, paint, 2)
+    assert plain.ledger.toLearnFrom() == [2, 4]
+
+
+def test_what_was_erased_and_left_to_the_model_can_be_erased_again(plain, paint):
+    plain.run()
+    everything = np.ones(plain.grid.size[::-1], bool)
+    everything[[0, 1, 3, 4, 5, 6]] = False
+    for _again in range(2):
+        plain.history.SaveState()
+        for one in plain.ids.values():
+            paint(plain.node, one, everything, plain.grid, True)
+        assert plain.ledger.toLearnFrom() == [2]
+        plain.ledger.leaveToModel([2])
+        assert plain.ledger.toLearnFrom() == []
+        plain.run()
+
+
+def test_an_untouched_slice_is_not_the_models_because_it_was_left_to_it(plain):
+    plain.ledger.leaveToModel([2])
+    assert plain.ledger.stateOf(2) == SliceState.UNTOUCHED
+    with pytest.raises(IndexError):
+        plain.ledger.leaveToModel([7])
+
+
 def test_excluded_slices_are_not_learned_from(plain, paint):
     plain.run()
     correct(plain, paint, 2)
