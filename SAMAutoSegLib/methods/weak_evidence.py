@@ -125,18 +125,18 @@ def gather_evidence(
             for row0, column0, row1, column1 in hint.boxes:
                 certain[c, row0:row1, column0:column1] = 0
                 outline[c, row0:row1, column0:column1] = 1
-        if hint.coarse is not None:
-            core, reach = _slack(hint.coarse)
-            outline[c] = hint.coarse
-            certain[c][~reach] = -1
-            certain[c][core & (certain[c] == 0)] = 1
         if hint.points:
             clicks[c] = _near(hint.points, shape, radius)
             certain[c] = np.where(certain[c] == 0, clicks[c], certain[c])
+        if hint.coarse is not None:  # after the points, which are not rough
+            core, reach = _slack(hint.coarse)
+            outline[c] = hint.coarse
+            certain[c] = np.where(certain[c] == 0, core * 1.0 - ~reach, certain[c])
         if hint.prompts and hint.tight:
             prompted[c] = _prompted(predictor, hint.prompts, shape)
     # What is one structure's for certain is no other's.
-    certain[:, (certain > 0).sum(0) > 1] = 0  # claimed twice, as by clicks side by side
+    inside = certain > 0
+    certain[inside & (inside.sum(0) > 1)] = 0  # claimed twice, as by clicks side by side
     inside = certain > 0
     for c in range(len(structures)):
         others = np.delete(inside, c, axis=0).any(axis=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from SAMAutoSegLib.images.structure import Structure
+from SAMAutoSegLib.images.structure import Structure, structure_named
 from SAMAutoSegLib.images.views import Motion
 from SAMAutoSegLib.images.weak_labels import Hint
 from SAMAutoSegLib.methods.losses import IGNORED
@@ -105,6 +105,30 @@ def test_paint_may_go_on_beyond_the_image(gather: Gather) -> None:
     paint = np.zeros(SHAPE, bool)
     paint[:12, 8:20] = True
     assert gather(disc=Hint(coarse=paint)).certain[0, 0, 14] == 1
+
+
+def test_where_clicks_and_rough_paint_disagree_the_clicks_hold(gather: Gather) -> None:
+    paint = np.zeros(SHAPE, bool)
+    paint[8:20, 8:20] = True
+    points = ((14, 14, -1), (28, 28, 1))  # in its core, and far from it
+    evidence = gather(disc=Hint(points=points, coarse=paint))
+    assert evidence.certain[0, 14, 14] == -1 and evidence.certain[0, 28, 28] == 1
+    assert evidence.certain[0, 10, 11] == 1 and evidence.certain[0, 28, 20] == -1
+
+
+def test_what_two_structures_claim_may_be_either_but_no_third_one(
+    tiny_backbone: Callable[..., Backbone], picture: Callable
+) -> None:
+    structures = [structure_named(name, n) for n, name in enumerate(("liver", "spleen", "aorta"))]
+    hints = {0: Hint(points=((10, 10, 1),)), 1: Hint(points=((10, 11, 1),))}
+    predictor = ClickPredictor(tiny_backbone())
+    predictor.set_image(picture(*SHAPE))
+    apart = [gather_evidence({n: hints[n]}, structures, predictor, SHAPE) for n in hints]
+    both = (apart[0].certain[0] > 0) & (apart[1].certain[1] > 0)
+    assert both.any()
+    hints[2] = Hint(boxes=((20, 20, 26, 26),))
+    certain = gather_evidence(hints, structures, predictor, SHAPE).certain
+    assert (certain[:2, both] == 0).all() and (certain[2, both] == -1).all()
 
 
 def test_many_clicks_move_the_level_farther_than_one(gather: Gather) -> None:
