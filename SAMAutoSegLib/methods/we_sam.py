@@ -242,7 +242,7 @@ class WeSAM:
 
     def notes(self) -> list[str]:
         count = len(self.samples)
-        notes = [f"shown {count} slices, {self.samples.hinted} of them with weak labels"]
+        notes = [f"slices shown: {count}, with weak labels: {self.samples.hinted}"]
         if count == 1:
             notes.append("one slice only: the model adapts to it alone, give several")
         found = {int(n) for n in self._anchors[0].labels.unique() if n != IGNORED}

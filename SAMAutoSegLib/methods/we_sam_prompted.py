@@ -167,9 +167,11 @@ def adapt_prompted(
         progress: a `Cancelled` it raises while training ends it, and the last weights are kept.
 
     Raises:
-        SAMAutoSegError: no slice with a prompt, slices that the image lacks, and what
+        SAMAutoSegError: no volume, no slice with a prompt, slices that the image lacks, and what
             `check_weak_labels` refuses.
     """
+    if not volumes:
+        raise SAMAutoSegError("no volume to adapt to: give at least one with its weak labels")
     chosen = make_settings(PromptedWeSAMSettings, settings or {})
     assert isinstance(chosen, PromptedWeSAMSettings)
     torch.manual_seed(chosen.seed)
