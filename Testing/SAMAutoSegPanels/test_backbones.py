@@ -93,6 +93,6 @@ def test_a_plain_sam_is_its_own(session: Session, liver: Path) -> None:
 def test_a_chosen_model_whose_file_is_gone_is_named(session: Session, liver: Path) -> None:
     assert session.modelProblem == ""
     liver.unlink()
-    assert session.modelProblem.startswith("liver.safetensors was deleted or moved")
+    assert session.modelProblem.startswith("liver.safetensors is not on this computer")
     session.parameterNode.model = ""
     assert session.modelProblem == ""

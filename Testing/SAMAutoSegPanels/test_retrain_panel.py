@@ -126,7 +126,7 @@ def test_where_nothing_is_checked_the_corrected_slices_wait_for_that(played: Pla
 def test_a_model_deleted_after_it_was_listed_is_not_replaced_by_a_training_from_nothing(
     played: Played,
 ) -> None:
-    played.session.modelProblem = "Organs.safetensors was deleted or moved."
+    played.session.modelProblem = "Organs.safetensors is not on this computer."
     played.panel.onRetrainButton()
     assert played.panel.facts.job == "idle"
     assert played.status == played.session.modelProblem

@@ -317,7 +317,7 @@ def test_a_model_deleted_after_it_was_listed_starts_no_run_and_that_is_told(
     played: Played,
 ) -> None:
     played.session.model = None
-    played.session.modelProblem = "Organs.safetensors was deleted or moved."
+    played.session.modelProblem = "Organs.safetensors is not on this computer."
     played.panel.onSegmentButton()
     assert played.panel.run is None
     assert played.panel._ui.segmentStatusLabel.text == played.session.modelProblem
