@@ -65,7 +65,8 @@ class Session:
         asked = "" if self.parameterNode is None else self.parameterNode.model
         if not asked or self.model is not None:
             return ""
-        return _("{name} is not on this computer. Choose another model, or load its file.").format(name=asked)
+        text = _("{name} is not on this computer. Choose another model, or load its file.")
+        return text.format(name=asked)
 
     def chooseModel(self, entry):
         """Choose a model for the scene; None for none. Nothing is chosen while it is closed."""
