@@ -107,6 +107,12 @@ class SelfTest:
         self.ui.markReviewedButton.click()
         ledger = self.widget.logic.ledgers.ledger
         case.assertEqual(ledger.stateOf(_SLICES[0]), "reviewed")
+        self.wait(lambda: self.ui.leaveToModelButton.enabled, 5, "a slice to leave to the model")
+        self.ui.leaveToModelButton.click()
+        case.assertEqual(ledger.stateOf(_SLICES[0]), "model")
+        self.turn()
+        self.ui.markReviewedButton.click()
+        case.assertEqual(ledger.stateOf(_SLICES[0]), "reviewed")
 
     def draw(self, numbers):
         """A new segment, with a box in each of these slices."""
