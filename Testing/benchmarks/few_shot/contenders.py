@@ -186,15 +186,10 @@ def untaught(task: Task) -> Segment:
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
-def fixed_weight(task: Task, follow: bool = False) -> Segment:
+def fixed_weight(task: Task) -> Segment:
     """Ours as it was before: half as many steps of the branch, and less to say, always the same."""
     settings = {"steps": _blo_steps(task), **_fixed(task)}
-    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=follow)
-
-
-def fixed_weight_corrected(task: Task) -> Segment:
-    """That, with the labeled slices given as corrected where they lie in the tested volume."""
-    return fixed_weight(task, follow=True)
+    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
 def ours_corrected(task: Task) -> Segment:
@@ -235,7 +230,6 @@ ORACLES: dict[str, Callable[[Task], Segment]] = {
 
 WITHIN_A_VOLUME: dict[str, Callable[[Task], Segment]] = {
     "interpolation": interpolation,
-    "fixed weight + corrected": fixed_weight_corrected,
     "ours + corrected": ours_corrected,
 }
 

@@ -44,9 +44,7 @@ the folders in [data](data.md).
   'ours + corrected' takes the model of 'ours' where that was trained before.
 - **Untaught** is *ours* without the slices without labels from which its pixel branch learns where
   there are several volumes. **Fixed weight** is that before the branch took twice the steps and got
-  its weight as it does now.
-- Hearts are larger than the branch sees them. Their rows with a *fixed weight* are from before
-  labels were made smaller without a shift, which put them half a pixel off.
+  its weight as it does now; it is kept for what the two levels of BLO-SAM give beside such a branch.
 """
 
 Found = dict[tuple[str, str, int], dict[str, dict[int, dict]]]
