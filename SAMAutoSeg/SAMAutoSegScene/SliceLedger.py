@@ -29,8 +29,8 @@ VERSION = 2
 # During a run the scene is kept up to date this often; in between it holds slice numbers alone.
 _SECONDS_BETWEEN_SAVES = 2.0
 
-# Of one slice and segment, from before the latest click; more than Slicer's editor can undo.
-_KEPT_UNCHECKED = 12
+# Of one slice and segment, from before the latest change; more than Slicer's editor can undo.
+_KEPT_DIGESTS = 12
 
 
 class SliceLedger:
@@ -89,6 +89,11 @@ class SliceLedger:
 
         Nothing that is shown follows from it, so nobody is told.
         """
+        if self._left is not None and self._mayKeep:
+            # The scene may be loaded with slices of another plane in use, and what is corrected
+            # until it is saved must not seem to be of that plane.
+            self._left = None
+            self._write(quietly=True)
         self._setAttribute(IN_USE, self.plane, quietly=True)
 
     def leave(self) -> None:
@@ -188,7 +193,7 @@ class SliceLedger:
         """Say that the model may overwrite slices as they are, until they are changed again."""
         for number in numbers:
             self._reviewed.pop(self._checked(number), None)
-            self._takeForModels(number)
+            self._remember(self._asModels, number, set().union(*self._changesIn(number)))
         self._save()
 
     # What the model did
@@ -248,12 +253,11 @@ class SliceLedger:
         before = {n: self._now(n) for n in numbers if not self._isOfUser(n)}
         yield
         for number, digests in before.items():
-            unchecked = self._unchecked.setdefault(number, {})
-            for one, digest in self._now(number).items():
-                if digest != digests.get(one, EMPTY):
-                    seen = unchecked.setdefault(one, [EMPTY])
-                    # What undo or redo may bring back.
-                    unchecked[one] = [*seen[-_KEPT_UNCHECKED:], digest]
+            now = self._now(number).items()
+            changed = [one for one, digest in now if digest != digests.get(one, EMPTY)]
+            for one in changed:
+                self._unchecked.setdefault(number, {}).setdefault(one, [EMPTY])
+            self._remember(self._unchecked, number, changed)
         self._save()
 
     def _isOfUser(self, number: int) -> bool:
@@ -329,18 +333,26 @@ class SliceLedger:
         return self.segmentationNode.GetAttribute(IN_USE) == self.plane
 
     def _findElsewhere(self) -> None:
-        """Take what was changed since these slices were left for the model's."""
+        """Take what was changed since these slices were left for the model's.
+
+        What nobody has checked stays unchecked: there may be corrections in it.
+        """
         for number in set(self.slicesIn(SliceState.CORRECTED)) - {*self._left, *self._reviewed}:
-            self._takeForModels(number)
+            byUser, __ = self._changesIn(number)
+            models = self._written.known(number).keys() | self._asModels.get(number, {}).keys()
+            unchecked = self._unchecked.get(number, {}).keys() - models
+            self._remember(self._unchecked, number, byUser & unchecked)
+            self._remember(self._asModels, number, byUser - unchecked)
         self._save(quietly=True)
 
-    def _takeForModels(self, number: int) -> None:
-        """What is not known to be the model's in a slice counts as that from now on."""
+    def _remember(
+        self, kept: dict[int, dict[str, list[str]]], number: int, segmentIds: Iterable[str]
+    ) -> None:
+        """Keep what segments hold in a slice, besides what undo or redo may bring back."""
         now = self._now(number)
-        for one in set().union(*self._changesIn(number)):
-            kept = self._asModels.setdefault(number, {})
-            # What undo or redo may bring back.
-            kept[one] = [*kept.get(one, [])[-_KEPT_UNCHECKED:], now[one]]
+        for one in segmentIds:
+            seen = kept.setdefault(number, {}).setdefault(one, [])
+            seen[:] = [*seen[-_KEPT_DIGESTS:], now[one]]
 
     @property
     def _attribute(self) -> str:

@@ -610,3 +610,30 @@ def test_what_was_drawn_without_a_model_in_another_plane_is_not_learned_from(pla
     assert plain.ledger.toLearnFrom() == []
     go_to(plain, "axial")
     assert plain.ledger.toLearnFrom() == [2]
+
+
+def test_corrections_are_known_in_a_scene_that_is_reopened_in_another_plane(plain, paint):
+    plain.ledger.markInUse()
+    plain.run()
+    correct(plain, paint, 2)
+    go_to(plain, "coronal")
+    go_to(plain, "axial")
+    correct(plain, paint, 4)
+    plain.ledger.close()  # and the scene is saved and loaded, which tells no ledger to leave
+    plain.plane, plain.ledger = "coronal", SliceLedger(plain.node, plain.volume_node, "coronal")
+    plain.ledger.markInUse()
+    go_to(plain, "axial")
+    assert plain.ledger.toLearnFrom() == [2, 4]
+
+
+def test_what_nobody_checked_stays_so_when_it_is_changed_in_another_plane(plain, paint):
+    plain.run()
+    for plane in ("axial", "coronal"):
+        plain.node.RemoveAttribute(f"SAMAutoSeg.Ledger.{plane}")
+    go_to(plain, "axial")
+    unchecked = plain.ledger.slicesIn(SliceState.UNCHECKED)
+    go_to(plain, "coronal")
+    correct(plain, paint, 3)
+    go_to(plain, "axial")
+    assert plain.ledger.slicesIn(SliceState.UNCHECKED) == unchecked
+    assert plain.ledger.toLearnFrom() == []
