@@ -124,7 +124,7 @@ class SliceLedger:
             return SliceState.CORRECTED
         if unchecked:
             return SliceState.UNCHECKED
-        isModels = number in self._asModels or self._written.known(number)
+        isModels = filled(now) or self._written.known(number)
         return SliceState.MODEL if isModels else SliceState.UNTOUCHED
 
     def states(self) -> list[SliceState]:
@@ -229,8 +229,9 @@ class SliceLedger:
             now = self._now(number)
             self._written.note(number, {one: now[one] for one in present})
             self._reviewed.pop(number, None)
-            for seen in self._asModels.get(number, {}).values():
-                seen[:] = [digest for digest in seen if digest != EMPTY]  # erasing it corrects it
+            asModels = self._asModels.get(number, {})
+            for one in asModels.keys() & present:  # erasing it from now on corrects it
+                asModels[one] = [digest for digest in asModels[one] if digest != EMPTY]
         self._afterModel = self._digests.stamps()
         if time.monotonic() - self._saved > _SECONDS_BETWEEN_SAVES:
             self._save(quietly=True)

@@ -308,6 +308,31 @@ def test_an_untouched_slice_is_not_the_models_because_it_was_left_to_it(plain):
         plain.ledger.leaveToModel([7])
 
 
+def test_what_was_erased_and_left_to_the_model_stays_so_when_other_segments_are_written(
+    plain, paint
+):
+    plain.run()
+    everything = np.zeros(plain.grid.size[::-1], bool)
+    everything[2] = True
+    paint(plain.node, plain.ids[2], everything, plain.grid, True)
+    plain.ledger.leaveToModel([2])
+    writer = SegmentWriter(plain.node, plain.volume_node, ledger=plain.ledger)
+    writer.begin([plain.ids[1]])
+    writer.writeSlice("axial", 2, plain.labels[2], {1: plain.ids[1]})
+    writer.end()
+    assert plain.ledger.toLearnFrom() == []
+
+
+def test_what_was_drawn_and_left_to_the_model_is_untouched_again_once_it_is_undone(plain, paint):
+    correct(plain, paint, 2)
+    plain.ledger.leaveToModel([2])
+    assert plain.ledger.slicesIn(SliceState.MODEL) == [2]
+    plain.history.RestorePreviousState()
+    assert set(plain.ledger.states()) == {SliceState.UNTOUCHED}
+    plain.history.RestoreNextState()
+    assert plain.ledger.slicesIn(SliceState.MODEL) == [2]
+
+
 def test_excluded_slices_are_not_learned_from(plain, paint):
     plain.run()
     correct(plain, paint, 2)
