@@ -17,9 +17,6 @@ from SAMAutoSegPanels.Translation import _
 # are no effect's.
 _KEYS_BESIDE_EFFECTS = "MN"
 
-# What no run overwrites.
-_KEPT_FROM_MODEL = (SliceState.UNCHECKED, SliceState.CORRECTED, SliceState.REVIEWED)
-
 # At a time, of looking through the slices for what was corrected.
 _SECONDS_PER_LOOK = 0.015
 
@@ -153,7 +150,8 @@ class CorrectPanel:
         ui.excludeSliceButton.blockSignals(blocked)
         ui.nextToCheckButton.enabled = ledger is not None
         ui.leaveToModelButton.visible = ledger is not None
-        ui.leaveToModelButton.enabled = state in _KEPT_FROM_MODEL or self._anyUnchecked
+        kept = inside and ledger.isProtected(number, ledger.layers.segmentIds())
+        ui.leaveToModelButton.enabled = kept or self._anyUnchecked
         self._leaveAll.enabled = self._anyUnchecked
         text = self._stateText(state, number) if inside else self._ledgers.problem
         ui.sliceStateLabel.text = text

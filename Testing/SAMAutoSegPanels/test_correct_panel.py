@@ -203,6 +203,13 @@ def test_the_slice_in_view_can_be_left_to_the_model_where_a_run_would_not_overwr
     assert ledger.toLearnFrom() == [4]
     played.panel._look()
     assert not played.ui.leaveToModelButton.enabled
+    view.JumpSliceByOffsetting(3.0, 3.0, 4.0)
+    played.panel.exclude(True)  # from training; a run keeps it as before
+    played.panel._look()
+    assert played.ui.leaveToModelButton.enabled
+    played.panel.leaveToModel()
+    played.panel._look()
+    assert not played.ui.leaveToModelButton.enabled
 
 
 def test_all_slices_that_nobody_checked_can_be_left_to_the_model_at_once(played: Played) -> None:
