@@ -253,12 +253,16 @@ def _writtenNotes(written):
             text = _("slice {numbers} was left as it is: yours, or not checked yet")
         notes.append(text.format(numbers=sliceWords(written.protected)))
     for plane, numbers in written.elsewhere.items():
-        notes.append(
-            _(
-                "what lies in the {plane} slices {numbers} was left as it is: yours, or not"
-                " checked yet"
-            ).format(plane=SliceAxis(plane).label().lower(), numbers=sliceWords(numbers))
+        text = _(
+            "what lies in the {plane} slices {numbers} was left as it is: yours, or not checked yet"
         )
+        if len(numbers) == 1:
+            text = _(
+                "what lies in the {plane} slice {numbers} was left as it is: yours, or not checked"
+                " yet"
+            )
+        name = SliceAxis(plane).label().lower()
+        notes.append(text.format(plane=name, numbers=sliceWords(numbers)))
     if written.locked:
         notes.append(
             _("{names} is marked as completed and was left as it is").format(

@@ -29,8 +29,10 @@ class WrittenSlices:
 
     Attributes:
         written: numbers of the slices that were written.
-        protected: numbers of those left alone, as the user had corrected or reviewed them.
-        elsewhere: for other planes the numbers of slices that were left alone for that.
+        protected: numbers of those left alone, as the user had corrected or reviewed them, or
+            nobody had checked them.
+        elsewhere: for other planes the numbers of the slices that are left alone for that, also
+            those that the run does not cross.
         locked: names of the segments left alone, as their status is Completed.
     """
 

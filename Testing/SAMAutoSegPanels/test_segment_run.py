@@ -187,11 +187,12 @@ def test_the_result_waits_for_slices_that_are_not_written_yet(
 
 def test_what_was_left_alone_in_another_plane_is_told(played: Callable[..., Played]) -> None:
     one = played().toEngine()
-    one.scene.elsewhere = {"sagittal": [4, 5, 6]}
+    one.scene.elsewhere = {"sagittal": [4, 5, 6], "coronal": [2]}
     one.slice(4)
     one.result([4])
     one.later.run()
     assert "What lies in the sagittal slices 4-6 was left as it is" in one.run.message
+    assert "What lies in the coronal slice 2 was left as it is" in one.run.message
 
 
 def test_clean_up_writes_the_slices_once_more(played: Callable[..., Played]) -> None:
