@@ -45,14 +45,31 @@ def test_the_names_of_all_contenders_can_be_given_in_one_list(monkeypatch):
     assert ",".join(contenders).split(",") == list(contenders)
 
 
-def test_an_unknown_contender_is_named_before_anything_is_computed(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("option", "names", "told"),
+    [
+        ("--methods", "joint,best", "no such method: best;"),
+        ("--schemes", "spread,near", "no such scheme: near;"),
+    ],
+)
+def test_an_unknown_contender_or_scheme_is_named_before_anything_is_computed(
+    option, names, told, monkeypatch, tmp_path, capsys
+):
     run = FOLDER / "few_shot" / "run.py"
-    asked = ["--methods", "joint,best", "--results", str(tmp_path / "results.jsonl")]
+    asked = [option, names, "--results", str(tmp_path / "results.jsonl")]
     monkeypatch.setattr(sys, "argv", [str(run), *asked])
     with pytest.raises(SystemExit) as left:
         runpy.run_path(str(run), run_name="__main__")
     assert left.value.code == 2
-    assert "no such method: best;" in capsys.readouterr().err
+    assert told in capsys.readouterr().err
+
+
+def test_an_interval_is_told_of_five_pairs_and_of_no_fewer():
+    difference = runpy.run_path(str(FOLDER / "few_shot" / "report.py"))["_difference"]
+    one, other = ({seed: {"dice": dice} for seed in range(5)} for dice in (0.75, 0.5))
+    assert difference(one, other) == "+0.250 [+0.250, +0.250]"
+    del other[4]
+    assert difference(one, other) == "+0.250"
 
 
 @pytest.mark.parametrize("given", [True, False])
