@@ -48,9 +48,9 @@ class SliceLedger:
 
     A slice that was marked as reviewed and is changed later is a corrected one. One that was left
     to the model counts as the model's as it is. So does what was done while slices of another plane
-    were in use: what was corrected there stays known, and protected, in that plane. Everything is
-    kept in an attribute of the segmentation node, so it is saved with the scene and restored from
-    it.
+    were in use, except that what was unchecked stays so: what was corrected there stays known, and
+    protected, in that plane. Everything is kept in an attribute of the segmentation node, so it is
+    saved with the scene and restored from it.
 
     Attributes:
         inRun: a run of the model is writing, and tells this ledger.

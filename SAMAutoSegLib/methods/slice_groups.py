@@ -27,8 +27,9 @@ class SliceGroups:
 
     Attributes:
         groups: for every slice the number of its group.
-        split: 'half' keeps one split for good, the first half of the groups as D1, as published;
-            'rotate' draws a new one every round, so that every slice serves both levels.
+        split: 'half' keeps one split for good, as published: D1 is the first groups, without those
+            that would make it more than half of the slices; 'rotate' draws a new one every round,
+            so that every slice serves both levels.
         seed: of the draw.
     """
 
