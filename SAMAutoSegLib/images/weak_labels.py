@@ -44,13 +44,16 @@ class Hint:
         tight = self.tight and other.tight
         if self.boxes and other.boxes and self.tight != other.tight:
             boxes, tight = {*(self if self.tight else other).boxes}, True
+        absent = self.absent or other.absent
+        if not (self.tight or other.tight):  # in one of the regions in space is enough
+            absent = self.absent and other.absent
         paint = [mask for mask in (self.coarse, other.coarse) if mask is not None]
         return Hint(
             tuple(dict.fromkeys(self.points + other.points)),
             tuple(sorted(boxes)),
             tight,
             np.logical_or.reduce(paint) if paint else None,
-            self.absent or other.absent,
+            absent,
         )
 
     @property

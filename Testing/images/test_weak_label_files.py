@@ -168,6 +168,18 @@ def test_two_regions_of_a_structure_count_together(tmp_path: Path) -> None:
     assert [labels.of(n)[5].absent for n in range(6)] == [True, *[False] * 4, True]
 
 
+def test_regions_of_one_structure_may_lie_in_files_of_their_own(tmp_path: Path) -> None:
+    regions = region((2, 2, 1), (5, 5, 2)), region((9, 9, 2), (12, 12, 4))
+    together, _ = read(markups(tmp_path, *regions))
+    point = markups(tmp_path, fiducials(("liver", (3, 3, 1))), name="P.mrk.json")
+    one, other = (markups(tmp_path, each, name=f"{n}.mrk.json") for n, each in enumerate(regions))
+    for files in ((point, other, one), (one, point, other), (other, one, point)):
+        apart, _ = read(*files)
+        for number in range(len(SliceStack(IMAGE.array, GRID, "axial"))):
+            wanted, found = together.of(number)[5], apart.of(number)[5]
+            assert ({*found.boxes}, found.absent) == ({*wanted.boxes}, wanted.absent)
+
+
 def test_a_region_is_cut_to_the_image_and_refused_outside_of_it(tmp_path: Path) -> None:
     labels, _ = read(markups(tmp_path, region((-5, 3, 1), (40, 9, 9))))
     assert labels.of(5)[5].boxes[0][1::2] == (0, 30)
