@@ -153,5 +153,13 @@ def of_one_image(
         for volume in volumes:
             one, other = volume.image.source, test.image.source
             same_file = one is not None and other is not None and one.resolve() == other.resolve()
-            if same_file or np.array_equal(volume.image.array, test.image.array):
+            if same_file or _same_voxels(volume.image.array, test.image.array):
                 yield volume, test
+
+
+def _same_voxels(one: np.ndarray, other: np.ndarray) -> bool:
+    if one.shape != other.shape:
+        return False
+    # Two patients differ in their middle slices already; all of a large volume takes its time.
+    middle = len(one) // 2
+    return np.array_equal(one[middle], other[middle]) and np.array_equal(one, other)
