@@ -44,7 +44,7 @@ the folders in [data](data.md).
   'ours + corrected' takes the model of 'ours' where that was trained before.
 - **Untaught** is *ours* without the slices without labels from which its pixel branch learns where
   there are several volumes. **Fixed weight** is that before the branch took twice the steps and got
-  its weight as it does now; it is kept for what the two levels of BLO-SAM give beside such a branch.
+  its weight as it does now; it tells what the two levels of BLO-SAM give beside such a branch.
 """
 
 Found = dict[tuple[str, str, int], dict[str, dict[int, dict]]]
