@@ -71,6 +71,17 @@ class Played:
         node.SetSourceRepresentationToClosedSurface()
         node.AddSegmentFromClosedSurfaceRepresentation(ball.GetOutput(), "skin", (1, 0, 0))
 
+    def begin_at(self, number: int) -> Any:
+        """Begin a segmentation with this slice in view; returns the slice node."""
+        view = self.mrml.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
+        view.JumpSliceByOffsetting(3.0, 3.0, float(number))
+        view.SetMappedInLayout(True)
+        self.views["Red"] = view
+        self.panel._beginSegmentation()
+        self.panel.refresh()
+        self.panel._onViewsChanged()
+        return view
+
     def collapse(self, collapsed: bool) -> None:
         self.ui.correctCollapsibleButton.collapsed = collapsed
         self.panel._onCollapsed(collapsed)
@@ -151,13 +162,7 @@ def test_who_opens_it_where_no_segmentation_fits_gets_a_new_one(played: Played) 
 def test_what_is_marked_is_the_slice_in_view_after_another_volume_was_chosen(
     played: Played,
 ) -> None:
-    view = played.mrml.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
-    view.JumpSliceByOffsetting(3.0, 3.0, 4.0)
-    view.SetMappedInLayout(True)
-    played.views["Red"] = view
-    played.panel._beginSegmentation()
-    played.panel.refresh()
-    played.panel._onViewsChanged()
+    played.begin_at(4)
     assert played.panel._current == 4
     for thickness, number in ((0.5, 8), (0.8, 5)):  # another one, and the same one changed
         thin = played.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "thin")
@@ -184,13 +189,7 @@ def test_what_is_marked_is_the_slice_in_view_after_another_volume_was_chosen(
 def test_the_slice_in_view_can_be_left_to_the_model_where_a_run_would_not_overwrite_it(
     played: Played,
 ) -> None:
-    view = played.mrml.AddNewNodeByClass("vtkMRMLSliceNode", "Red")
-    view.JumpSliceByOffsetting(3.0, 3.0, 4.0)
-    view.SetMappedInLayout(True)
-    played.views["Red"] = view
-    played.panel._beginSegmentation()
-    played.panel.refresh()
-    played.panel._onViewsChanged()
+    view = played.begin_at(4)
     ledger = played.panel._ledgers.ledger
     played.panel._look()
     assert not played.ui.leaveToModelButton.enabled
