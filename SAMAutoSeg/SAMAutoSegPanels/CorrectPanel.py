@@ -207,28 +207,30 @@ class CorrectPanel:
             self.goTo(number)
 
     def markReviewed(self):
-        self._onViewsChanged()  # the slice that is seen now, even if a timer is still to tell
-        ledger, number = self._ledgers.ledger, self._current
-        if ledger is not None and number is not None:
+        ledger, number = self._ledgers.ledger, self._numberInView()
+        if number is not None:
             reviewed = ledger.stateOf(number) == SliceState.REVIEWED
             ledger.markReviewed([number], not reviewed)
 
     def exclude(self, excluded):
-        self._onViewsChanged()
-        ledger, number = self._ledgers.ledger, self._current
-        if ledger is not None and number is not None:
-            ledger.exclude([number], excluded)
+        number = self._numberInView()
+        if number is not None:
+            self._ledgers.ledger.exclude([number], excluded)
 
     def leaveToModel(self):
-        self._onViewsChanged()
-        ledger, number = self._ledgers.ledger, self._current
-        if ledger is not None and number is not None:
-            ledger.leaveToModel([number])
+        number = self._numberInView()
+        if number is not None:
+            self._ledgers.ledger.leaveToModel([number])
 
     def leaveUncheckedToModel(self):
         ledger = self._ledgers.ledger
         if ledger is not None:
             ledger.leaveToModel(ledger.slicesIn(SliceState.UNCHECKED))
+
+    def _numberInView(self):
+        """Of the slice seen now, even if a timer is still to tell of it; None without a ledger."""
+        self._onViewsChanged()
+        return None if self._ledgers.ledger is None else self._current
 
     def goTo(self, number):
         """Show a slice in the views that show its plane; in all views if none does."""

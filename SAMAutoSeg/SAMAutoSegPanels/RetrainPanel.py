@@ -249,7 +249,7 @@ class RetrainPanel:
         from SAMAutoSegScene.CorrectedSlices import readCorrectedSlices
 
         session, node, ledger = self._session, self._session.parameterNode, self._ledgers.ledger
-        self._message, self._failed, self._refusedFor = "", False, None
+        self._forgetMessage()
         try:
             name = checkedName(self._ui.modelNameEdit.text)
             if session.modelProblem:  # its file was deleted since the button was drawn
@@ -309,7 +309,7 @@ class RetrainPanel:
 
     def _watch(self, job):
         self.watched = WatchedJob(job)
-        self._message, self._failed, self._refusedFor = "", False, None
+        self._forgetMessage()
         self._timer.start()
         self._poll()
 
@@ -401,7 +401,10 @@ class RetrainPanel:
     def _forgetRefusal(self):
         """Why a training was not started was said of another choice, if that has changed since."""
         if self._refusedFor is not None and self._refusedFor != self._chosen():
-            self._message, self._failed, self._refusedFor = "", False, None
+            self._forgetMessage()
+
+    def _forgetMessage(self):
+        self._message, self._failed, self._refusedFor = "", False, None
 
     # Trainings of earlier runs of Slicer
 

@@ -32,6 +32,9 @@ _SECONDS_BETWEEN_SAVES = 2.0
 # Of one slice and segment, from before the latest change; more than Slicer's editor can undo.
 _KEPT_DIGESTS = 12
 
+# What segments were in slices: for a number and a segment some digests.
+_Seen = dict[int, dict[str, list[str]]]
+
 
 class SliceLedger:
     """The states of the slices of a segmentation along one axis of its volume.
@@ -346,9 +349,7 @@ class SliceLedger:
             self._remember(self._asModels, number, byUser - unchecked)
         self._save(quietly=True)
 
-    def _remember(
-        self, kept: dict[int, dict[str, list[str]]], number: int, segmentIds: Iterable[str]
-    ) -> None:
+    def _remember(self, kept: _Seen, number: int, segmentIds: Iterable[str]) -> None:
         """Keep what segments hold in a slice, besides what undo or redo may bring back."""
         now = self._now(number)
         for one in segmentIds:
@@ -404,19 +405,13 @@ class SliceLedger:
             here(n): value for n, value in data.get("uncertainty", {}).items()
         }
         # For each segment what it was while nobody had checked it.
-        self._unchecked: dict[int, dict[str, list[str]]] = {
-            here(n): {one: splitDigests(text) for one, text in digests.items()}
-            for n, digests in data.get("unchecked", {}).items()
-        }
+        self._unchecked = _unpacked(data.get("unchecked", {}), here)
         self._left: list[int] | None = None
         if "left" in data:
             self._left = sorted(here(n) for n in data["left"])
         # For each segment what it was when it was left to the model, or was changed in slices of
         # another plane.
-        self._asModels: dict[int, dict[str, list[str]]] = {
-            here(n): {one: splitDigests(text) for one, text in digests.items()}
-            for n, digests in data.get("as_models", {}).items()
-        }
+        self._asModels = _unpacked(data.get("as_models", {}), here)
         self._unsaved: list[int] = []
         unsaved = self.segmentationNode.GetAttribute(self._unsavedAttribute)
         newest = self._written.inNewest()
@@ -482,14 +477,8 @@ class SliceLedger:
             "learned": {name: sorted(numbers) for name, numbers in self._learned.items()},
             "held_out": self.heldOut,
             "uncertainty": {n: round(value, 6) for n, value in self._uncertainty.items()},
-            "unchecked": {
-                n: {one: "".join(seen) for one, seen in digests.items()}
-                for n, digests in self._unchecked.items()
-            },
-            "as_models": {
-                n: {one: "".join(seen) for one, seen in digests.items()}
-                for n, digests in self._asModels.items()
-            },
+            "unchecked": _packed(self._unchecked),
+            "as_models": _packed(self._asModels),
         }
         if self._left is not None:
             data["left"] = self._left
@@ -516,6 +505,19 @@ class SliceLedger:
         if not 0 <= number < len(self):
             raise IndexError(f"slice {number} is not in 0..{len(self) - 1}")
         return number
+
+
+def _packed(kept: _Seen) -> dict[int, dict[str, str]]:
+    """As JSON."""
+    return {n: {one: "".join(seen) for one, seen in digests.items()} for n, digests in kept.items()}
+
+
+def _unpacked(data: Mapping[str, dict[str, str]], here: Callable[[str], int]) -> _Seen:
+    """What `_packed` gave; `here` tells what number a slice of then has now."""
+    return {
+        here(n): {one: splitDigests(text) for one, text in digests.items()}
+        for n, digests in data.items()
+    }
 
 
 def _isOf(data: Mapping, stack: SliceStack) -> bool:

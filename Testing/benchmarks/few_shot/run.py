@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -47,14 +48,8 @@ def main() -> None:
     parser.add_argument("--test-patients", type=int, default=10)
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
-    methods = options.methods.split(",")
-    if unknown := [name for name in methods if name not in CONTENDERS]:
-        parser.error(f"no such method: {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
-    schemes = options.schemes.split(",")
-    if unknown := [name for name in schemes if name not in get_args(Scheme)]:
-        parser.error(
-            f"no such scheme: {', '.join(unknown)}; there are {', '.join(get_args(Scheme))}"
-        )
+    methods = _named(parser, "method", options.methods, list(CONTENDERS))
+    schemes = _named(parser, "scheme", options.schemes, get_args(Scheme))
     data = Path(options.data) if options.data else None
     try:
         sets = [load_set(name, data, options.test_patients) for name in options.sets.split(",")]
@@ -96,6 +91,15 @@ def main() -> None:
                         with options.results.open("a") as stream:
                             stream.write(json.dumps(entry) + "\n")
                         print(json.dumps(entry), flush=True)
+
+
+def _named(
+    parser: argparse.ArgumentParser, kind: str, text: str, there: Sequence[str]
+) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in there]:
+        parser.error(f"no such {kind}: {', '.join(unknown)}; there are {', '.join(there)}")
+    return names
 
 
 def _key(entry: dict) -> tuple:
