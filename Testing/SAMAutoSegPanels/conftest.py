@@ -15,6 +15,20 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "SAMAutoSeg"))
 
 
+def add_volume(mrml: Any, name: str = "CT") -> Any:
+    """A volume node of 6 x 5 x 8 voxels of 1 mm in a scene of slicer-core, all values different."""
+    import numpy as np
+    import vtk
+    from vtk.util.numpy_support import numpy_to_vtk
+
+    volume = mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
+    image = vtk.vtkImageData()
+    image.SetDimensions(6, 5, 8)
+    image.GetPointData().SetScalars(numpy_to_vtk(np.arange(240, dtype=np.int16), deep=True))
+    volume.SetAndObserveImageData(image)
+    return volume
+
+
 @pytest.fixture
 def save_model(tmp_path: Path) -> Callable[..., Path]:
     """Writes a small model file with a card, or a plain safetensors file."""

@@ -8,13 +8,13 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core", exc_type=ImportError)
 
-import vtk  # noqa: E402
 from SAMAutoSegPanels import ClickPanel as module  # noqa: E402
 from SAMAutoSegPanels.ClickSession import ClickSession  # noqa: E402
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation  # noqa: E402
-from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
 from SAMAutoSegLib.images.structure import structure_named  # noqa: E402
+
+from .conftest import add_volume  # noqa: E402
 
 
 class Played:
@@ -26,11 +26,7 @@ class Played:
         self.mrml = slicer.vtkMRMLScene()
         self.logic = slicer.vtkSlicerSegmentationsModuleLogic()
         self.logic.SetMRMLScene(self.mrml)
-        self.volume = self.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
-        image = vtk.vtkImageData()
-        image.SetDimensions(6, 5, 8)
-        image.GetPointData().SetScalars(numpy_to_vtk(np.arange(240, dtype=np.int16), deep=True))
-        self.volume.SetAndObserveImageData(image)
+        self.volume = add_volume(self.mrml)
         structures = [structure_named("liver", 1), structure_named("spleen", 2)]
         self.output = prepareSegmentation(self.volume, structures)
         self.ui = MagicMock()

@@ -15,7 +15,8 @@ import vtk  # noqa: E402
 from SAMAutoSegPanels.CurrentLedger import CurrentLedger  # noqa: E402
 from SAMAutoSegPanels.Signal import Signal  # noqa: E402
 from SAMAutoSegScene.SegmentLayers import SegmentsInBox  # noqa: E402
-from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
+
+from .conftest import add_volume  # noqa: E402
 
 
 class Played:
@@ -52,11 +53,7 @@ class Played:
         monkeypatch.delitem(sys.modules, "SAMAutoSegPanels.CorrectPanel", raising=False)
         module = importlib.import_module("SAMAutoSegPanels.CorrectPanel")
         monkeypatch.delitem(sys.modules, "SAMAutoSegPanels.CorrectPanel")
-        self.volume = self.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
-        image = vtk.vtkImageData()
-        image.SetDimensions(6, 5, 8)
-        image.GetPointData().SetScalars(numpy_to_vtk(np.arange(240, dtype=np.int16), deep=True))
-        self.volume.SetAndObserveImageData(image)
+        self.volume = add_volume(self.mrml)
         self.node = SimpleNamespace(inputVolume=self.volume, outputSegmentation=None)
         session = MagicMock(changed=Signal(), parameterNode=self.node, ready=False)
         self.ui = MagicMock()

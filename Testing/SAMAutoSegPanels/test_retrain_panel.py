@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core", exc_type=ImportError)
@@ -17,9 +16,10 @@ from SAMAutoSegPanels.CurrentLedger import CurrentLedger  # noqa: E402
 from SAMAutoSegPanels.Options import Budget, Method  # noqa: E402
 from SAMAutoSegPanels.Signal import Signal  # noqa: E402
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation  # noqa: E402
-from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
 from SAMAutoSegLib.images.structure import structure_named  # noqa: E402
+
+from .conftest import add_volume  # noqa: E402
 
 
 class Played:
@@ -70,12 +70,7 @@ class Played:
         self.panel.onStates()
 
     def add_volume(self, name: str) -> Any:
-        volume = self.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", name)
-        image = vtk.vtkImageData()
-        image.SetDimensions(6, 5, 8)
-        image.GetPointData().SetScalars(numpy_to_vtk(np.arange(240, dtype=np.int16), deep=True))
-        volume.SetAndObserveImageData(image)
-        return volume
+        return add_volume(self.mrml, name)
 
     def choose(self, volume: Any) -> None:
         self.node.inputVolume = volume

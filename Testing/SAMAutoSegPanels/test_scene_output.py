@@ -7,14 +7,14 @@ import pytest
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core", exc_type=ImportError)
 
-import vtk  # noqa: E402
 from SAMAutoSegPanels.CurrentLedger import CurrentLedger  # noqa: E402
 from SAMAutoSegPanels.EngineVolumes import volumeStamp  # noqa: E402
 from SAMAutoSegPanels.SceneOutput import SceneOutput  # noqa: E402
-from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
 from SAMAutoSegLib.errors import SAMAutoSegError  # noqa: E402
 from SAMAutoSegLib.images.structure import standard_structures  # noqa: E402
+
+from .conftest import add_volume  # noqa: E402
 
 PROVENANCE = {"model": "Organs", "version": "2", "sha256": "ab", "date": "d", "program": "p"}
 
@@ -27,12 +27,7 @@ class Scene:
         self.segmentations = slicer.vtkSlicerSegmentationsModuleLogic()
         self.segmentations.SetMRMLApplicationLogic(self.application)
         self.segmentations.SetMRMLScene(self.mrml)
-        self.volume = self.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
-        image = vtk.vtkImageData()
-        image.SetDimensions(6, 5, 8)
-        values = np.arange(240, dtype=np.int16)
-        image.GetPointData().SetScalars(numpy_to_vtk(values, deep=True))
-        self.volume.SetAndObserveImageData(image)
+        self.volume = add_volume(self.mrml)
         self.ledgers = CurrentLedger()
         self.made: list = []
         self.agrees = False

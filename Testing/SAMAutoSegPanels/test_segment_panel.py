@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
-import numpy as np
 import pytest
 
 slicer = pytest.importorskip("slicer", reason="needs slicer-core", exc_type=ImportError)
@@ -17,9 +16,10 @@ from SAMAutoSegPanels.Options import GrayLevels, Precision, SliceAxis  # noqa: E
 from SAMAutoSegPanels.SegmentPanel import SegmentPanel  # noqa: E402
 from SAMAutoSegPanels.Signal import Signal  # noqa: E402
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation  # noqa: E402
-from vtk.util.numpy_support import numpy_to_vtk  # noqa: E402
 
 from SAMAutoSegLib.errors import SAMAutoSegError  # noqa: E402
+
+from .conftest import add_volume  # noqa: E402
 
 
 class Played:
@@ -31,11 +31,7 @@ class Played:
         self.application.SetMRMLScene(self.mrml)
         self.markups = slicer.vtkSlicerMarkupsLogic()
         self.markups.SetMRMLScene(self.mrml)
-        self.volume = self.mrml.AddNewNodeByClass("vtkMRMLScalarVolumeNode", "CT")
-        image = vtk.vtkImageData()
-        image.SetDimensions(6, 5, 8)
-        image.GetPointData().SetScalars(numpy_to_vtk(np.arange(240, dtype=np.int16), deep=True))
-        self.volume.SetAndObserveImageData(image)
+        self.volume = add_volume(self.mrml)
         self.region = self.mrml.AddNewNodeByClass("vtkMRMLMarkupsROINode", "R")
         self.region.SetSize(20.0, 20.0, 3.0)
         self.region.SetCenter(0.0, 0.0, 1.0)
