@@ -3,9 +3,12 @@
     python Testing/benchmarks/label_efficiency.py --data FOLDER --write
 
 Hu et al., "How to Efficiently Adapt Large Segmentation Model (SAM) to Medical Images", 2023 (arXiv
-2306.13731), section 4.3, on the hippocampus set of the Medical Segmentation Decathlon (Task04;
-Antonelli et al. 2022, CC-BY-SA 4.0): a folder with `images` and `labels` (or `imagesTr` and
-`labelsTr`) whose files have the same names, one volume a patient.
+2306.13731), section 4.3. FOLDER holds one of two sets, one volume a patient:
+
+- hippocampus (Medical Segmentation Decathlon, Task04): `images` and `labels`, or `imagesTr` and
+  `labelsTr`, whose files have the same names; sagittal slices.
+- left ventricle at end-diastole (Sunnybrook), as near as there is to the hearts of the paper:
+  `PATIENT_ED_img.nii.gz` and `PATIENT_ED_lv.nii.gz`; axial slices.
 
 The test patients are the same in every run. For each seed the other patients are shuffled; the
 first N are the labeled ones, so that a larger set holds the smaller ones, and every method learns
@@ -17,7 +20,6 @@ whole volumes, its mean over the test patients; "sd" is that of this mean over s
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import tempfile
@@ -38,7 +40,7 @@ from SAMAutoSegLib.evaluate.metrics import score_volume
 from SAMAutoSegLib.files import replace_when_complete
 from SAMAutoSegLib.images.intensity import default_intensity
 from SAMAutoSegLib.images.read import read_image, read_labels
-from SAMAutoSegLib.images.slices import SliceStack, plane_along
+from SAMAutoSegLib.images.slices import Plane, SliceStack
 from SAMAutoSegLib.images.structure import Structure, as_classes, structure_named
 from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.methods.auto_sam import AutoHead
@@ -51,8 +53,6 @@ from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.sam.fetch import fetched
 from SAMAutoSegLib.segment.volume import segment_volume
 
-VARIABLE = "SAMAUTOSEG_HIPPOCAMPUS"
-STRUCTURES = {"anterior": 1, "posterior": 2}
 UNET = "unet"
 PIXELS = "+pixels"
 HEADS = get_args(AutoHead)
@@ -61,6 +61,20 @@ SPLIT_SEED = 2306
 NAME = "label-efficiency"
 
 Case = tuple[Volume, Volume]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A set of labeled volumes: files of image and labels by patient."""
+
+    title: str
+    plane: Plane
+    structures: tuple[Structure, ...]
+    files: dict[str, tuple[Path, Path]]
+
+    def case(self, patient: str) -> Case:
+        image, labels = self.files[patient]
+        return read_image(image), read_labels(labels)[0]
 
 
 @dataclass
@@ -82,41 +96,35 @@ class Run:
 def main() -> None:
     options = _options()
     try:
-        folder, names = _patients(options.data)
-        tests, pool = _split(names, options.test, max(options.volumes))
+        images = _images(options.data)
+        tests, pool = _split(sorted(images.files), options.test, max(options.volumes))
         for method in options.methods:
             if method not in (*HEADS, *WITH_PIXELS, UNET):
                 method_named(method)
     except SAMAutoSegError as error:
         sys.exit(f"label_efficiency.py: error: {error}")
-    structures = [structure_named(name, value) for name, value in STRUCTURES.items()]
     backbone = load_backbone(fetched(options.base), device=options.device)
     runs: list[Run] = []
     with tempfile.TemporaryDirectory() as temporary:
         cache = EmbeddingCache(options.cache or Path(temporary), max_bytes=64 * 1024**3)
-        test_cases = [_case(folder, name) for name in tests]
+        test_cases = [images.case(name) for name in tests]
         for seed in range(options.seeds):
             order = np.random.default_rng([SPLIT_SEED, seed]).permutation(len(pool))
             for count in options.volumes:
-                labeled = [_labeled(folder, pool[n], options) for n in order[:count]]
+                labeled = [_labeled(images, pool[n], options.every) for n in order[:count]]
                 for method in options.methods:
                     run = Run(method, count, seed, sum(len(v.slices) for v in labeled), 0.0)
-                    _train_and_test(run, labeled, test_cases, structures, backbone, cache, options)
+                    _train_and_test(run, labeled, test_cases, images, backbone, cache, options)
                     runs.append(run)
                     print(f"{method}, {count} volumes, seed {seed}: {run.mean:.4f}", flush=True)
     print(f"\n{table(runs)}")
     if options.write is not None:
-        _write(options.write, runs, options, tests)
+        _write(options.write, runs, options, images, tests)
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--data",
-        type=Path,
-        default=os.environ.get(VARIABLE),
-        help=f"folder with images and labels (default: the environment variable {VARIABLE})",
-    )
+    parser.add_argument("--data", type=Path, required=True, help="folder of one of the sets above")
     parser.add_argument("--volumes", type=_numbers, default=[1, 5, 10], help="labeled volumes")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--test", type=int, default=40, help="test patients (default: 40)")
@@ -132,7 +140,6 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--recipe", help="of AutoSAM's heads: published")
     parser.add_argument("--every", type=int, default=1, help="label every N-th slice of a volume")
-    parser.add_argument("--axis", default="sagittal")
     parser.add_argument("--base", default=BASE, help="name or file of the SAM")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cache", type=Path, help="folder to keep embeddings in between runs")
@@ -150,28 +157,31 @@ def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
 
 
-def _patients(data: Path | None) -> tuple[Path, list[str]]:
-    """The folder, checked, and the names of its files."""
-    if data is None:
-        raise SAMAutoSegError(
-            f"no data: name the folder of the hippocampus set with --data or {VARIABLE}; it is "
-            "Task04 of medicaldecathlon.com"
-        )
-    data = Path(data)
-    images, labels = _parts(data)
+def _images(folder: Path) -> Images:
+    """The set that lies in the folder."""
+    hearts = {
+        path.name.removesuffix("_ED_img.nii.gz"): path for path in folder.glob("*_ED_img.nii.gz")
+    }
+    if hearts:
+        files = {name: (path, folder / f"{name}_ED_lv.nii.gz") for name, path in hearts.items()}
+        structures = (structure_named("left ventricle", 1),)
+        return Images("Left ventricle (Sunnybrook, end-diastole)", "axial", structures, files)
+    ending = "Tr" if (folder / "imagesTr").is_dir() else ""
+    images, labels = folder / f"images{ending}", folder / f"labels{ending}"
     there = {path.name for path in labels.glob("[!.]*.nii.gz")}
-    names = sorted(path.name for path in images.glob("[!.]*.nii.gz") if path.name in there)
-    if not names:
+    files = {
+        path.name: (path, labels / path.name)
+        for path in images.glob("[!.]*.nii.gz")
+        if path.name in there
+    }
+    if not files:
         raise SAMAutoSegError(
-            f"{data} holds no labeled volume: expected images/NAME.nii.gz with labels/NAME.nii.gz"
+            f"{folder} holds no labeled volume: expected images/NAME.nii.gz with "
+            "labels/NAME.nii.gz, or PATIENT_ED_img.nii.gz with PATIENT_ED_lv.nii.gz"
         )
-    return data, names
-
-
-def _parts(data: Path) -> tuple[Path, Path]:
-    if (data / "imagesTr").is_dir():
-        return data / "imagesTr", data / "labelsTr"
-    return data / "images", data / "labels"
+    structures = (structure_named("anterior", 1), structure_named("posterior", 2))
+    title = "Hippocampus (Medical Segmentation Decathlon)"
+    return Images(title, "sagittal", structures, files)
 
 
 def _split(names: list[str], tests: int, most: int) -> tuple[list[str], list[str]]:
@@ -184,22 +194,17 @@ def _split(names: list[str], tests: int, most: int) -> tuple[list[str], list[str
     return [names[n] for n in order[:tests]], [names[n] for n in order[tests:]]
 
 
-def _case(folder: Path, name: str) -> Case:
-    images, labels = _parts(folder)
-    return read_image(images / name), read_labels(labels / name)[0]
-
-
-def _labeled(folder: Path, name: str, options: argparse.Namespace) -> LabeledVolume:
-    image, labels = _case(folder, name)
-    count = len(SliceStack(labels.array, labels.grid, options.axis))
-    return LabeledVolume(image, labels, tuple(range(options.every // 2, count, options.every)))
+def _labeled(images: Images, patient: str, every: int) -> LabeledVolume:
+    image, labels = images.case(patient)
+    count = len(SliceStack(labels.array, labels.grid, images.plane))
+    return LabeledVolume(image, labels, tuple(range(every // 2, count, every)))
 
 
 def _train_and_test(
     run: Run,
     labeled: list[LabeledVolume],
     tests: list[Case],
-    structures: list[Structure],
+    images: Images,
     backbone: Backbone,
     cache: EmbeddingCache,
     options: argparse.Namespace,
@@ -209,32 +214,32 @@ def _train_and_test(
     if run.method == UNET:
         known = []
         for volume in labeled:
-            classes = as_classes(volume.labels.array, structures)
+            classes = as_classes(volume.labels.array, images.structures)
             stacks = (
-                _gray(volume.image, options.axis),
-                SliceStack(classes, volume.image.grid, options.axis),
+                _gray(volume.image, images.plane),
+                SliceStack(classes, volume.image.grid, images.plane),
             )
             known += [(stacks[0].slice_at(n), stacks[1].slice_at(n)) for n in volume.slices]
         batch = {"batch": settings["batch"]} if "batch" in settings else {}
-        net = train_unet(known, len(structures) + 1, seed=run.seed, **batch)
+        net = train_unet(known, len(images.structures) + 1, seed=run.seed, **batch)
     else:
         tuned = finetune(
             labeled,
-            structures,
+            images.structures,
             backbone,
-            plane=plane_along(labeled[0].image.grid, options.axis),
+            plane=images.plane,
             method="auto-sam" if "head" in settings else run.method,
             settings=settings,
             cache=cache,
         )
     run.seconds = round(time.monotonic() - started, 1)
-    values = np.array([0, *(structure.label for structure in structures)], np.uint8)
+    values = np.array([0, *(structure.label for structure in images.structures)], np.uint8)
     for image, labels in tests:
         if run.method == UNET:
-            found = values[unet_classes(net, _gray(image, options.axis))]
+            found = values[unet_classes(net, _gray(image, images.plane))]
         else:
             found = segment_volume(image, tuned.adapted, cache=cache).labels
-        for score in score_volume(found, labels.array, labels.grid, structures):
+        for score in score_volume(found, labels.array, labels.grid, images.structures):
             run.dice.setdefault(score.name, []).append(score.dice)
 
 
@@ -251,8 +256,8 @@ def _settings(run: Run, options: argparse.Namespace) -> dict[str, Any]:
     return settings
 
 
-def _gray(image: Volume, axis: str) -> SliceStack:
-    return SliceStack(default_intensity(image).apply(image.array), image.grid, axis)  # type: ignore[arg-type]
+def _gray(image: Volume, plane: Plane) -> SliceStack:
+    return SliceStack(default_intensity(image).apply(image.array), image.grid, plane)
 
 
 def summary(runs: list[Run]) -> list[dict[str, Any]]:
@@ -261,7 +266,7 @@ def summary(runs: list[Run]) -> list[dict[str, Any]]:
     for method, volumes in dict.fromkeys((run.method, run.volumes) for run in runs):
         own = [run for run in runs if (run.method, run.volumes) == (method, volumes)]
         scores = {
-            name: [float(np.nanmean(run.dice[name])) for run in own] for name in STRUCTURES
+            name: [float(np.nanmean(run.dice[name])) for run in own] for name in own[0].dice
         } | {"mean": [run.mean for run in own]}
         rows.append(
             {"method": method, "volumes": volumes, "seeds": len(own)}
@@ -276,7 +281,7 @@ def _sd(values: list[float]) -> float | None:
 
 def table(runs: list[Run]) -> str:
     """The summary as Markdown."""
-    names = [*STRUCTURES, "mean"]
+    names = [*runs[0].dice, "mean"]
     lines = [
         f"| method | labeled volumes | {' | '.join(f'{name} Dice' for name in names)} |",
         f"| --- | --: |{' --: |' * len(names)}",
@@ -290,11 +295,17 @@ def table(runs: list[Run]) -> str:
     return "\n".join(lines)
 
 
-def _write(folder: Path, runs: list[Run], options: argparse.Namespace, tests: list[str]) -> None:
+def _write(
+    folder: Path,
+    runs: list[Run],
+    options: argparse.Namespace,
+    images: Images,
+    tests: list[str],
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     how = (
-        f"Hippocampus (Medical Segmentation Decathlon), {len(tests)} test patients, "
-        f"{options.seeds} seeds, {options.axis} slices, every {options.every}. slice of a labeled "
+        f"{images.title}, {len(tests)} test patients, "
+        f"{options.seeds} seeds, {images.plane} slices, every {options.every}. slice of a labeled "
         f"volume, budget {options.budget}"
         + (f", recipe {options.recipe} for AutoSAM's heads" if options.recipe else "")
     )
