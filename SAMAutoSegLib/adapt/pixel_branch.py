@@ -82,6 +82,12 @@ class PixelBranch(nn.Module):
         found = self.spec.logits_to_slice(self(pixels)[0].float(), (rows, columns))
         return found.log_softmax(0)
 
+    def low_res_shares(self, image: np.ndarray, side: int) -> Tensor:
+        """The same where low-res logits of that side have the slice: [K, side, side]."""
+        pixels = self.spec.prepare(image)[None].to(self.output.weight.device)
+        found = self(pixels).float().log_softmax(1)
+        return F.interpolate(found, (side, side), mode="bilinear", align_corners=False)[0]
+
 
 def product(sam: Tensor, branch: Tensor, weight: float) -> Tensor:
     """The weighted product of two opinions, logarithms of probabilities [K, ...], as logits.

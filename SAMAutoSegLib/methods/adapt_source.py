@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from SAMAutoSegLib.adapt.adapted_file import CALIBRATION, Adapted
+from SAMAutoSegLib.adapt.adapted_model import AdaptedModel
 from SAMAutoSegLib.adapt.heatmap_decoder import HeatmapDecoder
 from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
-from SAMAutoSegLib.errors import SAMAutoSegError
+from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
+from SAMAutoSegLib.methods.branch_adaptation import Together, adapt_branch, keep_better_sam
 from SAMAutoSegLib.methods.held_out import (
     held_out_neighbors,
     held_out_scorer,
@@ -22,7 +25,7 @@ from SAMAutoSegLib.methods.held_out import (
     unseen,
 )
 from SAMAutoSegLib.methods.settings import make_settings
-from SAMAutoSegLib.methods.trainer import OnStep, train
+from SAMAutoSegLib.methods.trainer import OnStep, TrainingResult, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, build_training_set
 from SAMAutoSegLib.methods.tuned_model import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume, build_unlabeled_set
@@ -32,6 +35,9 @@ from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 
 # For the progress bar only: a slice is encoded in several views, all of it before the first step.
 _ENCODING_SHARE = 0.4
+
+# The same of the pixel branch of a source that has one.
+_BRANCH_SHARE = 0.1
 
 
 def adapt_source(
@@ -112,6 +118,9 @@ def adapt_source(
             progress=parts[1],
         )
     scoring = time.monotonic() - encoded
+    scorer = None if tests is None else held_out_scorer(tests, backbone)
+    together = None if model.pixels is None else Together(model, samples)
+    trained = 1.0 if together is None else 1.0 - _BRANCH_SHARE
     result = train(
         WeSAM,
         model,
@@ -119,11 +128,19 @@ def adapt_source(
         chosen,
         checkpoint=checkpoint,
         resume=resume,
-        score=None if tests is None else held_out_scorer(tests, backbone),
+        score=scorer,
         on_step=on_step,
-        progress=part_of(progress, _ENCODING_SHARE, 1.0),
+        progress=part_of(progress, _ENCODING_SHARE, trained),
     )
     require_a_step(result)
+    if together is not None:
+        told = part_of(progress, trained, 1.0)
+        changed = _with_branch(model, before, together, chosen, result, told)
+        if changed and scorer is not None:
+            began = time.monotonic()
+            with torch.inference_mode():
+                result.score = scorer(model)
+            scoring += time.monotonic() - began
     provenance = provenance_of(volumes, held_out, result, card, card.plane)
     provenance["images"] = [_without_labels(image) for image in provenance["images"]]
     provenance["weak_labels"] = _kinds(volumes)
@@ -141,6 +158,36 @@ def adapt_source(
     )
     seconds = seconds_of(result, encoded - started, scoring)
     return FineTuned(Adapted(model, adapted_card, backbone), result, seconds)
+
+
+def _with_branch(
+    model: AdaptedModel,
+    source: dict[str, Tensor],
+    together: Together,
+    settings: WeSAMSettings,
+    result: TrainingResult,
+    progress: Progress,
+) -> bool:
+    """See that SAM and branch are better together than those of the source.
+
+    Returns:
+        Whether the model is another one now than the training left. The result is told all.
+    """
+    started = time.monotonic()
+    if note := keep_better_sam(model, source, together, settings.least_agreement):
+        result.notes.append(note)
+    changed = bool(note)
+    if together.samples.hinted and settings.pixel_steps and result.stopped != "cancelled":
+        try:
+            adapted, note = adapt_branch(model, together, settings, progress)
+            changed = changed or adapted
+        except Cancelled:
+            result.stopped, note = "cancelled", "cancelled before the pixel branch was adapted"
+        except (SAMAutoSegError, RuntimeError, MemoryError) as error:  # the rest is not lost
+            note = f"the pixel branch could not be adapted: {error}"
+        result.notes.append(note)
+    result.seconds += time.monotonic() - started
+    return changed
 
 
 def _without_labels(image: dict[str, Any]) -> dict[str, Any]:

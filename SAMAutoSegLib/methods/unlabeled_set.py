@@ -64,10 +64,14 @@ class UnlabeledSet:
     Attributes:
         views: at least one.
         structures: what weak labels and classes are about.
+        images: the slices as they are, uint8 [H, W].
+        pixel_spacings: of each slice, (row, column) in mm.
     """
 
     views: tuple[View, ...]
     structures: tuple[Structure, ...]
+    images: tuple[np.ndarray, ...]
+    pixel_spacings: tuple[tuple[float, float], ...]
 
     @property
     def hinted(self) -> int:
@@ -127,6 +131,8 @@ def build_unlabeled_set(
     tail = backbone.tunable_tail(encoder_blocks).to(backbone.device) if encoder_blocks else None
     m = 4 * backbone.embedding_side
     shown: list[list[View]] = []  # of every slice its views, each a View of one slice
+    images: list[np.ndarray] = []
+    spacings: list[tuple[float, float]] = []
     for volume in volumes:
         stack = SliceStack(intensity.apply(volume.image.array), volume.image.grid, plane)
         shape, spacing = stack.slice_shape, stack.pixel_spacing
@@ -142,10 +148,10 @@ def build_unlabeled_set(
                 if v:
                     motion = random_motion(shape, spacing, rng)
                     image = motion.moved_image(original).round().clip(0, 255).astype(np.uint8)
-                images = [image, *(degraded(image, rng) for _ in range(strong))]
-                images += [] if v else [degraded(image, apart)]
+                looks = [image, *(degraded(image, rng) for _ in range(strong))]
+                looks += [] if v else [degraded(image, apart)]
                 features = [
-                    embed_images(backbone, [one], cache, encoder_blocks)[0] for one in images
+                    embed_images(backbone, [one], cache, encoder_blocks)[0] for one in looks
                 ]
                 if hints and not v:
                     with torch.inference_mode():
@@ -160,10 +166,15 @@ def build_unlabeled_set(
                 learned, unseen = tuple(changed[:strong]), tuple(changed[strong:])
                 found.append(View(weak, learned, inside, (known,), unseen))
             shown.append(found)
+            images.append(original.copy())
+            spacings.append(spacing)
             progress(len(shown) / total, f"encoding slices and views: {len(shown)} of {total}")
     together = zip(*shown, strict=True)
     return UnlabeledSet(
-        tuple(_stacked(view, backbone.device) for view in together), tuple(structures)
+        tuple(_stacked(view, backbone.device) for view in together),
+        tuple(structures),
+        tuple(images),
+        tuple(spacings),
     )
 
 

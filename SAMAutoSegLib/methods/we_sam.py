@@ -65,9 +65,8 @@ _WINDOW = 10
 class WeSAMSettings(Settings):
     """Settings of the adaptation; those of `Settings` that it makes no use of are refused.
 
-    Those are of other losses, of labeled slices, and of the pixel branch, which learns from
-    contours: a branch that the source model has is kept as it is. Views are moved as mildly as
-    slices of one volume.
+    Those are of other losses, of labeled slices, and of a pixel branch that begins anew: one that
+    the source model has goes on. Views of the SAM are moved as mildly as slices of one volume.
 
     Attributes:
         learned: 'encoder', as published, the low-rank updates of the encoder's blocks alone; 'all'
@@ -84,6 +83,8 @@ class WeSAMSettings(Settings):
             because of that, but judged as after any training, see `WeSAM.concluded`.
         schedule: of the learning rate, 'polynomial' as elsewhere; 'constant', as published, after
             the warm-up.
+        pixel_steps: of the source's pixel branch for each of the SAM's, after these, where there
+            are weak labels, see `adapt_branch`; 0: it stays as it is.
     """
 
     steps: int = 150
@@ -101,12 +102,12 @@ class WeSAMSettings(Settings):
     confidence: float = 0.5
     least_agreement: float = 0.8
     schedule: Schedule = "polynomial"
+    pixel_steps: int = 1
 
     unused: ClassVar[tuple[str, ...]] = (
         "ce_weight",
         "count_absent",
         "feature_dropout",
-        "pixel_steps",
         "teach_branch",
         "spare_every",
         "pixel_weight",
@@ -146,6 +147,7 @@ class WeSAMSettings(Settings):
                 "views": 1,
                 "gradient_clip": 0.0,
                 "schedule": "constant",
+                "pixel_steps": 0,
             }
         }
 
@@ -307,7 +309,9 @@ class WeSAM:
                 "it finds next to nothing of what is marked, which is too little to begin with: "
                 "correct some slices and learn from these instead"
             )
-        return [f"the source model is kept, since {why} ({measure})"]
+        # A branch beside it may still be adapted, see `branch_adaptation`.
+        kept = "SAM" if model.pixels is not None and self.samples.hinted else "model"
+        return [f"the source {kept} is kept, since {why} ({measure})"]
 
     @property
     def _says_where(self) -> bool:

@@ -55,6 +55,7 @@ class PromptedWeSAMSettings(WeSAMSettings):
     average: float = 0.0
     confidence: float = 0.0
     learned: Learned = "encoder"
+    pixel_steps: int = 0
 
     unused: ClassVar[tuple[str, ...]] = (
         *WeSAMSettings.unused,
@@ -63,6 +64,7 @@ class PromptedWeSAMSettings(WeSAMSettings):
         "confidence",
         "learned",
         "patience",
+        "pixel_steps",
         "views",
     )
 

@@ -51,6 +51,22 @@ def test_what_both_find_is_their_weighted_product(backbone: Backbone) -> None:
     assert torch.allclose(both, product / product.sum(0), atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(64, 64), (40, 64), (64, 30)])
+@torch.inference_mode()
+def test_low_res_shares_lie_where_low_res_logits_have_the_slice(shape: tuple[int, int]) -> None:
+    spec = InputSpec(side=64)
+    branch = PixelBranch(spec, 3, 0.25).eval()
+    shown = image(*shape)
+    own = branch.log_shares(shown)
+    found = spec.logits_to_slice(branch.low_res_shares(shown, 64), shape)
+    assert torch.allclose(found.log_softmax(0), own, atol=1e-5)
+    smaller = branch.low_res_shares(shown, 32)
+    inside = spec.slice_to_low_res(torch.ones(1, *shape), 32)[0] > 0
+    averaged = torch.nn.functional.avg_pool2d(branch.low_res_shares(shown, 64)[None], 2)[0]
+    assert smaller.shape == (3, 32, 32)
+    assert torch.allclose(smaller[:, inside], averaged[:, inside], atol=1e-5)
+
+
 @torch.inference_mode()
 def test_without_it_a_slice_is_what_the_sam_says(backbone: Backbone) -> None:
     model = AdaptedModel(backbone, 3, Adaptation()).eval()

@@ -188,7 +188,7 @@ def run_seed(
     tests = labeled(task, tested[: options.tested], True, options.slices)
     targets = labeled(task, target_patients, True, options.slices)
     settings = {"steps": options.steps, "seed": seed}
-    how = {"plane": task.plane, "method": "joint", "settings": settings, "cache": cache}
+    how = {"plane": task.plane, "method": options.method, "settings": settings, "cache": cache}
 
     def told(name: str, tuned, started: float) -> list[float]:  # type: ignore[no-untyped-def]
         scores = dice_of_patients(tuned.adapted, tests, cache)
@@ -257,6 +257,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=default, required=default is None)
     parser.add_argument("--tasks", default="hippocampus,cardiac")
     parser.add_argument("--base", default="lite-medsam")
+    parser.add_argument("--method", default="joint", help="of source and ceiling")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--patients", type=int, default=6, help="of the source, and of the target")
     parser.add_argument("--tested", type=int, default=8, help="patients that are scored")
@@ -284,7 +285,16 @@ def main() -> None:
         DOCUMENT.parent.mkdir(parents=True, exist_ok=True)
         facts = {
             name: getattr(options, name)
-            for name in ("base", "seeds", "patients", "tested", "slices", "steps", "weak_steps")
+            for name in (
+                "base",
+                "method",
+                "seeds",
+                "patients",
+                "tested",
+                "slices",
+                "steps",
+                "weak_steps",
+            )
         } | {"set": json.loads(options.set), "torch": torch.__version__}
         head = (
             "# Adapting to another scanner\n\nPrinted by `Testing/benchmarks/scanner_shift.py`; "

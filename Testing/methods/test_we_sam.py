@@ -452,7 +452,7 @@ def test_a_single_slice_can_be_adapted_to_and_is_told(
         ({"confidence": 1.0}, "setting confidence"),
         ({"temperature": 0.0}, "setting temperature"),
         ({"schedule": "cosine"}, "setting schedule=cosine: expected polynomial or constant"),
-        ({"pixel_steps": 1}, "setting pixel_steps=1: expected 0"),
+        ({"pixel_steps": -1}, "setting pixel_steps"),
         ({"pixel_weight": 0.5}, "setting pixel_weight=0.5: expected 0.0, since this method"),
         ({"feature_dropout": 0.2}, "setting feature_dropout=0.2: expected 0.0"),
         ({"view_strength": 2.0}, "setting view_strength=2.0: expected 0.0"),
