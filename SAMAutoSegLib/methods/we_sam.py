@@ -245,6 +245,11 @@ class WeSAM:
     def notes(self) -> list[str]:
         count = len(self.samples)
         notes = [f"slices shown: {count}, with weak labels: {self.samples.hinted}"]
+        asked, there = self.settings.encoder_blocks, self.model.adaptation.encoder_blocks
+        if asked > there:
+            notes.append(
+                f"encoder_blocks {asked}: all {there} that this SAM has to tune are adapted"
+            )
         if count == 1:
             notes.append("one slice only: the model adapts to it alone, give several")
         found = {int(n) for n in self._anchors[0].labels.unique() if n != IGNORED}

@@ -444,6 +444,15 @@ def test_a_single_slice_can_be_adapted_to_and_is_told(
     assert any("one slice only" in note for note in method.notes())
 
 
+def test_fewer_encoder_blocks_than_asked_for_are_told(
+    started: AdaptedModel, slices: Slices
+) -> None:
+    told = "encoder_blocks 5: all 1 that this SAM has to tune are adapted"
+    for asked, expected in ((5, True), (1, False), (0, False)):
+        notes = WeSAM(started, slices(), replace(SETTINGS, encoder_blocks=asked)).notes()
+        assert (told in notes) == expected
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
