@@ -242,16 +242,21 @@ WEAK = WeakLabels(
 )
 
 
+@pytest.mark.parametrize("pixel_steps", [0, 1])
 def test_a_model_is_adapted_to_weak_labels_there(
     on_gpu: Callable[..., Backbone],
     labeled: Callable[..., LabeledVolume],
     tune: Tune,
+    pixel_steps: int,
 ) -> None:
     backbone, volume = on_gpu(), labeled((2, 5))
-    source = tune(volume, backbone=backbone, method="joint", settings=SMALL)
+    before = {**SMALL, "pixel_steps": pixel_steps}
+    source = tune(volume, backbone=backbone, method="joint", settings=before)
     slices = [UnlabeledVolume(volume.image, (0, 4), WEAK)]
     settings = {"steps": 2, "encoder_blocks": 1}
-    adapt_source(slices, source.adapted, settings=settings)
+    tuned = adapt_source(slices, source.adapted, settings=settings)
+    told = [note for note in tuned.result.notes if "pixel branch" in note]
+    assert bool(told) == bool(pixel_steps) and not any("could not" in note for note in told)
     adapt_prompted(slices, backbone, plane="axial", settings=settings)
 
 
