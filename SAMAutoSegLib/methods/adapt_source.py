@@ -29,7 +29,7 @@ from SAMAutoSegLib.methods.trainer import OnStep, TrainingResult, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, build_training_set
 from SAMAutoSegLib.methods.tuned_model import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume, build_unlabeled_set
-from SAMAutoSegLib.methods.we_sam import WeSAM, WeSAMSettings, blocks_to_adapt
+from SAMAutoSegLib.methods.we_sam import ADAPTED, WeSAM, WeSAMSettings, blocks_to_adapt
 from SAMAutoSegLib.progress import Progress, part_of, parts_of, silent
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 
@@ -175,7 +175,8 @@ def _with_branch(
     """
     started = time.monotonic()
     if note := keep_better_sam(model, source, together, settings.least_agreement):
-        result.notes.append(note)
+        # Of the SAM alone was said that it is the better one.
+        result.notes = [n for n in result.notes if not n.startswith(ADAPTED)] + [note]
     changed = bool(note)
     if together.samples.hinted and settings.pixel_steps and result.stopped != "cancelled":
         try:

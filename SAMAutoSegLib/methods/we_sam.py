@@ -44,6 +44,9 @@ from SAMAutoSegLib.sam.encoder_tail import tunable_blocks
 Learned = Literal["encoder", "all"]
 Schedule = Literal["polynomial", "constant"]
 
+# How the note on an adapted model begins.
+ADAPTED = "adapted: "
+
 _VIEWS = 3
 
 # Without weak labels: how much more alike predictions for changed views have to become.
@@ -302,7 +305,7 @@ class WeSAM:
         if after.rest == after.rest:
             measure += f", agreement with the source where nothing is marked {after.rest:.3f}"
         if better and not astray:
-            return [f"adapted: {measure}"]
+            return [f"{ADAPTED}{measure}"]
         model.load_learned_state(self.anchor_state)
         why = "the adapted one departs from it" if better else "nothing speaks for the adapted one"
         if self.source_is_sure:

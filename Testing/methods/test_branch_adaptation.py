@@ -131,6 +131,7 @@ def test_an_adapted_sam_that_the_branch_disagrees_with_gives_way(
         assert of_sam and all(torch.equal(learned[name], before[name]) for name in of_sam)
         (note,) = (n for n in tuned.result.notes if n.startswith("the source SAM is kept"))
         assert ("with the weak labels" in note) == (weak is None)
+        assert not any(n.startswith("adapted: ") for n in tuned.result.notes)
 
 
 def test_a_branch_that_agrees_less_with_the_weak_labels_gives_way(
