@@ -175,12 +175,6 @@ class BLOSAM:
 
     def notes(self) -> list[str]:
         notes = [self.groups.describe()]
-        if self.settings.steps < self.settings.prompt_every:
-            notes.append(
-                f"the prompt embedding learns nothing: it takes a step after each "
-                f"{self.settings.prompt_every} of the weights (prompt_every), and there are "
-                f"{self.settings.steps}"
-            )
         if self.settings.split == "half":
             weights, prompt = (self._structures_in(part) for part in self.groups.parts(0))
             for missing, learner, blind in (

@@ -241,18 +241,6 @@ def test_a_structure_that_one_level_never_sees_is_named(
     assert BLOSAM(new_model(), training_set, SETTINGS).notes() == []
 
 
-def test_a_training_too_short_for_the_prompt_says_so(
-    samples: Callable[..., TrainingSet], new_model: Callable[..., AdaptedModel]
-) -> None:
-    def notes(steps: int) -> list[str]:
-        settings = replace(SETTINGS, split="rotate", steps=steps, prompt_every=10)
-        return BLOSAM(new_model(), samples(), settings).notes()
-
-    assert notes(10) == []
-    (note,) = notes(9)
-    assert note.startswith("the prompt embedding learns nothing") and note.endswith("there are 9")
-
-
 def test_joint_training_goes_through_all_slices_and_trains_everything(
     samples: Callable[..., TrainingSet], new_model: Callable[..., AdaptedModel]
 ) -> None:
