@@ -77,16 +77,18 @@ class PixelBranch(nn.Module):
 
     def log_shares(self, image: np.ndarray) -> Tensor:
         """Logarithms of what the branch alone finds likely [K, H, W], at the size of the slice."""
-        pixels = self.spec.prepare(image)[None].to(self.output.weight.device)
         rows, columns = image.shape
-        found = self.spec.logits_to_slice(self(pixels)[0].float(), (rows, columns))
+        found = self.spec.logits_to_slice(self._padded_logits(image), (rows, columns))
         return found.log_softmax(0)
 
     def low_res_shares(self, image: np.ndarray, side: int) -> Tensor:
         """The same where low-res logits of that side have the slice: [K, side, side]."""
-        pixels = self.spec.prepare(image)[None].to(self.output.weight.device)
-        found = self(pixels).float().log_softmax(1)
+        found = self._padded_logits(image).log_softmax(0)[None]
         return F.interpolate(found, (side, side), mode="bilinear", align_corners=False)[0]
+
+    def _padded_logits(self, image: np.ndarray) -> Tensor:
+        """[K, s, s], float32, of the square input that the slice is padded to."""
+        return self(self.spec.prepare(image)[None].to(self.output.weight.device))[0].float()
 
 
 def product(sam: Tensor, branch: Tensor, weight: float) -> Tensor:

@@ -18,6 +18,7 @@ from SAMAutoSegLib.adapt.with_encoder_blocks import with_encoder_blocks
 from SAMAutoSegLib.errors import Cancelled, SAMAutoSegError
 from SAMAutoSegLib.images.intensity import Intensity
 from SAMAutoSegLib.methods.branch_adaptation import Together, adapt_branch, keep_better_sam
+from SAMAutoSegLib.methods.branch_stages import FAILURES
 from SAMAutoSegLib.methods.held_out import (
     held_out_neighbors,
     held_out_scorer,
@@ -25,7 +26,7 @@ from SAMAutoSegLib.methods.held_out import (
     unseen,
 )
 from SAMAutoSegLib.methods.settings import make_settings
-from SAMAutoSegLib.methods.trainer import OnStep, TrainingResult, train
+from SAMAutoSegLib.methods.trainer import OnStep, TrainingResult, score_left, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, build_training_set
 from SAMAutoSegLib.methods.tuned_model import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume, build_unlabeled_set
@@ -137,10 +138,7 @@ def adapt_source(
         told = part_of(progress, trained, 1.0)
         changed = _with_branch(model, before, together, chosen, result, told)
         if changed and scorer is not None:
-            began = time.monotonic()
-            with torch.inference_mode():
-                result.score = scorer(model)
-            scoring += time.monotonic() - began
+            scoring += score_left(model, scorer, result)
     provenance = provenance_of(volumes, held_out, result, card, card.plane)
     provenance["images"] = [_without_labels(image) for image in provenance["images"]]
     provenance["weak_labels"] = _kinds(volumes)
@@ -184,7 +182,7 @@ def _with_branch(
             changed = changed or adapted
         except Cancelled:
             result.stopped, note = "cancelled", "cancelled before the pixel branch was adapted"
-        except (SAMAutoSegError, RuntimeError, MemoryError) as error:  # the rest is not lost
+        except FAILURES as error:  # the rest is not lost
             note = f"the pixel branch could not be adapted: {error}"
         result.notes.append(note)
     result.seconds += time.monotonic() - started

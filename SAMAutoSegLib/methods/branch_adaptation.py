@@ -27,7 +27,7 @@ from SAMAutoSegLib.methods.method import draw
 from SAMAutoSegLib.methods.pixel_training import PixelSlice, PixelTraining, reduced
 from SAMAutoSegLib.methods.strong_views import degraded
 from SAMAutoSegLib.methods.unlabeled_set import UnlabeledSet
-from SAMAutoSegLib.methods.we_sam import WeSAMSettings, agreements
+from SAMAutoSegLib.methods.we_sam import WeSAMSettings, agreements_by_mark
 from SAMAutoSegLib.methods.weak_evidence import corrected, pseudo_labels
 from SAMAutoSegLib.progress import Progress, silent
 
@@ -52,7 +52,7 @@ class Together:
         view = samples.views[0]
         shares = self.shares(_said_by_sam(source, samples), source.pixels)
         self._expected = pseudo_labels(corrected(shares, view.evidence), view.inside, 0.0)
-        self.before = self.of(source)
+        self.before = self.agreement(shares)
 
     @torch.no_grad()
     def shares(self, sam: Tensor, branch: PixelBranch) -> Tensor:
@@ -61,18 +61,15 @@ class Together:
         said = torch.stack([branch.low_res_shares(image, side) for image in self.samples.images])
         return product(sam, said, branch.weight).softmax(1)
 
-    def of(self, model: AdaptedModel) -> float:
+    def agreement(self, shares: Tensor) -> float:
         """Mean Dice with what the source said as the weak labels correct it: of the structures that
         they are about in the slices where they are, without any of all."""
-        assert model.pixels is not None
-        shares = self.shares(_said_by_sam(model, self.samples), model.pixels)
-        found = []
+        marked, rest = [], []
         for n, evidence in enumerate(self.samples.views[0].evidence):
-            dices = agreements(shares[n : n + 1], self._expected[n : n + 1])
-            if self.samples.hinted:
-                marked = [False] * len(dices) if evidence is None else evidence.marked
-                dices = [dice for dice, counts in zip(dices, marked, strict=True) if counts]
-            found += [dice if dice == dice else 1.0 for dice in dices]  # rightly nothing
+            own, other = agreements_by_mark(shares[n : n + 1], self._expected[n : n + 1], evidence)
+            marked += own
+            rest += [dice if dice == dice else 1.0 for dice in other]  # rightly nothing
+        found = marked if self.samples.hinted else rest
         return sum(found) / len(found)
 
 
@@ -87,7 +84,9 @@ def keep_better_sam(
     Returns:
         A note if it was put back, else ''.
     """
-    after = together.of(model)
+    assert model.pixels is not None
+    sam = _said_by_sam(model, together.samples)
+    after = together.agreement(together.shares(sam, model.pixels))
     fine = after > together.before if together.samples.hinted else after >= least * together.before
     state = model.learned_state()
     if fine or all(torch.equal(value, source[name]) for name, value in state.items()):
@@ -119,20 +118,20 @@ def adapt_branch(
     """
     branch, samples = model.pixels, together.samples
     assert branch is not None
-    before = together.of(model)
-    known = corrected(
-        together.shares(_said_by_sam(model, samples), branch), samples.views[0].evidence
-    )
+    sam = _said_by_sam(model, samples)
+    shares = together.shares(sam, branch)
+    known = corrected(shares, samples.views[0].evidence)
     slices = _pixel_slices(branch, known, samples, settings.confidence)
-    state = copy.deepcopy(branch.state_dict())
     fresh = _taught(branch, slices, settings, samples.features, progress)
-    branch.load_state_dict(fresh.state_dict())
-    after = together.of(model)
+    before, after = map(together.agreement, (shares, together.shares(sam, fresh)))
     told = f"agreement of both with the weak labels {before:.3f} before, {after:.3f} after"
-    if after > before:
-        return True, f"pixel branch adapted: {told}"
-    branch.load_state_dict(state)
-    return False, f"the source's pixel branch is kept, since nothing speaks for another ({told})"
+    if not after > before:
+        return (
+            False,
+            f"the source's pixel branch is kept, since nothing speaks for another ({told})",
+        )
+    branch.load_state_dict(fresh.state_dict())
+    return True, f"pixel branch adapted: {told}"
 
 
 @torch.no_grad()

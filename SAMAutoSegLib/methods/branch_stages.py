@@ -37,7 +37,7 @@ _LEAST_TO_WEIGH = 8
 _STEPS_TO_WEIGH = 1 / 3
 
 # Of a stage: a loss that is no number, or no memory left on either device.
-_FAILURES = (SAMAutoSegError, RuntimeError, MemoryError)
+FAILURES = (SAMAutoSegError, RuntimeError, MemoryError)
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def run_stages(
         except Cancelled:
             result.stopped, outcome.calibration = "cancelled", None
             result.notes.append("cancelled before the pixel branch learned from other slices")
-        except _FAILURES as error:
+        except FAILURES as error:
             outcome.calibration = None  # it was that of what should have come of it
             result.notes.append(f"the pixel branch could not learn from other slices: {error}")
         else:
@@ -186,7 +186,7 @@ def _cross_fitted(
     except Cancelled:
         result.stopped = "cancelled"
         found, why = None, "cancelled; the model itself is complete"
-    except _FAILURES as error:
+    except FAILURES as error:
         found, why = None, f"{error}; the model itself is complete"
     if found is None:
         result.notes.append(f"no calibration: {why}")

@@ -31,7 +31,7 @@ from SAMAutoSegLib.methods.method import Method
 from SAMAutoSegLib.methods.registry import method_named
 from SAMAutoSegLib.methods.settings import Settings, make_settings
 from SAMAutoSegLib.methods.starting_model import StartingModel, starting_model
-from SAMAutoSegLib.methods.trainer import OnStep, train
+from SAMAutoSegLib.methods.trainer import OnStep, score_left, train
 from SAMAutoSegLib.methods.training_set import LabeledVolume, TrainingSet, build_training_set
 from SAMAutoSegLib.methods.tuned_model import FineTuned, provenance_of, require_a_step, seconds_of
 from SAMAutoSegLib.progress import Progress, part_of, parts_of, silent
@@ -183,10 +183,7 @@ def finetune(
             part_of(progress, trained, 1.0),
         )
     if scorer is not None and done.changed:
-        began = time.monotonic()
-        with torch.inference_mode():
-            result.score = scorer(model)
-        scoring += time.monotonic() - began
+        scoring += score_left(model, scorer, result)
     result.notes += [*_given_twice(volumes), *_not_learned(samples, structures)]
     result.notes += held_out_neighbors(volumes, held_out, begun.source, plane)
     card = ModelCard(

@@ -161,12 +161,19 @@ def train(
     run.conclude()
     if score is not None and state.step:
         # Of the weights that are left, which need not be those of the last step.
-        before = time.monotonic()
-        with torch.inference_mode():
-            result.score = score(model)
-        result.scoring_seconds += time.monotonic() - before
+        result.scoring_seconds += score_left(model, score, result)
     result.seconds = time.monotonic() - started
     return result
+
+
+def score_left(
+    model: AdaptedModel, score: Callable[[AdaptedModel], dict[str, float]], result: TrainingResult
+) -> float:
+    """Put the score of the model that is left into the result; the seconds that it took."""
+    before = time.monotonic()
+    with torch.inference_mode():
+        result.score = score(model)
+    return time.monotonic() - before
 
 
 @dataclass

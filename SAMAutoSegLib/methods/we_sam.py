@@ -37,7 +37,7 @@ from SAMAutoSegLib.methods.we_sam_losses import (
     focal_loss,
     prototypes,
 )
-from SAMAutoSegLib.methods.weak_evidence import corrected, pseudo_labels
+from SAMAutoSegLib.methods.weak_evidence import Evidence, corrected, pseudo_labels
 from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.encoder_tail import tunable_blocks
 
@@ -339,11 +339,9 @@ class WeSAM:
             ]
             labels = [_hard(share, view.inside[n : n + 1]) for share in shares]
             changed += [mean_dice(labels[0], other, model.classes) for other in labels[1:]]
-            for c, dice in enumerate(agreements(shares[0], anchors.labels[n : n + 1])):
-                if known is not None and known.marked[c]:
-                    marked.append(dice if dice == dice else 1.0)  # rightly nothing
-                else:
-                    rest.append(dice)
+            own, other = agreements_by_mark(shares[0], anchors.labels[n : n + 1], known)
+            marked += own
+            rest += other
         return Judgment(_mean(marked), _mean(rest), _mean(changed))
 
     def _forward(self, model: AdaptedModel, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -434,6 +432,22 @@ def agreements(shares: Tensor, labels: Tensor) -> list[float]:
     """The Dice of every structure; NaN of one that is in neither."""
     found, known = _hard(shares, labels != IGNORED), _hard_known(labels)
     return [mean_dice(found == c, known == c, 2) for c in range(1, shares.shape[1])]
+
+
+def agreements_by_mark(
+    shares: Tensor, labels: Tensor, evidence: Evidence | None
+) -> tuple[list[float], list[float]]:
+    """The Dice in a slice of the structures that its weak labels are about, and of the others.
+
+    Of the former it is 1 where one is rightly nowhere, of the others NaN.
+    """
+    marked, rest = [], []
+    for c, dice in enumerate(agreements(shares, labels)):
+        if evidence is not None and evidence.marked[c]:
+            marked.append(dice if dice == dice else 1.0)
+        else:
+            rest.append(dice)
+    return marked, rest
 
 
 def _hard(shares: Tensor, inside: Tensor) -> Tensor:
