@@ -24,6 +24,11 @@ Tune = Callable[..., FineTuned]
 QUICK: dict[str, Any] = {"steps": 4, "batch": 2, "warmup": 1}
 
 
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two models learned the same, bit for bit."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
 @pytest.fixture
 def structures() -> list[Structure]:
     return [structure_named("disc", DISC), structure_named("bar", BAR)]

@@ -12,6 +12,7 @@ from scipy import ndimage
 from SAMAutoSegLib.adapt.adapted_file import Adapted
 from SAMAutoSegLib.adapt.adapted_model import PIXELS, AdaptedModel
 from SAMAutoSegLib.errors import Cancelled
+from SAMAutoSegLib.evaluate.metrics import mean_score, score_volume
 from SAMAutoSegLib.images.weak_labels import Hint, WeakLabels
 from SAMAutoSegLib.methods import adapt_source as whole
 from SAMAutoSegLib.methods import branch_adaptation as module
@@ -22,7 +23,7 @@ from SAMAutoSegLib.methods.unlabeled_set import UnlabeledVolume
 from SAMAutoSegLib.methods.we_sam import WeSAM
 from SAMAutoSegLib.segment.volume import segment_volume
 
-from .conftest import BAR, DISC, Tune
+from .conftest import BAR, DISC, Tune, same
 
 Labeled = Callable[..., LabeledVolume]
 
@@ -80,17 +81,10 @@ def branch_of(adapted: Adapted) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if name.startswith(PIXELS)}
 
 
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
 def dice(adapted: Adapted, volume: LabeledVolume) -> float:
-    found, true = segment_volume(volume.image, adapted).labels, volume.labels.array
-    each = [
-        2 * ((found == v) & (true == v)).sum() / ((found == v).sum() + (true == v).sum())
-        for v in (DISC, BAR)
-    ]
-    return float(np.mean(each))
+    found = segment_volume(volume.image, adapted).labels
+    grid, structures = volume.labels.grid, adapted.card.structures
+    return mean_score(score_volume(found, volume.labels.array, grid, structures)).dice
 
 
 def test_with_rough_paint_on_another_scanner_it_finds_more_there_than_before(

@@ -15,7 +15,7 @@ from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.pixel_training import PixelSlice, PixelTraining
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 
-from .conftest import Tune
+from .conftest import Tune, same
 
 Labeled = Callable[..., LabeledVolume]
 
@@ -41,10 +41,6 @@ def states(tuned) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     branch = {name for name in learned if name.startswith("pixels.")}
     sam = {name: value for name, value in learned.items() if name not in branch}
     return sam, {name: learned[name] for name in branch}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_neither_labeled_nor_held_out_slices_are_among_them(

@@ -21,7 +21,7 @@ from SAMAutoSegLib.sam.backbone import Backbone
 from SAMAutoSegLib.sam.input_spec import InputSpec
 from SAMAutoSegLib.segment.volume import segment_volume
 
-from .conftest import Tune
+from .conftest import Tune, same
 
 STEPS = {"steps": 6, "views": 1, "patience": 0, "average": 0.0}
 
@@ -184,10 +184,6 @@ def test_a_segmentation_and_a_held_out_score_hear_it_alike(
 def branch_of(tuned: FineTuned) -> dict[str, torch.Tensor]:
     state = tuned.adapted.model.learned_state()
     return {name: value for name, value in state.items() if name.startswith("pixels.")}
-
-
-def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_a_training_goes_on_with_the_branch_of_its_start(learn: Tune) -> None:
