@@ -28,6 +28,7 @@ from SAMAutoSegPanels.Options import (  # noqa: E402
     GrayLevels,
     Method,
     Precision,
+    Refinement,
     SliceAxis,
 )
 
@@ -91,7 +92,7 @@ class SAMAutoSegParameterNode:
     outputSegmentation - where to; None for a new one.
     model - file name in the model folder, so that scenes hold no path of a computer.
     axis, slices, roi, intensity - which slices are segmented and how they are seen.
-    followCorrected, precision, refine, smoothSlicesMm, largestPart, uncertainty - how they are
+    followCorrected, precision, refinement, smoothSlicesMm, largestPart, uncertainty - how they are
         segmented.
     method, budget, holdOut, learnFromOthers - how the model is trained.
     """
@@ -105,7 +106,7 @@ class SAMAutoSegParameterNode:
     intensity: GrayLevels = GrayLevels.MODEL
     followCorrected: bool = True
     precision: Precision = Precision.AUTOMATIC
-    refine: bool = False
+    refinement: Refinement = Refinement.OFF
     smoothSlicesMm: Annotated[float, WithinRange(0.0, 10.0)] = 0.0
     largestPart: bool = False
     uncertainty: bool = True

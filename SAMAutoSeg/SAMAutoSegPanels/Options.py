@@ -61,6 +61,27 @@ class Precision(Enum):
         }[self]
 
 
+class Refinement(Enum):
+    """How often the prediction prompts the SAM, and the pass to keep; None for the best by rule."""
+
+    OFF = (0, None)
+    BEST_OF_TWO = (1, None)
+    BEST_OF_FOUR = (3, None)
+    SECOND = (1, 1)
+    THIRD = (2, 2)
+    FOURTH = (3, 3)
+
+    def label(self):
+        return {
+            Refinement.OFF: _("Off"),
+            Refinement.BEST_OF_TWO: _("Once, where that is better"),
+            Refinement.BEST_OF_FOUR: _("Up to three times, where that is better"),
+            Refinement.SECOND: _("Keep the second pass"),
+            Refinement.THIRD: _("Keep the third pass"),
+            Refinement.FOURTH: _("Keep the fourth pass"),
+        }[self]
+
+
 class Method(Enum):
     BLO_SAM = "blo-sam"
     AUTO_SAM = "auto-sam"

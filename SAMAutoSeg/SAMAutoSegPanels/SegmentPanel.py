@@ -13,9 +13,6 @@ from SAMAutoSegPanels.StatusLabel import showStatus
 from SAMAutoSegPanels.Translation import _
 from SAMAutoSegPanels.Wording import asSentence
 
-# More than one changed little where it was measured, and each costs a pass of the decoder.
-REFINE_ITERATIONS = 1
-
 
 class SegmentPanel:
     """Starts and cancels runs.
@@ -205,8 +202,11 @@ class SegmentPanel:
             request["intensity"] = self.intensity(volume)
         if node.precision.value:
             request["precision"] = node.precision.value
-        if node.refine:
-            request["refine"] = REFINE_ITERATIONS
+        iterations, kept = node.refinement.value
+        if iterations:
+            request["refine"] = iterations
+        if kept is not None:
+            request["keep_iteration"] = kept
         cleanup = {}
         if node.largestPart:
             cleanup["largest_component"] = True

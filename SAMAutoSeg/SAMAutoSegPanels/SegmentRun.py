@@ -217,7 +217,8 @@ class SegmentRun:
         except SAMAutoSegError as error:
             self._fail(str(error))
             return
-        notes = [*self.output.notes, *result.get("notes", []), *_writtenNotes(written)]
+        told = [*_refinedNotes(result.get("refined")), *result.get("notes", [])]
+        notes = [*self.output.notes, *told, *_writtenNotes(written)]
         self._end(doneMessage(len(self._done), self._scene.sliceCount, self._stopped, notes))
 
     def _provenance(self):
@@ -242,6 +243,21 @@ class SegmentRun:
     def _set(self, state):
         self.state = state
         self.changed.emit()
+
+
+def _refinedNotes(decisions):
+    """What a refinement did to the outlines, by the engine's counts; None without one."""
+    if not decisions:
+        return []
+    sure = decisions.get("sure, no prompt", 0)
+    text = _("refined: {changed} of {count} outlines were changed, the model was sure of {sure}")
+    return [
+        text.format(
+            changed=decisions.get("refinement kept", 0),
+            count=decisions.get("first pass", 0) + sure,
+            sure=sure,
+        )
+    ]
 
 
 def _writtenNotes(written):

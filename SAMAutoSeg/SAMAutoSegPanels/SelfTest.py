@@ -9,7 +9,7 @@ import numpy as np
 import slicer
 import vtk
 
-from SAMAutoSegPanels.Options import Budget, GrayLevels
+from SAMAutoSegPanels.Options import Budget, GrayLevels, Refinement
 from SAMAutoSegPanels.RetrainState import FINISHED
 
 _MODEL = "SAMAutoSeg self test"
@@ -210,7 +210,8 @@ class SelfTest:
         region = ui.roiSelector.addNode()
         self.turn()
         region.SetSizeWorld(20.0, 24.0, 40.0)
-        node.refine = node.uncertainty = node.largestPart = True
+        node.uncertainty = node.largestPart = True
+        node.refinement = Refinement.SECOND
         node.smoothSlicesMm = 3.0
         node.intensity = GrayLevels.VIEW
         self.wait(lambda: ui.segmentButton.enabled, 10, "the Segment button")
@@ -225,7 +226,8 @@ class SelfTest:
         ledger = self.widget.logic.ledgers.ledger
         case.assertIn(12, ledger.uncertainties(), "no uncertainty")
         slicer.mrmlScene.RemoveNode(region)
-        node.refine = node.uncertainty = node.largestPart = False
+        node.uncertainty = node.largestPart = False
+        node.refinement = Refinement.OFF
         node.smoothSlicesMm = 0.0
         node.intensity = GrayLevels.MODEL
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from SAMAutoSegLib.cli.wording import counted
+from SAMAutoSegLib.segment.refinement import decisions
 from SAMAutoSegLib.segment.uncertainty import first_to_check
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def report_of(result: "SegmentationResult", card: "ModelCard", grid: "Grid") -> 
     return {
         "slices": result.slices_done,
         "cancelled": result.cancelled,
-        "refinement": _decisions(result),
+        "refinement": decisions(result.trace),
         "structures": _sizes(result, card, grid),
         "uncertainty_by_slice": {
             number: round(value, 1) for number, value in result.uncertainty_by_slice.items()
@@ -75,14 +76,3 @@ def _sizes(result: "SegmentationResult", card: "ModelCard", grid: "Grid") -> lis
             }
         )
     return sizes
-
-
-def _decisions(result: "SegmentationResult") -> dict[str, int]:
-    """How often each decision was made, and how often a first pass or its refinement was kept."""
-    counts: dict[str, int] = {}
-    for step in (step for steps in result.trace.values() for step in steps):
-        counts[step.decision] = counts.get(step.decision, 0) + 1
-        if step.kept and step.area:
-            kept = "refinement kept" if step.iteration else "first pass kept"
-            counts[kept] = counts.get(kept, 0) + 1
-    return counts

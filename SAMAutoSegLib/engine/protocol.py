@@ -15,7 +15,8 @@ Results:
   with `uncertainty`: `per_slice` (wrong pixels to expect, by slice number as text) and `array`
   (uint8 [K, J, I], 255 for a label that is surely wrong). The same when it was cancelled, of the
   slices that were done; nothing if there are none
-  With `refine`: as often at most the prediction prompts the decoder, see `Refinement`
+  With `refine`: as often at most the prediction prompts the decoder, and `keep_iteration` is the
+  pass to keep, see `Refinement`; the result has `refined`, see `decisions`
   With `corrected_slices`: these stay as they are, and the others follow them, see
   `CorrectedShapes`; `corrected` holds their labels [N, rows, columns] by the structures' values
 - estimate: `seconds`
@@ -170,6 +171,7 @@ REQUESTS: dict[str, dict[str, Check]] = {
         "corrected": _optional(ARRAY),
         "cleanup": _optional(MAPPING),
         "refine": _optional(WHOLE),
+        "keep_iteration": _optional(WHOLE),
         "uncertainty": _optional(FLAG),
     },
     "estimate": {"volume": TEXT, **_LOADED, "axis": _optional(TEXT)},

@@ -41,7 +41,7 @@ from SAMAutoSegLib.images.volume import Volume
 from SAMAutoSegLib.sam.embedding_cache import EmbeddingCache
 from SAMAutoSegLib.segment.cleanup import CleanUp
 from SAMAutoSegLib.segment.corrected import CorrectedSlices
-from SAMAutoSegLib.segment.refinement import Refinement
+from SAMAutoSegLib.segment.refinement import Refinement, decisions
 from SAMAutoSegLib.segment.volume import SegmentationResult, segment_volume
 
 log = logging.getLogger(__name__)
@@ -172,7 +172,9 @@ class Service:
         params = request.params
         volume = self._volumes[params["volume"]]
         cleanup = _cleanup(params.get("cleanup") or {})
-        refinement = Refinement(params["refine"]) if params.get("refine") else None
+        refinement = None
+        if params.get("refine"):
+            refinement = Refinement(params["refine"], params.get("keep_iteration"))
         intensity = Intensity.parse(params["intensity"]) if params.get("intensity") else None
         roi = Roi.within(volume.grid.size, params["roi"]) if params.get("roi") else None
         self._tell(request, 0.0, "loading the model", None)
@@ -303,9 +305,11 @@ def _segmented(
         fill_array(reserved["doubts"], np.rint(result.uncertainty * 255).astype(np.uint8))
         by_slice = {str(number): value for number, value in result.uncertainty_by_slice.items()}
         doubts = {"uncertainty": {"per_slice": by_slice, "array": reserved["doubts"]}}
+    traced: Answer = {"refined": decisions(result.trace)} if result.trace else {}
     return {
         "labels": reserved["labels"],
         **doubts,
+        **traced,
         "axis": plane,
         "slices_done": result.slices_done,
         "notes": result.notes,

@@ -7,6 +7,7 @@ padding were chosen with boxes alone, on labeled slices that were left out of th
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -250,6 +251,19 @@ def refine(
     if gain <= 0:
         return given, _marked(trace, {}, scores)
     return torch.where(inside, mixed, given), _marked(trace, kept, scores)
+
+
+def decisions(trace: Mapping[int, Sequence[Step]]) -> dict[str, int]:
+    """How often each decision was made in these slices, under its name, and for how many outlines
+    (a structure in a slice) the first pass or its refinement was kept: 'first pass kept' and
+    'refinement kept'."""
+    counts: dict[str, int] = {}
+    for step in (step for steps in trace.values() for step in steps):
+        counts[step.decision] = counts.get(step.decision, 0) + 1
+        if step.kept and step.area:
+            kept = "refinement kept" if step.iteration else "first pass kept"
+            counts[kept] = counts.get(kept, 0) + 1
+    return counts
 
 
 def _places(prompts: SelfPrompts) -> dict[int, Tensor]:

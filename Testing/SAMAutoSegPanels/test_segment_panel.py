@@ -12,7 +12,7 @@ slicer = pytest.importorskip("slicer", reason="needs slicer-core", exc_type=Impo
 import SAMAutoSegScene.SliceGeometry  # noqa: E402
 import vtk  # noqa: E402
 from SAMAutoSegPanels.ModelLibrary import ModelEntry  # noqa: E402
-from SAMAutoSegPanels.Options import GrayLevels, Precision, SliceAxis  # noqa: E402
+from SAMAutoSegPanels.Options import GrayLevels, Precision, Refinement, SliceAxis  # noqa: E402
 from SAMAutoSegPanels.SegmentPanel import SegmentPanel  # noqa: E402
 from SAMAutoSegPanels.Signal import Signal  # noqa: E402
 from SAMAutoSegScene.SegmentationOutput import prepareSegmentation  # noqa: E402
@@ -43,7 +43,7 @@ class Played:
             roi=None,
             intensity=GrayLevels.MODEL,
             precision=Precision.AUTOMATIC,
-            refine=False,
+            refinement=Refinement.OFF,
             largestPart=False,
             smoothSlicesMm=0.0,
             uncertainty=False,
@@ -200,6 +200,24 @@ def test_the_engine_gets_the_voxels_of_the_region_wherever_box_and_volume_are(
     played.region.SetSize(0.0, 1.0, 1.0)
     with pytest.raises(SAMAutoSegError, match="is empty"):
         asked()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (Refinement.OFF, {}),
+        (Refinement.BEST_OF_FOUR, {"refine": 3}),
+        (Refinement.SECOND, {"refine": 1, "keep_iteration": 1}),
+    ],
+)
+def test_the_engine_is_asked_to_refine_and_to_keep_the_pass_that_is_chosen(
+    played: Played, chosen: Refinement, expected: dict[str, int]
+) -> None:
+    played.node.refinement = chosen
+    request = played.panel.request(played.volume, "axial")
+    assert {name: request[name] for name in ("refine", "keep_iteration") if name in request} == (
+        expected
+    )
 
 
 @pytest.mark.parametrize("made", [True, False])

@@ -195,6 +195,14 @@ def test_what_was_left_alone_in_another_plane_is_told(played: Callable[..., Play
     assert "What lies in the coronal slice 2 was left as it is" in one.run.message
 
 
+def test_what_a_refinement_changed_is_told(played: Callable[..., Played]) -> None:
+    one = played(refine=1).toEngine()
+    one.slice(4)
+    one.result([4], refined={"first pass": 4, "sure, no prompt": 3, "refinement kept": 2})
+    one.later.run()
+    assert "Refined: 2 of 7 outlines were changed, the model was sure of 3." in one.run.message
+
+
 def test_clean_up_writes_the_slices_once_more(played: Callable[..., Played]) -> None:
     one = played(cleanup={"largest_component": True}).toEngine()
     one.slice(4)

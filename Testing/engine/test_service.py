@@ -87,6 +87,22 @@ def test_a_prediction_is_refined_on_request_as_by_the_library(
     told = engine.result("segment", **files.segmenting(volume, refine=2))
     assert np.array_equal(told["labels"], expected)
     assert not np.array_equal(expected, files.labels)
+    assert told["refined"]["refinement kept"] > 0
+    assert "refined" not in engine.result("segment", **files.segmenting(volume))
+
+
+def test_the_pass_to_keep_of_a_refinement_can_be_chosen(
+    engine: Driver, files: Files, volume: str, tiny_vit_b: ViTShape
+) -> None:
+    first = engine.result("segment", **files.segmenting(volume))["labels"]
+    adapted = load_adapted(files.model, base=files.base, device="cpu")
+    for kept in (0, 1):
+        told = engine.result("segment", **files.segmenting(volume, refine=2, keep_iteration=kept))
+        expected = segment_volume(files.volume, adapted, refinement=Refinement(2, kept)).labels
+        assert np.array_equal(told["labels"], expected)
+        assert np.array_equal(told["labels"], first) == (kept == 0)
+    refused = engine.refusal("segment", **files.segmenting(volume, refine=1, keep_iteration=2))
+    assert "2 cannot be kept: expected 0 to 1" in refused
 
 
 def test_corrected_slices_stay_and_the_others_follow_as_by_the_library(
