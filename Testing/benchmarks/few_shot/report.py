@@ -137,7 +137,8 @@ def _figure(found: Found, path: Path) -> None:
         for row, method in enumerate(methods):
             dice = [entry["dice"] for entry in found[place].get(method, {}).values()]
             if dice:
-                axes.plot(dice, [row] * len(dice), "o", color="C0", alpha=0.35, markersize=5)
+                dots = {"color": "C0", "alpha": 0.35, "markersize": 5}
+                axes.plot(dice, [row] * len(dice), "o", clip_on=False, **dots)  # 0 is whole too
                 axes.plot(np.mean(dice), row, "|", color="C3", markersize=14, markeredgewidth=2)
         axes.set_yticks(range(len(methods)), methods)
         axes.set_xlim(0, 1)
