@@ -1,5 +1,6 @@
 """The benchmarks take hours; what can be known of them in a second is tested."""
 
+import json
 import runpy
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 
 from SAMAutoSegLib.adapt.self_prompts import deepest
 from SAMAutoSegLib.images.slices import SliceStack
-from SAMAutoSegLib.images.volume import Grid
+from SAMAutoSegLib.images.structure import structure_named
+from SAMAutoSegLib.images.volume import Grid, Volume
+from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.sam.points_by_boxes import predict_points_by_boxes
 from SAMAutoSegLib.sam.predictor import ClickPredictor
 
@@ -104,3 +107,30 @@ def test_a_point_in_the_middle_of_its_largest_part_prompts_each_structure(tiny_b
     assert answer.masks[0].any()
     assert np.array_equal(found[1], np.where(answer.masks[0], 4, 0))
     assert not found[[0, 2]].any()
+
+
+def test_a_training_that_is_refused_is_left_out_and_the_others_follow(
+    tiny_backbone, picture, monkeypatch, tmp_path, capsys
+):
+    import image_sets
+
+    grid = Grid((40, 30, 3), (0.8, 0.8, 5.0), (0.0, 0.0, 0.0), np.eye(3))
+    image = Volume(np.stack([picture(30, 40, seed=n) for n in range(3)]), grid, "image")
+    labels = Volume(np.zeros((3, 30, 40), np.uint8), grid, "labels")
+    labels.array[1:, 5:12, 8:20] = 1
+    # The first of them, which is the half, shows nothing.
+    labeled, tested = (LabeledVolume(image, labels, slices) for slices in ((0, 1), (2,)))
+    images = image_sets.ImageSet("own", "axial", [structure_named("liver", 1)], [], [])
+    monkeypatch.setattr(image_sets, "load_set", lambda *_: images)
+    monkeypatch.setattr(image_sets, "draw", lambda *_: image_sets.Draw([labeled], [tested]))
+    monkeypatch.setattr("SAMAutoSegLib.sam.fetch.fetched", lambda source: source)
+    monkeypatch.setattr("SAMAutoSegLib.sam.checkpoint.load_backbone", lambda _: tiny_backbone())
+    run, results = FOLDER / "few_shot" / "run.py", tmp_path / "results.jsonl"
+    asked = ["--sets", "own", "--schemes", "volume", "--counts", "2", "--seeds", "1"]
+    asked += ["--methods", "joint on half,boxes (oracle)", "--results", str(results)]
+    monkeypatch.setattr(sys, "argv", [str(run), *asked])
+    runpy.run_path(str(run), run_name="__main__")
+    (line,) = results.read_text().splitlines()
+    assert json.loads(line)["method"] == "boxes (oracle)"
+    told = capsys.readouterr().out
+    assert "left out: own, volume, seed 0, joint on half: none of the 1 labeled slices" in told
