@@ -11,12 +11,15 @@ no augmentation, the weights kept that do best on D2. Of the faults of their cod
 D2 is its first slice only, a schedule object that is never used sets AdamW's beta1 to 0.95, the
 prompt's learning rate is overwritten after one step, and the unrolled step adds old gradients to
 new ones and takes mature moments for fresh ones.
+
+Designed here: halves that change places, and a second part of the training, the refit, in which
+weights and prompt learn together from all slices.
 """
 
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -34,12 +37,14 @@ from SAMAutoSegLib.methods.hypergradient import (
 )
 from SAMAutoSegLib.methods.losses import IGNORED
 from SAMAutoSegLib.methods.method import adamw, apply_gradients, batch_loss, descend, draw
-from SAMAutoSegLib.methods.settings import Settings, require_between, require_one_of
+from SAMAutoSegLib.methods.settings import Settings, require_between, require_one_of, settled
 from SAMAutoSegLib.methods.slice_groups import SliceGroups, Split
 from SAMAutoSegLib.methods.training_set import TrainingSet
 from SAMAutoSegLib.sam.backbone import Backbone
 
-_LOWER, _UPPER = 1, 2
+_LOWER, _UPPER, _REFIT = 1, 2, 4
+
+Refit = Literal["across", "always", "never"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class BLOSAMSettings(Settings):
             four times as much.
         pixel_steps: see `Settings`; here it has the branch unless told otherwise, since that pays.
             Two of its steps take about as long as one of the SAM's weights.
+        refit: whether the second half of the steps is a training of its own, in which weights and
+            prompt learn together from all slices; 'across': where these are of several volumes.
         select: the part on which the lowest loss tells the best weights; D2 needs `prompt_every` 1.
     """
 
@@ -67,11 +74,17 @@ class BLOSAMSettings(Settings):
     prompt_weight_decay: float = 0.0
     order: Order = "first"
     pixel_steps: int = 2
+    refit: Refit = "across"
     select: Literal["D1", "D2"] = "D1"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name, kind in (("split", Split), ("order", Order), ("select", Literal["D1", "D2"])):
+        for name, kind in (
+            ("split", Split),
+            ("order", Order),
+            ("refit", Refit),
+            ("select", Literal["D1", "D2"]),
+        ):
             require_one_of(name, getattr(self, name), get_args(kind))
         require_between("prompt_learning_rate", self.prompt_learning_rate, 1e-9, 1.0)
         require_between("prompt_every", self.prompt_every, 1, 1_000_000)
@@ -101,13 +114,29 @@ class BLOSAMSettings(Settings):
             "pixel_steps": 0,
             "split": "half",
             "prompt_every": 1,
+            "refit": "never",
             "select": "D2",
         }
         return {"published": published}
 
+    def refit_steps(self, several: bool) -> int:
+        """How many of the last steps are the refit's.
+
+        Args:
+            several: the slices are of several volumes.
+        """
+        refits = several if self.refit == "across" else self.refit == "always"
+        return self.steps // 2 if refits else 0
+
+    def steps_to_settle(self, goes_on: bool, several: bool) -> int:
+        refit = self.refit_steps(several)
+        # The refit goes on from what the levels have learned, at a learning rate that is high again.
+        own = super().steps_to_settle(goes_on, several)
+        return self.steps - refit + settled(refit) if refit else own
+
 
 class BLOSAM:
-    """Alternating steps of the two levels, each on its own part of the slices."""
+    """Alternating steps of the two levels, each on its own part of the slices; then the refit."""
 
     name: ClassVar[str] = "blo-sam"
     settings_type: ClassVar[type[Settings]] = BLOSAMSettings
@@ -128,11 +157,19 @@ class BLOSAM:
         self.groups = SliceGroups(samples.groups, settings.split, settings.seed)
         self.lower = adamw(model.weights(), settings.weight_decay)
         self.upper = adamw([model.prompt_embedding], settings.prompt_weight_decay)
+        self.refit = adamw(model.learned(), settings.weight_decay)
         # One round lasts until each part was gone through about once.
         self.round_steps = max(1, -(-len(samples) // (2 * settings.batch)))
+        refit = settings.refit_steps(samples.of_several_volumes)
+        # Each with a learning rate that rises and falls.
+        self.levels, self.refitting = (
+            replace(settings, steps=max(1, steps)) for steps in (settings.steps - refit, refit)
+        )
 
     def step(self, number: int) -> dict[str, float]:
-        settings = self.settings
+        if number >= self.levels.steps:
+            return self._refit_step(number)
+        settings = self.levels
         first, second = self.groups.parts(number // self.round_steps)
         lower = draw(number, first, settings, _LOWER)
         loss = batch_loss(self.model, self.samples, lower, settings, number)
@@ -146,6 +183,14 @@ class BLOSAM:
             apply_gradients(self.upper, [gradient], prompt_rate, settings.gradient_clip)
             losses["prompt_loss_on_D2"] = loss.item()
         return losses if settings.select == "D1" else dict(reversed(losses.items()))
+
+    def _refit_step(self, number: int) -> dict[str, float]:
+        settings, own = self.refitting, number - self.levels.steps
+        chosen = draw(own, list(range(len(self.samples))), settings, _REFIT)
+        loss = batch_loss(self.model, self.samples, chosen, settings, number)
+        rate = settings.rate_at(own, settings.learning_rate)
+        descend(self.refit, loss, rate, settings.gradient_clip)
+        return {"training_loss": loss.item()}
 
     def _upper_gradient(
         self, lower: list[int], upper: list[int], number: int, rate: float
@@ -171,7 +216,7 @@ class BLOSAM:
             return hypergradient(loss_on(lower), loss_on(upper), names, prompt, step, order)
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
-        return {"weights": self.lower, "prompt": self.upper}
+        return {"weights": self.lower, "prompt": self.upper, "refit": self.refit}
 
     def notes(self) -> list[str]:
         notes = [self.groups.describe()]

@@ -116,7 +116,7 @@ def _opinions(
 ) -> list[Opinion] | None:
     """Of every slice; None with a single group of neighbors."""
     # What holds for other patients is told by patients that nothing was learned from.
-    parties = samples.owners if len(set(samples.owners)) > 1 else samples.groups
+    parties = samples.owners if samples.of_several_volumes else samples.groups
     names = sorted(set(parties))
     if len(names) < 2:
         return None
@@ -134,7 +134,9 @@ def _opinions(
         def tell(fraction: float, message: str, part: Progress = part) -> None:
             part(fraction, f"checking on the other half: {message}")
 
-        ended = train(kind, other, samples.chosen(shown), settings, progress=tell)
+        known = samples.chosen(shown)
+        settle = settings.steps_to_settle(False, known.of_several_volumes)
+        ended = train(kind, other, known, settings, settle=settle, progress=tell)
         if ended.stopped == "cancelled":
             raise Cancelled("cancelled while checking on the other half")
         with torch.inference_mode():

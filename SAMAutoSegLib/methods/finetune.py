@@ -45,9 +45,6 @@ _ENCODING_SHARE = 0.2
 # Of several volumes. The place of an organ in one patient is knowledge; in others it differs.
 _STRENGTH_ACROSS_PATIENTS = 2.0
 
-# Of the steps, where a training goes on from a model: one part in so many, see `train`.
-_SHARE_TO_SETTLE = 3
-
 _OF_THE_BRANCH = ("pixel_steps", "pixel_weight")
 
 
@@ -167,7 +164,7 @@ def finetune(
         chosen,
         checkpoint=checkpoint,
         resume=resume,
-        settle=0 if begun.source is None else chosen.steps // _SHARE_TO_SETTLE,
+        settle=chosen.steps_to_settle(begun.source is not None, several),
         score=scorer,
         on_step=on_step,
         progress=part_of(progress, _ENCODING_SHARE, trained),

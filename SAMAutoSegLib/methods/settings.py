@@ -14,6 +14,9 @@ Budget = Literal["quick", "standard", "thorough"]
 # shape. Chosen on patients of the benchmark's pools, who test nothing.
 _TIMES_THE_VIEWS = 4
 
+# Of the steps of a training that begins with slices that the model knows: one part in so many.
+_SHARE_TO_SETTLE = 3
+
 # Of slices without labels; more take longer to encode than to learn from, and tell little that
 # these do not.
 MOST_TEACHING_SLICES = 160
@@ -120,8 +123,22 @@ class Settings:
         """The learning rate at a step that starts from 0."""
         return peak * min(1.0, (step + 1) / (self.warmup + 1)) * (1 - step / self.steps) ** 0.9
 
+    def steps_to_settle(self, goes_on: bool, several: bool) -> int:
+        """In so many steps from the start the latest weights count as the best, see `train`.
+
+        Args:
+            goes_on: the training goes on from a model.
+            several: it learns slices of several volumes.
+        """
+        return settled(self.steps) if goes_on else 0
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+def settled(steps: int) -> int:
+    """Of so many steps that begin with known slices, those after which a loss can be compared."""
+    return steps // _SHARE_TO_SETTLE
 
 
 def spared_slices(count: int, every: int) -> range:

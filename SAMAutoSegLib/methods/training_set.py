@@ -78,6 +78,10 @@ class TrainingSet:
         """Features and targets of all views, the slices as they are first."""
         return ((self.features, self.targets), *self.changed)
 
+    @property
+    def of_several_volumes(self) -> bool:
+        return len(set(self.owners)) > 1
+
     def __len__(self) -> int:
         return len(self.targets)
 

@@ -153,19 +153,22 @@ def blo_published(task: Task) -> Segment:
 
 def blo_rotating(task: Task) -> Segment:
     """Our settings; the prompt's steps, one in ten, are part of the budget."""
-    return _trained(task, "blo-sam", {"steps": _blo_steps(task), "pixel_steps": 0})
+    return _trained(task, "blo-sam", {**_levels(task), "pixel_steps": 0})
 
 
 def blo_second_order(task: Task) -> Segment:
     """Our settings with the unrolled step, which takes four gradients more."""
-    steps = max(1, task.evaluations * 10 // 14)
-    settings = {"steps": steps, "order": "finite-difference", "pixel_steps": 0}
+    settings = {
+        **_levels(task, gradients_of_prompt=4),
+        "order": "finite-difference",
+        "pixel_steps": 0,
+    }
     return _trained(task, "blo-sam", settings)
 
 
 def views_cleaned(task: Task) -> Segment:
     """Ours without the pixel branch."""
-    settings = {"steps": _blo_steps(task), "views": 8, "pixel_steps": 0}
+    settings = {**_levels(task), "views": 8, "pixel_steps": 0}
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
@@ -176,19 +179,28 @@ def ours(task: Task, follow: bool = False) -> Segment:
     besides, and where eight slices of several volumes tell its weight, that takes two more
     trainings, on half of these slices each.
     """
-    settings = {"steps": _blo_steps(task), "views": 8}
+    several = len(task.drawn.labeled) > 1
+    # The refit is half of the steps; in the other half one more in ten is the prompt's.
+    settings = {"steps": max(1, task.evaluations * 20 // 21), "views": 8}
+    settings = settings if several else {**settings, **_levels(task)}
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=follow)
 
 
+def without_refit(task: Task) -> Segment:
+    """Ours, with the two levels in all of its steps. Within a volume it always does so."""
+    return _trained(task, "blo-sam", {**_levels(task), "views": 8}, cleanup=CLEAN_UP)
+
+
 def untaught(task: Task) -> Segment:
-    """Ours, with a branch that learned from labeled slices only. Within a volume it always does."""
-    settings = {"steps": _blo_steps(task), "views": 8, "teach_branch": False}
+    """`without_refit`, with a branch that learned from labeled slices only. Within a volume it
+    always does."""
+    settings = {**_levels(task), "views": 8, "teach_branch": False}
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
 def fixed_weight(task: Task) -> Segment:
-    """Ours as it was before: half as many steps of the branch, and less to say, always the same."""
-    settings = {"steps": _blo_steps(task), **_fixed(task)}
+    """`untaught` with half as many steps of the branch, and less to say, always the same."""
+    settings = {**_levels(task), **_fixed(task)}
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
@@ -208,9 +220,10 @@ def _fixed(task: Task) -> dict[str, Any]:
     return {"views": 8, "pixel_steps": 1, "pixel_weight": weight, "teach_branch": False}
 
 
-def _blo_steps(task: Task) -> int:
-    """Steps of the weights; one more in ten is the prompt's."""
-    return max(1, task.evaluations * 10 // 11)
+def _levels(task: Task, gradients_of_prompt: int = 1) -> dict[str, Any]:
+    """The two levels alone: for ten steps of the weights one more is the prompt's."""
+    steps = max(1, task.evaluations * 10 // (10 + gradients_of_prompt))
+    return {"steps": steps, "refit": "never"}
 
 
 def auto_sam(head: str) -> Callable[[Task], Segment]:
@@ -246,6 +259,7 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     "joint with fixed weight": joint_fixed_weight,
     "fixed weight": fixed_weight,
     "untaught": untaught,
+    "without refit": without_refit,
     "ours": ours,
     **WITHIN_A_VOLUME,
     "AutoSAM ViT": auto_sam("auto-vit-tokens"),
