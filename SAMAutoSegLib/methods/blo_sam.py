@@ -130,9 +130,10 @@ class BLOSAMSettings(Settings):
 
     def steps_to_settle(self, goes_on: bool, several: bool) -> int:
         refit = self.refit_steps(several)
-        # The refit goes on from what the levels have learned, at a learning rate that is high again.
-        own = super().steps_to_settle(goes_on, several)
-        return self.steps - refit + settled(refit) if refit else own
+        if not refit:
+            return super().steps_to_settle(goes_on, several)
+        # It goes on from what the levels have learned, at a learning rate that is high again.
+        return self.steps - refit + settled(refit)
 
 
 class BLOSAM:
@@ -220,7 +221,7 @@ class BLOSAM:
 
     def notes(self) -> list[str]:
         notes = [self.groups.describe()]
-        if self.settings.split == "half":
+        if self.settings.split == "half" and self.levels.steps == self.settings.steps:
             weights, prompt = (self._structures_in(part) for part in self.groups.parts(0))
             for missing, learner, blind in (
                 (prompt - weights, "the prompt embedding learns", "the weights never see"),

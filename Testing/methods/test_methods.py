@@ -238,6 +238,7 @@ def test_a_structure_that_one_level_never_sees_is_named(
     (note,) = BLOSAM(new_model(), partial, SETTINGS).notes()
     assert note.startswith("bar: ") and said in note
     assert BLOSAM(new_model(), partial, replace(SETTINGS, split="rotate")).notes() == []
+    assert BLOSAM(new_model(), partial, replace(SETTINGS, refit="always")).notes() == []
     assert BLOSAM(new_model(), training_set, SETTINGS).notes() == []
 
 
