@@ -191,7 +191,7 @@ class BLOSAM:
         loss = batch_loss(self.model, self.samples, chosen, settings, number)
         rate = settings.rate_at(own, settings.learning_rate)
         descend(self.refit, loss, rate, settings.gradient_clip)
-        return {"training_loss": loss.item()}
+        return {"refit_loss": loss.item()}
 
     def _upper_gradient(
         self, lower: list[int], upper: list[int], number: int, rate: float

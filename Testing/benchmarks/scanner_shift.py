@@ -187,7 +187,7 @@ def run_seed(
     source_patients, target_patients = known[:count], known[count : 2 * count]
     tests = labeled(task, tested[: options.tested], True, options.slices)
     targets = labeled(task, target_patients, True, options.slices)
-    settings = {"steps": options.steps, "seed": seed}
+    settings = {"steps": options.steps, "seed": seed, **json.loads(options.set_source)}
     how = {"plane": task.plane, "method": options.method, "settings": settings, "cache": cache}
 
     def told(name: str, tuned, started: float) -> list[float]:  # type: ignore[no-untyped-def]
@@ -266,6 +266,7 @@ def main() -> None:
     parser.add_argument("--weak-steps", type=int, default=100, help="of WeSAM")
     parser.add_argument("--weak", default=",".join(KINDS))
     parser.add_argument("--set", default="{}", help="settings of WeSAM, as JSON")
+    parser.add_argument("--set-source", default="{}", help="settings of source and ceiling, as JSON")
     parser.add_argument("--tune", action="store_true", help="score patients that are not tested")
     parser.add_argument("--cache", type=Path, help="folder that keeps embeddings")
     parser.add_argument("--write", action="store_true", help=f"to {DOCUMENT.parent}")

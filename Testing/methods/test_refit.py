@@ -47,7 +47,7 @@ def test_weights_and_prompt_then_learn_at_every_step_from_every_slice(
         after = model.learned_state()
         moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
         refit = number >= 5
-        assert set(losses) >= ({"training_loss"} if refit else {"weights_loss_on_D1"})
+        assert set(losses) >= ({"refit_loss"} if refit else {"weights_loss_on_D1"})
         assert (PROMPT in moved) == (refit or number % 2 == 1)
         assert "decoder.mask_tokens.weight" in moved
     assert sorted(shown[-5:-1]) == [0, 1, 2, 3]
@@ -81,7 +81,7 @@ def test_it_takes_place_where_slices_of_several_volumes_are_learned_from_or_as_a
     of_them = samples(*[(0, 4), (2, 6)][:volumes])
     settings = make_settings(BLOSAMSettings, {"steps": 10, "refit": refit})
     result = train(BLOSAM, new_model(), of_them, settings)
-    assert sum("training_loss" in entry for entry in result.history) == steps
+    assert sum("refit_loss" in entry for entry in result.history) == steps
 
 
 def test_a_single_step_of_two_volumes_is_one_of_the_levels(
@@ -105,7 +105,7 @@ def test_what_it_has_learned_is_kept_though_the_levels_ended_at_a_lower_loss(
     def step(self: BLOSAM, number: int) -> dict[str, float]:
         losses = original(self, number)
         name = next(iter(losses))
-        return losses | {name: 2.0 - 0.01 * number if "training" in name else 0.1}
+        return losses | {name: 2.0 - 0.01 * number if "refit" in name else 0.1}
 
     monkeypatch.setattr(BLOSAM, "step", step)
     settings = {"steps": 12, "pixel_steps": 0}

@@ -42,10 +42,22 @@ the folders in [data](data.md).
   none.
 - **Seconds** are wall time on one thread. They tell little, since other work may have run beside.
   'ours + corrected' takes the model of 'ours' where that was trained before.
-- **Untaught** is *ours* without the slices without labels from which its pixel branch learns where
+- **Without refit** is *ours* where all steps are those of the two levels. Within a volume they always
+  are. **Untaught** is that without the slices without labels from which the pixel branch learns where
   there are several volumes. **Fixed weight** is that before the branch took twice the steps and got
   its weight as it does now; it tells what the two levels of BLO-SAM give beside such a branch.
+- **A draw that cannot be learned** is left out, such as half of two slices, which shows nothing.
 """
+
+# What a part gives: two methods that differ in it alone.
+_PARTS = {
+    "refit": ("ours", "without refit"),
+    "slices without labels": ("without refit", "untaught"),
+    "pixel branch": ("untaught", "BLO-SAM views"),
+    "views and clean-up": ("BLO-SAM views", "BLO-SAM rotating"),
+    "two levels": ("BLO-SAM rotating", "joint"),
+    "two levels, with a light branch": ("fixed weight", "joint with fixed weight"),
+}
 
 Found = dict[tuple[str, str, int], dict[str, dict[int, dict]]]
 
@@ -60,6 +72,7 @@ def main() -> None:
         place = (entry["set"], entry["scheme"], entry["slices"])
         found[place][entry["method"]][entry["seed"]] = entry
     text = "\n".join(_table(place, methods) for place, methods in sorted(found.items()))
+    text += _parts(found)
     print(text)
     options.results.with_suffix(".md").write_text(_HEAD + text, encoding="utf-8")
     _figure(found, options.results.with_suffix(".png"))
@@ -93,6 +106,22 @@ def _table(place: tuple[str, str, int], methods: dict[str, dict[int, dict]]) -> 
     return "\n".join(rows)
 
 
+def _parts(found: Found) -> str:
+    """What the parts of *ours* give on other patients."""
+    rows = [
+        "\n\n## What each part gives, other patients\n",
+        "| set | labeled slices | part | difference in Dice | better in |",
+        "| --- | ---: | --- | --- | --- |",
+    ]
+    for (name, scheme, count), methods in sorted(found.items()):
+        for part, (one, other) in _PARTS.items():
+            pairs = _pairs(methods.get(one, {}), methods.get(other, {}))
+            if scheme == "patients" and len(pairs) >= _LEAST_PAIRS:
+                better = f"{(pairs > 0).sum()} of {len(pairs)} draws"
+                rows.append(f"| {name} | {count} | {part} | {_interval(pairs)} | {better} |")
+    return "\n".join(rows) + "\n"
+
+
 def _labeled(count: int) -> str:
     return "1 labeled slice" if count == 1 else f"{count} labeled slices"
 
@@ -104,10 +133,17 @@ def _mean(seeds: dict[int, dict], key: str, shown: str) -> str:
 
 
 def _difference(one: dict[int, dict], other: dict[int, dict]) -> str:
+    pairs = _pairs(one, other)
+    return "" if one is other or len(pairs) < 2 else _interval(pairs)
+
+
+def _pairs(one: dict[int, dict], other: dict[int, dict]) -> np.ndarray:
+    """Differences in Dice on the draws that both have."""
     seeds = sorted(one.keys() & other.keys())
-    if one is other or len(seeds) < 2:
-        return ""
-    pairs = np.array([one[seed]["dice"] - other[seed]["dice"] for seed in seeds])
+    return np.array([one[seed]["dice"] - other[seed]["dice"] for seed in seeds])
+
+
+def _interval(pairs: np.ndarray) -> str:
     drawn = np.random.default_rng(0).choice(pairs, (_DRAWS, len(pairs))).mean(1)
     low, high = np.percentile(drawn, [2.5, 97.5])
     interval = f" [{low:+.3f}, {high:+.3f}]" if len(pairs) >= _LEAST_PAIRS else ""
