@@ -204,6 +204,12 @@ def fixed_weight(task: Task) -> Segment:
     return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP)
 
 
+def joint_like_ours(task: Task) -> Segment:
+    """`ours` without the two levels: all else is alike."""
+    settings = {"steps": task.evaluations, "views": 8, "pixel_steps": 2}
+    return _trained(task, "joint", settings, cleanup=CLEAN_UP)
+
+
 def ours_corrected(task: Task) -> Segment:
     """Ours, with the labeled slices given as corrected where they lie in the tested volume."""
     return ours(task, follow=True)
@@ -259,6 +265,7 @@ CONTENDERS: dict[str, Callable[[Task], Segment]] = {
     "joint with fixed weight": joint_fixed_weight,
     "fixed weight": fixed_weight,
     "untaught": untaught,
+    "joint like ours": joint_like_ours,
     "without refit": without_refit,
     "ours": ours,
     **WITHIN_A_VOLUME,

@@ -46,6 +46,8 @@ the folders in [data](data.md).
   are. **Untaught** is that without the slices without labels from which the pixel branch learns where
   there are several volumes. **Fixed weight** is that before the branch took twice the steps and got
   its weight as it does now; it tells what the two levels of BLO-SAM give beside such a branch.
+- **Joint like ours** is *ours* without the two levels: plain fine-tuning in as many gradients, with all
+  else alike.
 - **A draw that cannot be learned** is left out, such as half of two slices, which shows nothing.
 """
 
@@ -57,6 +59,7 @@ _PARTS = {
     "views and clean-up": ("BLO-SAM views", "BLO-SAM rotating"),
     "two levels": ("BLO-SAM rotating", "joint"),
     "two levels, with a light branch": ("fixed weight", "joint with fixed weight"),
+    "two levels and refit": ("ours", "joint like ours"),
 }
 
 Found = dict[tuple[str, str, int], dict[str, dict[int, dict]]]
