@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--weak-steps", type=int, default=100, help="of WeSAM")
     parser.add_argument("--weak", default=",".join(KINDS))
     parser.add_argument("--set", default="{}", help="settings of WeSAM, as JSON")
-    parser.add_argument("--set-source", default="{}", help="settings of source and ceiling, as JSON")
+    parser.add_argument("--set-source", default="{}", help="of source and ceiling, as JSON")
     parser.add_argument("--tune", action="store_true", help="score patients that are not tested")
     parser.add_argument("--cache", type=Path, help="folder that keeps embeddings")
     parser.add_argument("--write", action="store_true", help=f"to {DOCUMENT.parent}")
