@@ -169,6 +169,7 @@ def main() -> None:
             settings={
                 "steps": options.steps,
                 "batch": 4,
+                "refit": "never",  # so the models that are here were made
                 "pixel_steps": 0,  # see the hippocampus, which has that branch
                 "seed": options.seed,
                 **starter.settings,

@@ -45,8 +45,7 @@ the folders in [data](data.md).
 - **Without refit** is *ours* where all steps are those of the two levels. Within a volume they
   always are. **Untaught** is that without the slices without labels from which the pixel branch
   learns where there are several volumes. **Fixed weight** is that before the branch took twice the
-  steps and got its weight as it does now; it tells what the two levels of BLO-SAM give beside such a
-  branch.
+  steps and got its weight as it does now; it tells what the two levels give beside such a branch.
 - **Joint like ours** is *ours* without the two levels: plain fine-tuning in as many gradients, with
   all else alike.
 - **A draw that cannot be learned** is left out, such as half of two slices, which shows nothing.
