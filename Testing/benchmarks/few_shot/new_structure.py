@@ -11,6 +11,7 @@ All are patients of the benchmark's pool, who test nothing else.
 import argparse
 import os
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 from image_sets import ImageSet, load_set
@@ -19,6 +20,7 @@ from SAMAutoSegLib.adapt.adapted_file import Adapted
 from SAMAutoSegLib.demo.run import BASE
 from SAMAutoSegLib.evaluate.metrics import score_volume
 from SAMAutoSegLib.images.slices import SliceStack
+from SAMAutoSegLib.methods.blo_sam import Refit
 from SAMAutoSegLib.methods.finetune import finetune
 from SAMAutoSegLib.methods.training_set import LabeledVolume
 from SAMAutoSegLib.sam.checkpoint import load_backbone
@@ -40,7 +42,7 @@ def main() -> None:
         images.structures[:1],
         backbone,
         plane=images.plane,
-        settings={"budget": "standard"},
+        settings={"budget": "standard", "refit": options.refit},
         cache=cache,
     ).adapted
     rows: dict[tuple[str, str], list[list[float]]] = {}
@@ -72,6 +74,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=variable, help="folder with hippocampus_mr")
     parser.add_argument("--patients", type=int, default=6)
     parser.add_argument("--budgets", default="quick,standard")
+    parser.add_argument("--refit", choices=get_args(Refit), default="across", help="of the source")
     parser.add_argument("--device", default="auto")
     return parser.parse_args()
 
