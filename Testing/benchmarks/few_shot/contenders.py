@@ -181,9 +181,8 @@ def ours(task: Task, follow: bool = False) -> Segment:
     """
     several = len(task.drawn.labeled) > 1
     # The refit is half of the steps; in the other half one more in ten is the prompt's.
-    settings = {"steps": max(1, task.evaluations * 20 // 21), "views": 8}
-    settings = settings if several else {**settings, **_levels(task)}
-    return _trained(task, "blo-sam", settings, cleanup=CLEAN_UP, follow=follow)
+    length = {"steps": max(1, task.evaluations * 20 // 21)} if several else _levels(task)
+    return _trained(task, "blo-sam", {**length, "views": 8}, cleanup=CLEAN_UP, follow=follow)
 
 
 def without_refit(task: Task) -> Segment:
